@@ -1,0 +1,162 @@
+"""The batch contract: what a training step receives, and how records become it.
+
+Shapes: B rows, T text tokens, S encoder input side, U U-Net input side, K masks, C caption tokens.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdf.config import AugmentConfig, DialogueConfig
+from mdf.dialogue import IGNORED, Encoded, caption, converse, encode
+from mdf.imaging.augment import flip_record, sample
+from mdf.imaging.decode import load_image, load_mask
+from mdf.records import FundusRecord, Manifest
+
+
+@dataclass
+class Batch:
+    """One micro-batch. What a stage does not need is None."""
+
+    sample_ids: list[str]
+    patient_ids: list[str | None]
+    eyes: list[str | None]
+    pixel_values: Tensor  # float32 [B,3,S,S], normalised for the encoder
+    unet_pixels: Tensor  # float32 [B,3,U,U], normalised for the U-Net
+    field: Tensor  # bool [B,1,U,U], inside the field of view
+    image_index: Tensor  # int64 [B], row that a photograph belongs to
+    masks: Tensor | None = None  # float32 {0,1} [B,K,U,U] in the order of unet.masks
+    mask_known: Tensor | None = None  # bool [B,K]; False = that mask was never drawn for this photograph
+    input_ids: Tensor | None = None  # int64 [B,T], right padded
+    attention_mask: Tensor | None = None  # int64 {0,1} [B,T]
+    labels: Tensor | None = None  # int64 [B,T], -100 = not supervised
+    prompt_mask: Tensor | None = None  # bool [B,T], before the first supervised token
+    caption_ids: Tensor | None = None  # int64 [B,C] for the CLIP text tower
+    caption_group: Tensor | None = None  # int64 [B], equal for equal captions
+    label_ids: Tensor | None = None  # int64 [B], equal for equal diagnoses
+    backbone: dict[str, Tensor] = field(default_factory=dict)  # the language model's own image tensors
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with every tensor on `device`."""
+        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return Batch(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **moved})
+
+    @property
+    def supervised(self) -> int:
+        """Tokens with a label: the number that the step's cross-entropy is divided by."""
+        assert self.labels is not None
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+
+@dataclass
+class Sample:
+    record: FundusRecord
+    prepared: Any  # imaging.preprocess.Prepared
+    conversation: Encoded | None
+    caption: str | None
+
+
+def stable_hash(text: str) -> int:
+    """63-bit hash of a string, the same in every process and session (Python's own is salted)."""
+    import hashlib
+
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class FundusDataset(torch.utils.data.Dataset):
+    """Photographs of a manifest as samples; `dataset[(epoch, index)]`, so that augmentation and questions depend on
+    (seed, epoch, sample id) alone and never on the order or the number of workers.
+
+    With `train` the questions are drawn and the photograph is augmented (`augment` not None); without, epoch 0 is used for all.
+    """
+
+    def __init__(
+        self,
+        records: list[FundusRecord],
+        manifest: Manifest,
+        processor: Any,
+        dialogue: DialogueConfig,
+        *,
+        seed: int = 0,
+        augment: AugmentConfig | None = None,
+        masks: tuple[str, ...] = (),
+        want_text: bool = True,
+        want_caption: bool = False,
+        accept_non_retina: bool = False,
+    ):
+        self.records, self.manifest, self.processor, self.dialogue = records, manifest, processor, dialogue
+        self.seed, self.augment, self.masks = seed, augment, masks
+        self.want_text, self.want_caption = want_text, want_caption
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        record = self.records[index]
+        rng = np.random.default_rng([self.seed, epoch, stable_hash(record.id) % 2**32])
+        transform = sample(self.augment, rng) if self.augment is not None else None
+        image = load_image(self.manifest.path(record.image))
+        masks = {name: load_mask(self.manifest.path(record.masks[name])) for name in self.masks if name in record.masks}
+        prepared = self.processor.preprocessing.prepare(image, masks=masks, mask_names=self.masks, transform=transform)
+        if transform is not None and transform.flip:
+            record = flip_record(record)
+        conversation = None
+        if self.want_text:
+            turns = converse(record, self.processor.prompts, self.dialogue, self.processor.diagnoses, rng)
+            conversation = self.processor.encode(turns, max_length=self.dialogue.max_length)
+        text = (
+            caption(record, self.processor.prompts, rng if self.augment is not None else None)
+            if self.want_caption
+            else None
+        )
+        return Sample(record, prepared, conversation, text)
+
+
+def pad(rows: list[list[int]], value: int, *, left: bool = False) -> Tensor:
+    """int64 [B,T] from lists of unequal length."""
+    length = max(map(len, rows))
+    if left:
+        return torch.tensor([[value] * (length - len(r)) + r for r in rows])
+    return torch.tensor([r + [value] * (length - len(r)) for r in rows])
+
+
+def collate(samples: list[Sample], processor: Any) -> Batch:
+    """Samples of one micro-batch as tensors."""
+    prepared = [s.prepared for s in samples]
+    records = [s.record for s in samples]
+    batch = Batch(
+        sample_ids=[r.id for r in records],
+        patient_ids=[r.patient for r in records],
+        eyes=[r.eye for r in records],
+        pixel_values=torch.stack([p.pixel_values for p in prepared]),
+        unet_pixels=torch.stack([p.unet_pixels for p in prepared]),
+        field=torch.stack([p.field for p in prepared]),
+        image_index=torch.arange(len(samples)),
+        label_ids=torch.tensor([stable_hash("|".join(sorted(r.diagnosis or ("?" + r.id,)))) for r in records]),
+    )
+    if prepared[0].masks is not None:
+        batch.masks = torch.stack([p.masks for p in prepared])
+        batch.mask_known = torch.stack([p.mask_known for p in prepared])
+    conversations = [s.conversation for s in samples if s.conversation is not None]
+    if conversations:
+        batch.input_ids = pad([c.input_ids for c in conversations], processor.pad_id)
+        batch.labels = pad([c.labels for c in conversations], IGNORED)
+        batch.prompt_mask = pad([[int(m) for m in c.prompt_mask] for c in conversations], 0).bool()
+        # from the lengths, never from the ids: a pad id inside the text must stay visible
+        lengths = torch.tensor([len(c.input_ids) for c in conversations])
+        batch.attention_mask = (torch.arange(batch.input_ids.shape[1])[None] < lengths[:, None]).long()
+        if (batch.labels[:, 1:] != IGNORED).sum(1).min() == 0:
+            empty = [r.id for r, row in zip(records, batch.labels, strict=True) if (row[1:] != IGNORED).sum() == 0]
+            raise ValueError(f"no supervised token in {', '.join(empty)}")
+    captions = [s.caption for s in samples if s.caption is not None]
+    if captions:
+        batch.caption_ids = processor.tokenize_captions(captions)
+        batch.caption_group = torch.tensor([stable_hash(c) for c in captions])
+    return batch
+
+
+__all__ = ["Batch", "FundusDataset", "Sample", "collate", "encode", "pad", "stable_hash"]

@@ -1,0 +1,216 @@
+"""What a configuration has to satisfy: ranges of single settings, and settings that contradict each other."""
+
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import Any
+
+from mdf.config import Config, DataConfig, StageConfig
+from mdf.errors import ConfigError
+
+STAGES = ("segment", "align", "fuse")
+PARTS = ("encoder", "unet", "fusion", "language")
+QUESTIONS = ("diagnosis", "presence", "quadrant", "count", "report", "eye")
+# parts that the gradient of each loss reaches
+LOSSES = {
+    "mask": ("unet",),
+    "contrastive": ("encoder",),
+    "label_aware": ("encoder",),
+    "text": ("fusion", "language", "unet", "encoder"),
+}
+EXAMPLES = {"segment": "mask", "align": "contrastive", "fuse": "text"}  # the loss that a message proposes
+
+CHOICES = {
+    "run.precision": ("auto", "fp32", "bf16"),
+    "fusion.film.condition": ("none", "image", "image+prompt"),
+    "language.attention": ("sdpa", "eager"),
+}
+DATA_NAMES = ("phantom", "odir5k", "hrf", "folder", "table", "manifest")
+
+# intervals in the usual notation: [ and ] belong to it, ( and ) do not
+RANGES = {
+    "run.seed": "[0, 4294967295]",
+    "run.threads": "[0, inf)",
+    "run.log_every": "[1, inf)",
+    "run.keep_last_every": "[1, inf)",
+    "augment.rotate": "[0, 180]",
+    "augment.scale": "[0, 1)",
+    "augment.shift": "[0, 1)",
+    "augment.brightness": "[0, 1)",
+    "augment.contrast": "[0, 1)",
+    "augment.gamma": "[0, 3]",
+    "augment.colour": "[0, 1)",
+    "augment.flip": "[0, 1]",
+    "encoder.size": "[0, inf)",
+    "unet.size": "[32, inf)",
+    "fusion.adapters": "[1, inf)",
+    "fusion.grid": "[1, inf)",
+    "fusion.width": "[0, inf)",
+    "fusion.gate_lr": "(0, 1]",
+    "fusion.film.hidden": "[1, inf)",
+    "language.prefix_side": "[1, inf)",
+    "language.lora_rank": "[1, inf)",
+    "language.lora_alpha": "(0, inf)",
+    "language.lora_dropout": "[0, 1)",
+    "dialogue.turns": "[1, inf)",
+    "dialogue.diagnosis_first": "[0, 1]",
+    "dialogue.max_length": "[1, inf)",
+}
+DATA_RANGES = {
+    "val": "[0, 1)",
+    "test": "[0, 1)",
+    "limit": "[0, inf)",
+    "count": "[1, inf)",
+    "size": "[96, inf)",
+}
+STAGE_RANGES = {
+    "epochs": "[0, inf)",
+    "steps": "[0, inf)",
+    "batch_size": "[1, inf)",
+    "accumulation": "[1, inf)",
+    "warmup": "[0, 1)",
+    "weight_decay": "[0, inf)",
+    "beta2": "(0, 1)",
+    "max_grad_norm": "[0, inf)",
+    "eval_every": "[0, inf)",
+    "eval_photographs": "[1, inf)",
+    "samples": "[0, inf)",
+} | {f"parts.{part}.lr": "(0, 1]" for part in PARTS}
+
+
+def check(cfg: Config) -> None:
+    """Raises ConfigError with everything that is out of range or contradicts itself, a line each with the full key."""
+    if found := problems(cfg):
+        raise ConfigError("settings are wrong:\n" + "\n".join(f"  {p}" for p in found))
+
+
+def problems(cfg: Config) -> list[str]:
+    """One line for each thing that is wrong."""
+    found = [*outside(cfg, RANGES, ""), *check_run(cfg), *check_data(cfg.data, "data")]
+    found += [*check_model(cfg), *check_questions(cfg)]
+    for name in STAGES:
+        stage: StageConfig = getattr(cfg, name)
+        found += outside(stage, STAGE_RANGES, f"{name}.")
+        if stage.data is not None:
+            found += check_data(stage.data, f"{name}.data")
+        found += check_modes(stage, name)
+        if name in cfg.run.stages:
+            found += check_stage(cfg, stage, name)
+    return found
+
+
+def outside(section: Any, ranges: dict[str, str], prefix: str) -> Iterator[str]:
+    """A line for each number outside its interval."""
+    for path, interval in ranges.items():
+        value = attrgetter(path)(section)
+        low, high = (float(end) for end in interval[1:-1].split(", "))
+        above = value > low or (interval[0] == "[" and value == low)
+        below = value < high or (interval[-1] == "]" and value == high)
+        if above and below:  # not so for nan
+            continue
+        if not interval.endswith("inf)"):
+            yield f"{prefix}{path}: {value} is outside {interval}"
+        else:
+            bound = "at least" if interval[0] == "[" else "above"
+            yield f"{prefix}{path}: {value} must be a number {bound} {low:g}"
+
+
+def check_run(cfg: Config) -> Iterator[str]:
+    name = cfg.run.name
+    if not name.strip() or name in (".", "..") or "/" in name or "\\" in name:
+        yield f"run.name: {name!r} must be one folder name, without / or \\; run.dir holds the folder above"
+    if not cfg.run.stages:
+        yield f"run.stages: empty; list one or more of {', '.join(STAGES)}"
+    for stage in cfg.run.stages:
+        if stage not in STAGES:
+            yield f"run.stages: {stage!r} is no stage; must be of {', '.join(STAGES)}"
+    if len(set(cfg.run.stages)) < len(cfg.run.stages):
+        yield "run.stages: a stage is listed twice"
+    for path, choices in CHOICES.items():
+        if attrgetter(path)(cfg) not in choices:
+            yield f"{path}: {attrgetter(path)(cfg)!r} must be one of {', '.join(choices)}"
+
+
+def check_data(data: DataConfig, path: str) -> Iterator[str]:
+    yield from outside(data, DATA_RANGES, f"{path}.")
+    if data.name not in DATA_NAMES:
+        yield f"{path}.name: {data.name!r} must be one of {', '.join(DATA_NAMES)}"
+    if data.name in ("folder", "table", "odir5k", "hrf") and not data.root:
+        yield f"{path}.root: missing; name: {data.name} needs the folder of the photographs, {path}.root=DIR"
+    for kind, what in (("table", "a CSV or TSV file"), ("manifest", "a JSONL file")):
+        value = getattr(data, kind)
+        if data.name == kind and not value:
+            yield f"{path}.{kind}: missing; name: {kind} needs {what}, {path}.{kind}=FILE"
+        if data.name != kind and value:
+            yield f"{path}.{kind}: given, but {path}.name is {data.name}; write {path}.name={kind} or leave it out"
+    if data.columns and data.name != "table":
+        yield f"{path}.columns: given, but {path}.name is {data.name}; only name: table reads columns"
+    if data.val + data.test >= 1:
+        yield f"{path}.val + {path}.test: {data.val + data.test:g} leaves nothing to train on; must be below 1"
+
+
+def check_model(cfg: Config) -> Iterator[str]:
+    fusion, unet = cfg.fusion, cfg.unet
+    if any(d not in (1, 2, 3, 4) for d in fusion.depths):
+        yield f"fusion.depths: {list(fusion.depths)} must be of 1, 2, 3, 4 (strides 2, 4, 8, 16)"
+    if len(set(fusion.depths)) < len(fusion.depths):
+        yield "fusion.depths: a depth is listed twice"
+    if any(k < 0 for k in fusion.layers) or len(set(fusion.layers)) < len(fusion.layers):
+        yield f"fusion.layers: {list(fusion.layers)} must be different language layers, counted from 0"
+    # without adapters only the U-Net's own halvings matter
+    step = 16 * fusion.grid if fusion.depths else 32
+    if fusion.grid > 0 and unet.size % step:
+        why = f"16 * fusion.grid = {step}" if fusion.depths else "32"
+        near = max(1, round(unet.size / step)) * step
+        yield f"unet.size: {unet.size} is not divisible by {why}; the nearest that is: {near}"
+    if len(unet.decoder_channels) != 5 or any(c < 1 for c in unet.decoder_channels):
+        yield f"unet.decoder_channels: {list(unet.decoder_channels)} must be five positive widths"
+    if len(set(unet.masks)) < len(unet.masks):
+        yield "unet.masks: a mask is listed twice"
+    if not cfg.language.lora_targets and any(getattr(cfg, s).parts.language.mode == "lora" for s in STAGES):
+        yield "language.lora_targets: empty, but the language part trains with mode: lora"
+
+
+def check_questions(cfg: Config) -> Iterator[str]:
+    questions = cfg.dialogue.questions
+    for kind, weight in questions.items():
+        if kind not in QUESTIONS:
+            yield f"dialogue.questions.{kind}: no such question; must be of {', '.join(QUESTIONS)}"
+        if not 0 <= weight < float("inf"):
+            yield f"dialogue.questions.{kind}: weight {weight} must be 0 or more"
+    if not any(weight > 0 for weight in questions.values()):
+        yield "dialogue.questions: no question has a weight above 0"
+
+
+def check_modes(stage: StageConfig, name: str) -> Iterator[str]:
+    for part in PARTS:
+        mode = getattr(stage.parts, part).mode
+        if mode not in ("frozen", "lora", "full"):
+            yield f"{name}.parts.{part}.mode: {mode!r} must be one of frozen, lora, full"
+        elif mode == "lora" and part != "language":
+            yield f"{name}.parts.{part}.mode: lora is for the language part only; must be frozen or full"
+    for loss, weight in stage.losses.items():
+        if loss not in LOSSES:
+            yield f"{name}.losses.{loss}: no such loss; must be of {', '.join(LOSSES)}"
+        if not 0 <= weight < float("inf"):
+            yield f"{name}.losses.{loss}: weight {weight} must be 0 or more"
+        if loss == "text" and name != "fuse":
+            yield f"{name}.losses.text: only the stage fuse has conversations; remove it with {name}.losses.text=null"
+
+
+def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
+    """Contradictions of a stage that is run."""
+    if stage.steps == 0 and stage.epochs == 0:
+        yield f"{name}.steps: 0, and {name}.epochs is 0 too; one of them must be above 0"
+    losses = [loss for loss, weight in stage.losses.items() if weight > 0]
+    if not losses:
+        yield f"{name}.losses: empty, but run.stages lists {name}; for example {name}.losses.{EXAMPLES[name]}=1"
+    if "mask" in losses and not cfg.unet.masks:
+        yield f"{name}.losses.mask: unet.masks is empty, so there is no mask to learn; for example unet.masks=[vessel]"
+    trained = [part for part in PARTS if getattr(stage.parts, part).mode != "frozen"]
+    if not trained:
+        part = LOSSES[EXAMPLES[name]][0]
+        yield f"{name}.parts: all are frozen, but run.stages lists {name}; for example {name}.parts.{part}.mode=full"
+    reached = {part for loss in losses for part in LOSSES.get(loss, ())}
+    for part in trained if losses else ():
+        if part not in reached:
+            yield f"{name}.parts.{part}: trains, but none of the losses {', '.join(losses)} reaches it; must be frozen"

@@ -1,0 +1,170 @@
+"""Every setting of a run, as frozen dataclasses: a section of the YAML file each, a comment with its unit a field.
+
+`mdf.config` reads files and `key.sub=value` into these, checks them and writes them back.
+"""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    name: str = "quickstart"  # the run is written to DIR/NAME
+    dir: str = "runs"  # folder of all runs
+    stages: tuple[str, ...] = ("segment", "align", "fuse")  # in this order; each starts from the best of the one before
+    seed: int = 0  # of weights, order of samples, augmentation and split
+    overwrite: bool = False  # true: an existing run of this name is replaced
+    start_from: str | None = None  # checkpoint directory whose weights the first stage starts from
+    precision: str = "auto"  # auto | fp32 | bf16; auto takes bf16 where the processor or GPU has units for it
+    threads: int = 0  # CPU threads a process; 0 = cores divided by local processes
+    log_every: int = 5  # optimiser steps between two lines of metrics.jsonl
+    keep_last_every: int = 50  # optimiser steps between two writes of last/
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    name: str = "phantom"  # phantom | odir5k | hrf | folder | table | manifest
+    root: str | None = None  # folder of the release (photographs); phantom: where they are drawn, default is the cache
+    manifest: str | None = None  # name: manifest; path of M.jsonl
+    table: str | None = None  # name: table; path of a CSV/TSV with one photograph a row
+    columns: dict[str, str] = field(default_factory=dict)  # name: table; our field -> the table's column
+    vocabulary: str | None = None  # the user's own YAML of {string: canonical name} for strings that mdf does not know
+    val: float = 0.1  # share of patients kept for validation where the release has no split
+    test: float = 0.2  # share of patients kept for the test where the release has no split
+    limit: int = 0  # photographs a split at the most, drawn by the seed; 0 = all
+    count: int = 1400  # name: phantom; photographs drawn
+    size: int = 256  # name: phantom; side in pixels
+    accept_non_retina: bool = False  # true: photographs that do not look like a retina are used anyway, with a warning
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    rotate: float = 10.0  # degrees, +- uniform
+    scale: float = 0.08  # relative size, +- uniform
+    shift: float = 0.03  # share of the side, +- uniform
+    brightness: float = 0.15  # relative, +- uniform
+    contrast: float = 0.15  # relative, +- uniform
+    gamma: float = 0.15  # log-uniform exponent, +-
+    colour: float = 0.05  # relative gain of each channel, +- uniform
+    flip: float = 0.0  # probability of a left-right flip; the eye side and every left/right word change with it
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    model: str = "fundus-lite0"  # open_clip architecture, or one of mdf/data/open_clip/*.json
+    weights: str | None = None  # open_clip tag, file, or bundled name (efficientnet-lite0-imagenet); null = random
+    size: int = 0  # input side in pixels; 0 = the architecture's own
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    encoder: str = "mobilenet_v2"  # segmentation-models-pytorch encoder name
+    weights: str | None = None  # local file or bundled name (mobilenetv2-imagenet, resnet50-imgsim); null = random
+    size: int = 256  # input side in pixels, divisible by 16 * fusion.grid
+    decoder_channels: tuple[int, ...] = (128, 64, 32, 16, 16)  # from stride 16 up to stride 1
+    masks: tuple[str, ...] = ("vessel",)  # one output map each, in this order
+
+
+@dataclass(frozen=True)
+class FilmConfig:
+    condition: str = "image"  # none | image | image+prompt: what scales and shifts the skip maps
+    hidden: int = 256  # width of the MLP that makes gamma and beta
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    depths: tuple[int, ...] = (1, 2, 3, 4)  # skips read, 1..4 = strides 2, 4, 8, 16; () = baseline MLLM, no adapters
+    layers: tuple[int, ...] = ()  # language layers with an adapter; () = spread evenly, `adapters` many
+    adapters: int = 4  # number of adapters when `layers` is not given; depth l(k) goes round the list of depths
+    grid: int = 16  # G: each skip map is cut into G x G patches
+    width: int = 0  # m, width of memory and adapters; 0 = min(language width, 1024)
+    gate_lr: float = 1e-2  # learning rate of the tanh gates, no weight decay
+    film: FilmConfig = field(default_factory=FilmConfig)
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    model: str = "smollm2-135m"  # local directory, hub id or bundled name
+    revision: str | None = None  # of a hub id
+    prefix_side: int = 4  # the encoder's patch grid is pooled to at most side x side prefix tokens
+    lora_rank: int = 16  # higher fits more and costs memory
+    lora_alpha: float = 32.0  # LoRA scale is alpha / rank
+    lora_dropout: float = 0.0  # probability
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    attention: str = "sdpa"  # sdpa | eager: the language model's own attention
+    gradient_checkpointing: bool = False  # true: less memory, about 30 % more time
+
+
+@dataclass(frozen=True)
+class DialogueConfig:
+    prompts: str | None = None  # folder of prompt files; null = the ones that come with mdf
+    questions: dict[str, float] = field(  # weight of each kind of question when a conversation is put together
+        default_factory=lambda: {"diagnosis": 1.0, "presence": 2.0, "quadrant": 1.0, "count": 1.0, "report": 0.5}
+    )
+    turns: int = 6  # question-answer turns a conversation in training, at most
+    diagnosis_first: float = 0.5  # probability that the diagnosis is asked before anything else
+    max_length: int = 512  # tokens; a longer conversation loses whole turns, never image tokens
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    mode: str = "frozen"  # frozen | lora (language only) | full
+    lr: float = 1e-4  # peak learning rate
+
+
+@dataclass(frozen=True)
+class PartsConfig:
+    encoder: PartConfig = field(default_factory=PartConfig)
+    unet: PartConfig = field(default_factory=PartConfig)
+    fusion: PartConfig = field(default_factory=PartConfig)
+    language: PartConfig = field(default_factory=PartConfig)
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    parts: PartsConfig = field(default_factory=PartsConfig)
+    losses: dict[str, float] = field(default_factory=dict)  # weight of each: mask, contrastive, label_aware, text
+    epochs: float = 1.0  # passes over the training photographs; ignored where steps > 0
+    steps: int = 0  # optimiser steps; 0 = from epochs
+    batch_size: int = 8  # photographs a process and micro-batch
+    accumulation: int = 1  # micro-batches an optimiser step
+    warmup: float = 0.05  # share of the steps with rising learning rate; cosine to zero after
+    weight_decay: float = 0.01  # AdamW; none on norms, gates, biases, embeddings
+    beta2: float = 0.99  # AdamW's second moment decay
+    max_grad_norm: float = 1.0  # L2 norm that gradients are clipped to; 0 = no clipping
+    augment: bool = True  # the settings of `augment` on training photographs
+    balance: bool = False  # true: every diagnosis is drawn equally often
+    eval_every: int = 0  # optimiser steps between validations; 0 = four a stage
+    eval_photographs: int = 64  # validation photographs used while training
+    samples: int = 2  # validation photographs whose generated answers are written to samples/
+    data: DataConfig | None = None  # null = the run's data
+
+
+@dataclass(frozen=True)
+class Config:
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    dialogue: DialogueConfig = field(default_factory=DialogueConfig)
+    segment: StageConfig = field(default_factory=StageConfig)
+    align: StageConfig = field(default_factory=StageConfig)
+    fuse: StageConfig = field(default_factory=StageConfig)
+
+
+if TYPE_CHECKING:
+    from mdf.checking import check  # noqa: F401
+    from mdf.loading import load_config, save_config, to_yaml  # noqa: F401
+
+
+def __getattr__(name: str) -> Any:
+    """`load_config`, `save_config`, `to_yaml` and `check`, which themselves need the classes above."""
+    if name in ("load_config", "save_config", "to_yaml"):
+        return getattr(import_module("mdf.loading"), name)
+    if name == "check":
+        return import_module("mdf.checking").check
+    raise AttributeError(f"module 'mdf.config' has no attribute {name!r}")

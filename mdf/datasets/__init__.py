@@ -1,0 +1,101 @@
+"""One file a data set: its published layout becomes records. `load` chooses by the configuration's `data.name`."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from mdf.config import DataConfig
+from mdf.errors import UserError
+from mdf.records import SPLITS, FundusRecord, Manifest, group_of, read_manifest, split_by_patient
+from mdf.resources import cache_dir as default_cache
+from mdf.vocabulary import read_aliases
+
+
+def load(cfg: DataConfig, seed: int, cache_dir: Path | None = None) -> Manifest:
+    """The photographs of `cfg`, every record with a split; says aloud how many there are.
+
+    `seed` is of the split, of the photographs that `limit` draws, and of the phantoms, which are kept in `cache_dir`
+    (default: the user's cache). Raises UserError for anything that is not as the data set's layout says.
+    """
+    manifest = read(cfg, seed, cache_dir)
+    records = split_by_patient(manifest.records, val=cfg.val, test=cfg.test, seed=seed)
+    if cfg.limit:
+        records = draw(records, cfg.limit, seed)
+    print(f"data: {cfg.name}: {summary(records)}")
+    if tuple(records) == manifest.records:
+        return manifest
+    # the file's SHA-256 is not that of these records
+    meta = {k: v for k, v in manifest.meta.items() if k != "sha256"} | {"split_seed": seed}
+    return Manifest(tuple(records), manifest.root, meta)
+
+
+def read(cfg: DataConfig, seed: int = 0, cache_dir: Path | None = None) -> Manifest:
+    """The photographs as the release has them, without a split of ours."""
+    aliases = read_aliases(cfg.vocabulary) if cfg.vocabulary else None
+    if cfg.name == "phantom":
+        from mdf.datasets.phantom import draw_manifest
+
+        cached = (cache_dir or default_cache()) / f"phantom-{cfg.count}-{cfg.size}-{seed}"
+        folder = Path(cfg.root).expanduser() if cfg.root else cached
+        return draw_manifest(folder, count=cfg.count, size=cfg.size, seed=seed, val=cfg.val, test=cfg.test)
+    if cfg.name == "manifest":
+        return read_manifest(required(cfg.manifest, "manifest"), cfg.root, aliases)
+    root = required(cfg.root, "root")
+    if not root.is_dir():
+        raise UserError(f"data.root: there is no folder {root}")
+    if cfg.name == "odir5k":
+        from mdf.datasets import odir5k
+
+        records = odir5k.read(root)
+    elif cfg.name == "hrf":
+        from mdf.datasets import hrf
+
+        records = hrf.read(root)
+    elif cfg.name == "folder":
+        from mdf.datasets import folder as folder_reader
+
+        records = folder_reader.read(root, aliases)
+    elif cfg.name == "table":
+        from mdf.datasets import table
+
+        records = table.read(root, required(cfg.table, "table"), cfg.columns, aliases)
+    else:
+        raise UserError(f"data.name: {cfg.name!r} is no data set; `prepare.py list` shows them")
+    return Manifest(tuple(records), root.resolve(), {"dataset": cfg.name})
+
+
+def required(value: str | None, key: str) -> Path:
+    if not value:
+        raise UserError(f"data.{key} is missing")
+    return Path(value).expanduser()
+
+
+def draw(records: list[FundusRecord], limit: int, seed: int) -> list[FundusRecord]:
+    """At most `limit` records of each split, drawn by the seed; the order is kept."""
+    kept: set[int] = set()
+    for number, split in enumerate(SPLITS):
+        rows = [i for i, r in enumerate(records) if r.split == split]
+        kept.update(rows[i] for i in np.random.default_rng([seed, number]).permutation(len(rows))[:limit])
+    return [r for i, r in enumerate(records) if i in kept]
+
+
+def summary(records: list[FundusRecord] | tuple[FundusRecord, ...]) -> str:
+    """Counts of photographs, patients and splits in one line."""
+    splits = Counter(r.split for r in records)
+    parts = ", ".join(f"{splits[s]} {s}" for s in SPLITS if splits[s])
+    unknown = sum(r.patient is None for r in records)
+    patients = len({group_of(r) for r in records if r.patient is not None})
+    of = f"{len(records)} photographs of {patients} patients" if patients else f"{len(records)} photographs"
+    without = f"; {unknown} have no patient and count as one each" if unknown else ""
+    torn = len(torn_patients(records))
+    across = f"; WARNING: {torn} patients are in more than one split" if torn else ""
+    return f"{of} ({parts or 'no split'}){without}{across}"
+
+
+def torn_patients(records: list[FundusRecord] | tuple[FundusRecord, ...]) -> list[str]:
+    """Patients whose photographs lie in more than one split."""
+    splits: dict[tuple[str, str, str], set[str | None]] = {}
+    for r in records:
+        splits.setdefault(group_of(r), set()).add(r.split)
+    return [group[2] for group, found in splits.items() if len(found) > 1]

@@ -1,0 +1,267 @@
+"""A record and prompt files become a conversation; a conversation becomes token ids with the supervised span marked.
+
+Shapes: T tokens of one conversation. Batches are made in `mdf.batches`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mdf.config import DialogueConfig
+from mdf.errors import UserError
+from mdf.records import FundusRecord
+from mdf.vocabulary import display
+
+IGNORED = -100  # label of a token that is not supervised
+QUADRANTS = ("superotemporal", "inferotemporal", "superonasal", "inferonasal")
+SMALL_LESIONS = ("microaneurysm", "haemorrhage", "hard_exudate", "cotton_wool_spot", "drusen")
+REPORT_TEXTS = (
+    "report",
+    "caption",
+    "keywords",
+    "en",
+    "text",
+)  # kinds of text in the order they are preferred as a report
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message: `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its true answer and, where the answer is one of a closed list, that list."""
+
+    kind: str
+    text: str
+    answer: str
+    candidates: tuple[str, ...] = ()
+    finding: str | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One conversation as token ids, each list of length T."""
+
+    input_ids: list[int]
+    labels: list[int]  # the id where the token is supervised, IGNORED elsewhere
+    prompt_mask: list[bool]  # True before the first supervised token of the conversation
+
+
+class Prompts:
+    """The prompt files of a folder: system.txt, questions.yaml, captions.yaml, report_form.md."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        for name in ("system.txt", "questions.yaml", "captions.yaml"):
+            if not (self.folder / name).is_file():
+                raise UserError(
+                    f"{self.folder / name} is missing: a prompts folder holds system.txt, questions.yaml and captions.yaml"
+                )
+        self.system = (self.folder / "system.txt").read_text(encoding="utf-8").strip()
+        self.questions: dict[str, dict[str, Any]] = yaml.safe_load(
+            (self.folder / "questions.yaml").read_text(encoding="utf-8")
+        )
+        self.captions: dict[str, Any] = yaml.safe_load((self.folder / "captions.yaml").read_text(encoding="utf-8"))
+
+    def count_answer(self, count: int) -> str:
+        """The answer of the band that `count` falls into."""
+        for end, answer in self.questions["count"]["bands"]:
+            if end is None or count <= end:
+                return answer
+        raise UserError(
+            f"{self.folder / 'questions.yaml'}: no band of `count` holds {count}; end the list with [null, …]"
+        )
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def diagnosis_answer(prompts: Prompts, names: tuple[str, ...]) -> str:
+    """How a diagnosis is said: display names joined by "and"."""
+    return sentence(prompts.questions["diagnosis"]["answer"].format(diagnosis=" and ".join(display(n) for n in names)))
+
+
+def report_text(record: FundusRecord) -> str | None:
+    """The text of the record that serves as its report, or None."""
+    for kind in REPORT_TEXTS:
+        if record.texts.get(kind):
+            return record.texts[kind]
+    return None
+
+
+def caption(record: FundusRecord, prompts: Prompts, rng: np.random.Generator | None = None) -> str:
+    """The text that stands for this photograph in contrastive training; without `rng` the first template."""
+    names = list(record.diagnosis or ())
+    names += [f.name for f in record.findings or () if f.name not in names]
+    labels = prompts.captions["join"].join(display(n) for n in names)
+    if not labels:
+        text = report_text(record)
+        if text is None:
+            raise UserError(
+                f"record {record.id}: neither diagnosis, findings nor text to align with; leave it out of this stage"
+            )
+        labels = text
+    templates = prompts.captions["templates"]
+    return templates[0 if rng is None else int(rng.integers(len(templates)))].format(labels=labels)
+
+
+def ask(
+    record: FundusRecord,
+    kind: str,
+    prompts: Prompts,
+    diagnoses: tuple[str, ...],
+    rng: np.random.Generator | None = None,
+    finding: str | None = None,
+) -> Question | None:
+    """One question of `kind` about the record, or None where the record does not know the answer.
+
+    Without `rng` the first phrasing is used. `diagnoses` are the candidate names of the diagnosis question;
+    `finding` names the lesion that presence, quadrant and count ask about (drawn by `rng` where it is None).
+    """
+    spec = prompts.questions[kind]
+    phrasing = spec["ask"][0 if rng is None else int(rng.integers(len(spec["ask"])))]
+    if kind == "diagnosis":
+        if not record.diagnosis:
+            return None
+        answer = diagnosis_answer(prompts, record.diagnosis)
+        return Question(kind, phrasing, answer, tuple(diagnosis_answer(prompts, (d,)) for d in diagnoses))
+    if kind == "report":
+        text = report_text(record)
+        return None if text is None else Question(kind, phrasing, sentence(spec["answer"].format(report=text)))
+    if kind == "eye":
+        sides = tuple(sentence(spec["answer"].format(eye=side)) for side in ("left", "right"))
+        return None if record.eye is None else Question(kind, phrasing, sides[record.eye == "right"], sides)
+    if record.findings is None:
+        return None
+    present = {f.name: f for f in record.findings}
+    if kind == "presence":
+        if finding is None:
+            assert rng is not None
+            absent = [n for n in SMALL_LESIONS if n not in present]
+            pool = [n for n in SMALL_LESIONS if n in present] if rng.random() < 0.5 else absent
+            pool = pool or absent
+            if not pool:
+                return None
+            finding = pool[int(rng.integers(len(pool)))]
+        answers = (spec["yes"], spec["no"])
+        return Question(
+            kind, phrasing.format(finding=display(finding)), answers[finding not in present], answers, finding
+        )
+    if kind == "quadrant":
+        known = [n for n, f in present.items() if f.location in QUADRANTS and n in SMALL_LESIONS]
+        answers = tuple(sentence(spec["answer"].format(location=q)) for q in QUADRANTS)
+    else:
+        known = [n for n, f in present.items() if f.count is not None and n in SMALL_LESIONS]
+        answers = tuple(band[1] for band in spec["bands"])
+    if finding is None:
+        if not known:
+            return None
+        finding = known[0 if rng is None else int(rng.integers(len(known)))]
+    elif finding not in known:
+        return None
+    truth = present[finding]
+    if kind == "quadrant":
+        answer = sentence(spec["answer"].format(location=truth.location))
+    else:
+        assert truth.count is not None
+        answer = prompts.count_answer(truth.count)
+    return Question(kind, phrasing.format(finding=display(finding)), answer, answers, finding)
+
+
+def converse(
+    record: FundusRecord, prompts: Prompts, cfg: DialogueConfig, diagnoses: tuple[str, ...], rng: np.random.Generator
+) -> list[Turn]:
+    """A training conversation: the system prompt, then up to `cfg.turns` different questions with their answers."""
+    kinds, weights = list(cfg.questions), np.array(list(cfg.questions.values()), dtype=float)
+    turns, seen = [Turn("system", prompts.system)], set()
+    first = "diagnosis" if cfg.questions.get("diagnosis") and rng.random() < cfg.diagnosis_first else None
+    # four draws a turn: a kind that the record cannot answer, or a repetition, costs one of them
+    for _ in range(4 * cfg.turns):
+        kind = first or kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+        first = None
+        question = ask(record, kind, prompts, diagnoses, rng)
+        if question is None or (kind, question.finding) in seen:
+            continue
+        seen.add((kind, question.finding))
+        turns += [Turn("user", question.text), Turn("assistant", question.answer)]
+        if len(seen) == cfg.turns:
+            break
+    if not seen:
+        raise UserError(
+            f"record {record.id}: no question of {', '.join(kinds)} can be answered from it; leave it out of `fuse`"
+        )
+    return turns
+
+
+def render(turns: list[Turn], tokenizer: Any, *, generate: bool = False) -> str:
+    """The conversation in the language model's own chat template."""
+    messages = [{"role": t.role, "content": t.content} for t in turns]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+
+
+def encode(
+    turns: list[Turn],
+    tokenizer: Any,
+    image_token: str,
+    image_tokens: int,
+    *,
+    max_length: int = 0,
+    generate: bool = False,
+) -> Encoded:
+    """Token ids of a conversation about one photograph; every assistant turn, its end token included, is supervised.
+
+    The placeholder `image_token` stands `image_tokens` times at the head of the first user turn. A conversation longer than
+    `max_length` (0 = any) loses its last question-answer turns, never image tokens.
+    With `generate` the conversation ends with a user turn and the template's opening of the answer.
+    Raises UserError where the user's text holds the placeholder or the conversation cannot be cut to `max_length`.
+    """
+    for turn in turns:
+        if image_token in turn.content:
+            raise UserError(
+                f"the text holds {image_token!r}, which stands for the photograph; remove it from the question or prompt"
+            )
+    first_user = next(i for i, t in enumerate(turns) if t.role == "user")
+    placeholder = image_token * image_tokens + ("\n" if image_tokens else "")
+    turns = [Turn(t.role, placeholder + t.content) if i == first_user else t for i, t in enumerate(turns)]
+    text = render(turns, tokenizer, generate=generate)
+    spans = []
+    for i, turn in enumerate(turns):
+        if turn.role != "assistant":
+            continue
+        head, whole = render(turns[:i], tokenizer, generate=True), render(turns[: i + 1], tokenizer)
+        if not (whole.startswith(head) and text.startswith(whole.rstrip())):
+            raise UserError(
+                "the chat template does not render a conversation turn by turn; this language model is not supported"
+            )
+        spans.append((len(head), len(whole.rstrip())))
+    tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = tokens["input_ids"], tokens["offset_mapping"]
+    labels = [IGNORED] * len(ids)
+    for start, end in spans:
+        for i, (a, b) in enumerate(offsets):
+            if a < start < b:
+                raise UserError(
+                    "a token crosses the start of an answer; generation would see other tokens than training"
+                )
+            if start <= a and b <= end and b > a:
+                labels[i] = ids[i]
+    if max_length and len(ids) > max_length:
+        users = [i for i, t in enumerate(turns) if t.role == "user"]
+        if len(users) < 2 or generate:
+            raise UserError(
+                f"a conversation of {len(ids)} tokens is longer than dialogue.max_length={max_length}; raise it"
+            )
+        turns = [Turn(t.role, t.content.removeprefix(placeholder)) for t in turns[: users[-1]]]
+        return encode(turns, tokenizer, image_token, image_tokens, max_length=max_length)
+    prompt_end = next((i for i, label in enumerate(labels) if label != IGNORED), len(ids))
+    return Encoded(ids, labels, [i < prompt_end for i in range(len(ids))])

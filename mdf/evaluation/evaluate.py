@@ -1,0 +1,344 @@
+"""The written evaluation: one pass over the photographs for all tasks, then metrics.json and predictions.jsonl.
+
+Shapes: N photographs, C candidate diagnoses, K masks, U the U-Net's input side, E embedding width.
+"""
+
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mdf.dialogue import Turn, caption, diagnosis_answer
+from mdf.errors import UserError
+from mdf.evaluation import controls, retrieval, segmentation, spatial
+from mdf.evaluation.bootstrap import patient_groups, put, resample, weighted_mean
+from mdf.evaluation.classification import classification_metrics
+from mdf.evaluation.parse import parse_diagnoses, to_candidate
+from mdf.files import write_text
+from mdf.imaging.decode import load_image, load_mask
+from mdf.processor import Inputs
+from mdf.records import FundusRecord, Manifest
+
+TASKS = ("diagnosis", "generate", "masks", "retrieval", "spatial", "controls")
+ANSWER_TOKENS = 24  # a generated diagnosis; longer is no diagnosis
+REPORT_TOKENS = 120
+
+
+class Progress:
+    """A line on stderr at most every `every` seconds: what is done, what is left."""
+
+    def __init__(self, name: str, total: int, every: float = 10.0):
+        self.name, self.total, self.every = name, total, every
+        self.done, self.start = 0, time.monotonic()
+        self.said = self.start
+
+    def step(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.said >= self.every and self.done < self.total:
+            self.said, each = now, (now - self.start) / self.done
+            left = each * (self.total - self.done)
+            print(
+                f"{self.name}: {self.done}/{self.total}, {each:.2f} s each, {left / 60:.1f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+@dataclass
+class Collected:
+    """What the pass over the photographs gathers, one entry a photograph."""
+
+    real: list[np.ndarray] = field(default_factory=list)  # [C] probabilities
+    blank: list[np.ndarray] = field(default_factory=list)
+    shuffled: list[np.ndarray] = field(default_factory=list)
+    generated: list[str] = field(default_factory=list)
+    report: list[str] = field(default_factory=list)
+    dice: list[np.ndarray] = field(default_factory=list)  # [K]
+    wrong: list[np.ndarray] = field(default_factory=list)  # [K]
+    embeds: list[np.ndarray] = field(default_factory=list)  # [E]
+    answers: list[int] = field(default_factory=list)  # one a spatial question, in their order
+
+
+def draw(records: Sequence[FundusRecord], limit: int, seed: int) -> list[FundusRecord]:
+    """At most `limit` records drawn by `seed`, in their order; 0 = all."""
+    if not limit or limit >= len(records):
+        return list(records)
+    return [records[i] for i in sorted(np.random.default_rng(seed).permutation(len(records))[:limit])]
+
+
+def candidate_probabilities(model: Any, inputs: Inputs, question: str, candidates: Sequence[str]) -> np.ndarray:
+    """float [B, C]: softmax over the summed log-likelihoods of the candidate answers to one question."""
+    rows = len(inputs["pixel_values"])
+    conversation = [model.system_turn(), Turn("user", question)]
+    return softmax(model.score(inputs, [conversation] * rows, [list(candidates)] * rows))
+
+
+def softmax(scores: Sequence[Sequence[float]]) -> np.ndarray:
+    """float [B, C] probabilities from log-likelihoods."""
+    logits = np.asarray(scores, dtype=float)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def truths(records: Sequence[FundusRecord], diagnoses: Sequence[str]) -> list[tuple[str, ...]]:
+    """The true diagnoses of each photograph as candidates (mild NPDR as diabetic retinopathy), () where unknown."""
+    found = []
+    for record in records:
+        names = [to_candidate(name, diagnoses) for name in record.diagnosis or ()]
+        found.append(tuple(dict.fromkeys(n for n in names if n is not None)))
+    return found
+
+
+def load_inputs(
+    model: Any, records: Sequence[FundusRecord], manifest: Manifest, mask_names: Sequence[str] = ()
+) -> tuple[Inputs, Any]:
+    """The photographs as inputs on the model's device, and [(masks [K,U,U], known [K])] of each."""
+    prepared = []
+    for record in records:
+        masks = {n: load_mask(manifest.path(record.masks[n])) for n in mask_names if n in record.masks}
+        image = load_image(manifest.path(record.image))
+        prepared.append(model.processor.preprocessing.prepare(image, masks=masks, mask_names=tuple(mask_names)))
+    inputs = Inputs(
+        {k: torch.stack([getattr(p, k) for p in prepared]) for k in ("pixel_values", "unet_pixels", "field")}
+    )
+    return inputs.to(model.device), [(p.masks.numpy(), p.mask_known.numpy()) for p in prepared]
+
+
+def batches(count: int, size: int) -> Iterator[range]:
+    """0..count in runs of `size`."""
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
+
+
+def evaluate(
+    model: Any,
+    records: Sequence[FundusRecord],
+    manifest: Manifest,
+    out: str | Path,
+    *,
+    tasks: Sequence[str] = TASKS,
+    batch_size: int = 16,
+    checkpoint: str = "",
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict:
+    """Evaluate `model` on `records`, write OUT/metrics.json and OUT/predictions.jsonl and return the metrics.
+
+    Diagnosis, generate and controls use the photographs with a true diagnosis among the model's candidates, the others
+    are counted aloud; a task that the records know nothing about is left out, said aloud. Raises UserError where
+    nothing is left.
+    """
+    records, processor = list(records), model.processor
+    unknown = sorted(set(tasks) - set(TASKS))
+    if unknown:
+        raise UserError(f"--tasks: unknown {', '.join(unknown)}; choose from {', '.join(TASKS)}")
+    if not records:
+        raise UserError("no photograph to evaluate: the split is empty; try --split all")
+    model.eval()
+    groups = patient_groups([r.patient for r in records], [r.id for r in records])
+    classes, truth = list(processor.diagnoses), truths(records, processor.diagnoses)
+    judged = [i for i, names in enumerate(truth) if names]
+    questions = spatial.spatial_questions(records, processor.prompts, seed=seed) if "spatial" in tasks else []
+    mask_names = list(model.config.masks) if "masks" in tasks else []
+    captioned = (
+        [i for i, r in enumerate(records) if r.diagnosis or r.findings or r.texts] if "retrieval" in tasks else []
+    )
+    wanted = _possible(tasks, records, truth, questions, mask_names, captioned)
+
+    other = _others(judged, groups, seed, wanted) if "controls" in wanted else {}
+    found = Collected()
+    progress = Progress("photographs", len(records))
+    diagnosis_question = processor.prompts.questions["diagnosis"]["ask"][0]
+    with torch.inference_mode():
+        for rows in batches(len(records), batch_size):
+            part = [records[i] for i in rows]
+            inputs, masks = load_inputs(model, part, manifest, mask_names if "masks" in wanted else ())
+            mine = [i for i in rows if truth[i]]
+            if mine and wanted & {"diagnosis", "generate", "controls"}:
+                candidates = [diagnosis_answer(processor.prompts, (name,)) for name in classes]
+                some = inputs.select([i - rows.start for i in mine])
+                found.real.extend(candidate_probabilities(model, some, diagnosis_question, candidates))
+                if "controls" in wanted:
+                    found.blank.extend(candidate_probabilities(model, some.blank(), diagnosis_question, candidates))
+                    theirs, _ = load_inputs(model, [records[other[i]] for i in mine], manifest)
+                    found.shuffled.extend(candidate_probabilities(model, theirs, diagnosis_question, candidates))
+                if "generate" in wanted:
+                    _generate(model, some, diagnosis_question, found)
+            if "masks" in wanted:
+                pairs = segmentation.dice(
+                    model.segment(inputs).float().cpu().numpy(),
+                    np.stack([m for m, _ in masks]),
+                    np.stack([k for _, k in masks]),
+                    inputs["field"].cpu().numpy(),
+                )
+                found.dice.extend(pairs[0])
+                found.wrong.extend(pairs[1])
+            if "retrieval" in wanted:
+                found.embeds.extend(model.embed_image(inputs).float().cpu().numpy())
+            if "spatial" in wanted:
+                _spatial(model, inputs, rows, questions, batch_size, found)
+            progress.step(len(rows))
+        metrics: dict = {
+            "n": len(records),
+            "checkpoint": checkpoint,
+            "data_sha256": manifest.sha256,
+            "ids_sha256": hashlib.sha256("\n".join(sorted(r.id for r in records)).encode()).hexdigest(),
+        }
+        options: dict = {"resamples": resamples, "seed": seed}
+        judged_truth, judged_groups = [truth[i] for i in judged], [groups[i] for i in judged]
+        if "diagnosis" in wanted:
+            metrics["classification"] = classification_metrics(
+                judged_truth, np.stack(found.real), classes, judged_groups, **options
+            )
+        if "generate" in wanted:
+            metrics["generation"] = _generation_metrics(found, judged_truth, classes, judged_groups, options)
+        if "masks" in wanted:
+            if model.config.stale_masks:
+                print(
+                    "the checkpoint says that its masks are stale: the U-Net's encoder was trained on after its decoder"
+                )
+            metrics["segmentation"] = segmentation.segmentation_metrics(
+                np.stack(found.dice), np.stack(found.wrong), mask_names, groups, **options
+            )
+        if "retrieval" in wanted:
+            texts = [caption(records[i], processor.prompts) for i in captioned]
+            different = sorted(set(texts))
+            pieces = [model.embed_text(different[r.start : r.stop]) for r in batches(len(different), 64)]
+            metrics["retrieval"] = retrieval.retrieval_metrics(
+                np.stack([found.embeds[i] for i in captioned]),
+                torch.cat(pieces).float().cpu().numpy(),
+                np.array([different.index(t) for t in texts]),
+                [groups[i] for i in captioned],
+                **options,
+            )
+    if "spatial" in wanted:
+        metrics["spatial"] = spatial.spatial_metrics(questions, found.answers, groups, **options)
+    if "controls" in wanted:
+        tables = {name: np.stack(getattr(found, name)) for name in ("real", "blank", "shuffled")}
+        metrics["controls"] = controls.control_metrics(judged_truth, tables, classes, judged_groups, **options)
+    out = Path(out)
+    write_text(out / "predictions.jsonl", _predictions(records, judged, truth, classes, found))
+    write_text(out / "metrics.json", json.dumps(_finite(metrics), indent=1) + "\n")
+    return metrics
+
+
+def _possible(
+    tasks: Sequence[str],
+    records: Sequence[FundusRecord],
+    truth: Sequence[tuple[str, ...]],
+    questions: Sequence[spatial.SpatialQuestion],
+    mask_names: Sequence[str],
+    captioned: Sequence[int],
+) -> set[str]:
+    """The tasks that the records can answer; what is left out is said."""
+    wanted = set(tasks)
+    missing = sum(not names for names in truth)
+    if missing and wanted & {"diagnosis", "generate", "controls"}:
+        print(f"{missing} of {len(truth)} photographs have no diagnosis that the checkpoint knows: not judged on it")
+    reasons = {
+        "diagnosis": missing == len(truth) and "no photograph has a diagnosis that the checkpoint knows",
+        "masks": not any(n in r.masks for r in records for n in mask_names)
+        and "no photograph has one of the checkpoint's masks",
+        "retrieval": not captioned and "no photograph has a diagnosis, findings or a text",
+        "spatial": not questions and "no photograph has findings",
+    }
+    reasons["generate"] = reasons["controls"] = reasons["diagnosis"]
+    for task in sorted(wanted):
+        if reasons[task]:
+            print(f"task {task} left out: {reasons[task]}")
+            wanted.discard(task)
+    if not wanted:
+        raise UserError(f"none of the tasks {', '.join(tasks)} can be evaluated on these {len(records)} photographs")
+    return wanted
+
+
+def _others(judged: Sequence[int], groups: Sequence[str], seed: int, wanted: set[str]) -> dict[int, int]:
+    """Row of another patient's photograph for each judged row; without one, `controls` is taken out of `wanted`."""
+    try:
+        return {
+            i: judged[j] for i, j in zip(judged, controls.shuffle([groups[i] for i in judged], seed=seed), strict=True)
+        }
+    except UserError as error:
+        if wanted == {"controls"}:
+            raise
+        print(f"task controls left out: {error}")
+        wanted.discard("controls")
+        return {}
+
+
+def _generate(model: Any, inputs: Inputs, question: str, found: Collected) -> None:
+    rows = len(inputs["pixel_values"])
+    prompts = model.processor.prompts
+    first = [model.system_turn(), Turn("user", question)]
+    found.generated += model.generate_answers(inputs, [first] * rows, max_new_tokens=ANSWER_TOKENS)
+    report = [model.system_turn(), Turn("user", prompts.questions["report"]["ask"][0])]
+    found.report += model.generate_answers(inputs, [report] * rows, max_new_tokens=REPORT_TOKENS)
+
+
+def _spatial(
+    model: Any,
+    inputs: Inputs,
+    rows: range,
+    questions: Sequence[spatial.SpatialQuestion],
+    batch_size: int,
+    found: Collected,
+) -> None:
+    mine = [q for q in questions if q.row in rows]
+    for part in batches(len(mine), batch_size):
+        some = [mine[i] for i in part]
+        conversations = [[model.system_turn(), Turn("user", q.question.text)] for q in some]
+        candidates = [list(q.question.candidates) for q in some]
+        scores = model.score(inputs, conversations, candidates, rows=[q.row - rows.start for q in some])
+        found.answers += [int(np.argmax(row)) for row in scores]
+
+
+def _generation_metrics(
+    found: Collected, truth: Sequence[tuple[str, ...]], classes: Sequence[str], groups: Sequence[str], options: dict
+) -> dict:
+    """`accuracy` of the generated diagnosis (names a true one and no wrong one); `parsed`: share that names any."""
+    parsed = [parse_diagnoses(text, classes) for text in found.generated]
+    right = [bool(p) and set(p) <= set(t) for p, t in zip(parsed, truth, strict=True)]
+    weights = resample(groups, **options)
+    metrics: dict = {"n": len(parsed)}
+    put(metrics, "accuracy", weighted_mean(np.array(right, dtype=float)), weights)
+    put(metrics, "parsed", weighted_mean(np.array([bool(p) for p in parsed], dtype=float)), weights)
+    return metrics
+
+
+def _predictions(
+    records: Sequence[FundusRecord],
+    judged: Sequence[int],
+    truth: Sequence[tuple[str, ...]],
+    classes: Sequence[str],
+    found: Collected,
+) -> str:
+    """One JSON object a photograph."""
+    place = {row: k for k, row in enumerate(judged)}
+    lines = []
+    for i, record in enumerate(records):
+        line: dict = {"id": record.id, "patient": record.patient, "truth": list(truth[i])}
+        k = place.get(i)
+        if k is not None and found.real:
+            line["probabilities"] = {name: round(float(p), 6) for name, p in zip(classes, found.real[k], strict=True)}
+            line["predicted"] = classes[int(found.real[k].argmax())]
+        if k is not None and found.generated:
+            line["generated"], line["report"] = found.generated[k], found.report[k]
+            line["parsed"] = list(parse_diagnoses(found.generated[k], classes))
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

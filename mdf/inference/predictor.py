@@ -1,0 +1,173 @@
+"""One checkpoint, loaded once, that answers everything about a photograph that chat, reports and pages show.
+
+Shapes: K masks, U the U-Net's input side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from mdf.dialogue import QUADRANTS, SMALL_LESIONS, Turn, diagnosis_answer, sentence
+from mdf.errors import UserError
+from mdf.evaluation.evaluate import candidate_probabilities, softmax
+from mdf.imaging.quality import Quality
+from mdf.inference.gate import gate, resolve_checkpoint
+from mdf.processor import Inputs
+from mdf.vocabulary import display
+
+SMALLEST_REGION = 3  # pixels of the U-Net's input; fewer are taken for noise
+DISC = "disc"  # the mask that tells the nasal side
+
+
+def load_model(checkpoint: Path, device: str | None = None) -> Any:
+    """The model in eval mode, on `device` or on the GPU where there is one, the language model's weights in bf16 where
+    the device has units for it. Raises UserError for a device that is not there.
+    """
+    from mdf.models.fusion import MDFModel
+    from mdf.training.devices import choose_precision
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    precision, _ = choose_precision("auto", cuda=device.startswith("cuda"))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return MDFModel.from_pretrained(checkpoint, device=device, dtype=dtype).eval()
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One photograph that passed the gate, or was forced through it: then `warning` says why it should not have."""
+
+    path: Path
+    image: np.ndarray  # uint8 [H,W,3]
+    inputs: Inputs  # one row
+    quality: Quality
+    warning: str | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of small lesion: the language model's answers, and the U-Net's where it has that mask."""
+
+    name: str
+    present: float  # probability of "yes"
+    quadrant: tuple[str, float] | None  # most likely and its probability; None where the lesion is not likely there
+    count: tuple[str, float] | None  # likewise, the band as it is answered
+    regions: int | None  # connected regions in the mask; None where the checkpoint has no such mask
+    region_quadrants: tuple[str, ...] | None  # where they lie; None where the eye side is unknown
+
+
+class Predictor:
+    """`Predictor(folder)` loads; `read` takes a photograph through the quality gate; the rest answers about it."""
+
+    def __init__(self, checkpoint: str | Path, device: str | None = None):
+        self.checkpoint = resolve_checkpoint(checkpoint)
+        self.model: Any = load_model(self.checkpoint, device)
+        self.processor = self.model.processor
+        self.prompts = self.processor.prompts
+
+    def read(self, path: str | Path, *, force: bool = False) -> Photograph:
+        """A photograph through `gate`, prepared for the model."""
+        image, quality, warning = gate(path, force=force)
+        return Photograph(Path(path), image, self.processor(image).to(self.model.device), quality, warning)
+
+    def diagnose(self, photograph: Photograph) -> dict[str, float]:
+        """Probability of every candidate diagnosis, the highest first."""
+        candidates = [diagnosis_answer(self.prompts, (name,)) for name in self.processor.diagnoses]
+        question = self.prompts.questions["diagnosis"]["ask"][0]
+        probabilities = candidate_probabilities(self.model, photograph.inputs, question, candidates)[0]
+        pairs = zip(self.processor.diagnoses, map(float, probabilities), strict=True)
+        return dict(sorted(pairs, key=lambda pair: -pair[1]))
+
+    def masks(self, photograph: Photograph) -> dict[str, np.ndarray]:
+        """Probabilities float [U,U] by mask name, 0 outside the field of view."""
+        maps = (self.model.segment(photograph.inputs)[0] * photograph.inputs["field"][0]).float().cpu().numpy()
+        return dict(zip(self.model.config.masks, maps, strict=True))
+
+    def findings(self, photograph: Photograph, masks: dict[str, np.ndarray], eye: str | None = None) -> list[Finding]:
+        """Presence, quadrant and count of every kind of small lesion, from the language model and from the masks."""
+        spec = self.prompts.questions
+        yes_no = [spec["presence"]["yes"], spec["presence"]["no"]]
+        places = [sentence(spec["quadrant"]["answer"].format(location=q)) for q in QUADRANTS]
+        bands = [band[1] for band in spec["count"]["bands"]]
+        present = self._choose(photograph, "presence", SMALL_LESIONS, yes_no)[:, 0]
+        likely = [name for name, p in zip(SMALL_LESIONS, present, strict=True) if p >= 0.5]
+        where = dict(zip(likely, self._choose(photograph, "quadrant", likely, places), strict=True))
+        many = dict(zip(likely, self._choose(photograph, "count", likely, bands), strict=True))
+        field = photograph.inputs["field"][0, 0].cpu().numpy()
+        nasal = nasal_side(masks, field, eye)
+        found = []
+        for name, p in zip(SMALL_LESIONS, present, strict=True):
+            regions, quadrants = (None, None) if name not in masks else locate(masks[name] >= 0.5, field, nasal)
+            quadrant = (QUADRANTS[where[name].argmax()], float(where[name].max())) if name in where else None
+            count = (bands[many[name].argmax()].rstrip("."), float(many[name].max())) if name in many else None
+            found.append(Finding(name, float(p), quadrant, count, regions, quadrants))
+        return found
+
+    def ask(
+        self,
+        photograph: Photograph,
+        question: str,
+        history: list[Turn] | None = None,
+        *,
+        streamer: Any = None,
+        limit: int = 160,
+    ) -> str:
+        """The model's own words, at most `limit` tokens."""
+        return self.model.ask(photograph.inputs, question, history=history, max_new_tokens=limit, streamer=streamer)
+
+    def _choose(self, photograph: Photograph, kind: str, lesions: Sequence[str], candidates: list[str]) -> np.ndarray:
+        """float [lesions, candidates]: probabilities of the answers to one kind of question about each lesion."""
+        if not lesions:
+            return np.zeros((0, len(candidates)))
+        text = self.prompts.questions[kind]["ask"][0]
+        conversations = [
+            [self.model.system_turn(), Turn("user", text.format(finding=display(name)))] for name in lesions
+        ]
+        rows = [0] * len(lesions)
+        return softmax(self.model.score(photograph.inputs, conversations, [candidates] * len(lesions), rows=rows))
+
+
+def nasal_side(masks: dict[str, np.ndarray], field: np.ndarray, eye: str | None = None) -> int | None:
+    """+1 where the nasal half is on the right of the picture, -1 on the left, None where it is not known.
+
+    The eye decides where it is given (the disc of a right eye is on the right of its photograph), else the disc's mask.
+    """
+    if eye is not None:
+        return 1 if eye == "right" else -1
+    if DISC not in masks:
+        return None
+    labels, count = ndimage.label(masks[DISC] >= 0.5)
+    if not count:
+        return None
+    sizes = np.bincount(labels.ravel())[1:]
+    if sizes.max() < 0.002 * field.sum():  # a disc takes 1 to 5 % of the field; a speck is none
+        return None
+    offset = np.nonzero(labels == sizes.argmax() + 1)[1].mean() - np.nonzero(field)[1].mean()
+    radius = np.sqrt(field.sum() / np.pi)
+    return None if abs(offset) < 0.1 * radius else int(np.sign(offset))  # centred on the disc: both halves look alike
+
+
+def locate(mask: np.ndarray, field: np.ndarray, nasal: int | None) -> tuple[int, tuple[str, ...] | None]:
+    """How many connected regions a mask bool [U,U] has, and in which quadrants round the field's centre they lie.
+
+    Quadrants are None where the nasal side is not known. Regions of fewer than 3 pixels are taken for noise.
+    """
+    labels, count = ndimage.label(mask & field, structure=np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    kept = [i + 1 for i in range(count) if sizes[i] >= SMALLEST_REGION]
+    if nasal is None:
+        return len(kept), None
+    rows, columns = np.nonzero(field)
+    middle = (rows.mean(), columns.mean()) if len(rows) else (mask.shape[0] / 2, mask.shape[1] / 2)
+    found = set()
+    for y, x in ndimage.center_of_mass(mask, labels, kept) if kept else []:
+        found.add(("supero" if y < middle[0] else "infero") + ("nasal" if (x - middle[1]) * nasal > 0 else "temporal"))
+    return len(kept), tuple(q for q in QUADRANTS if q in found)

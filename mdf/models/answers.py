@@ -1,0 +1,114 @@
+"""Answers without gradients: batched generation, and the likelihood of given answers from one prefix.
+
+Shapes: B conversations, T prompt tokens, n candidates, R answer tokens, V vocabulary.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mdf.batches import pad
+from mdf.dialogue import Turn
+from mdf.processor import Inputs
+
+if TYPE_CHECKING:
+    from mdf.models.fusion import MDFModel
+
+
+def prompts(model: "MDFModel", conversations: list[list[Turn]]) -> tuple[dict[str, Tensor], list[list[int]]]:
+    """Left-padded input_ids, attention_mask and prompt_mask [B,T] of conversations that end with a user turn, and the bare ids."""
+    encoded = [model.processor.encode(turns, generate=True) for turns in conversations]
+    ids = [e.input_ids for e in encoded]
+    device = model.device
+    return {
+        "input_ids": pad(ids, model.processor.pad_id, left=True).to(device),
+        "attention_mask": pad([[1] * len(i) for i in ids], 0, left=True).to(device),
+        "prompt_mask": pad([[int(m) for m in e.prompt_mask] for e in encoded], 0, left=True).bool().to(device),
+    }, ids
+
+
+@torch.no_grad()
+def generate_answers(
+    model: "MDFModel",
+    inputs: Inputs,
+    conversations: list[list[Turn]],
+    *,
+    max_new_tokens: int = 96,
+    num_beams: int = 1,
+    streamer: Any = None,
+) -> list[str]:
+    """One answer for each conversation, greedily or by beams; row i is about photograph i of `inputs`."""
+    if len(inputs["pixel_values"]) != len(conversations):
+        raise ValueError(f"{len(inputs['pixel_values'])} photographs for {len(conversations)} conversations")
+    text, _ = prompts(model, conversations)
+    pixels = {k: inputs[k].to(model.device) for k in ("pixel_values", "unet_pixels")}
+    out = model.generate(
+        **text, **pixels, max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=False, streamer=streamer
+    )
+    answers = out[:, text["input_ids"].shape[1] :]
+    return [a.strip() for a in model.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+
+@torch.no_grad()
+def score(
+    model: "MDFModel",
+    inputs: Inputs,
+    conversations: list[list[Turn]],
+    candidates: list[list[str]],
+    *,
+    rows: list[int] | None = None,
+) -> list[list[float]]:
+    """Log-likelihood of each candidate answer, summed over its tokens with the end token.
+
+    The prompt runs once; its cache is repeated for the candidates (never cropped: cropping cuts image keys in models that cache them).
+
+    Args:
+        conversations: B conversations, each ending with a user turn.
+        candidates: for each conversation its possible answers.
+        rows: for each conversation the photograph of `inputs` it is about; None = its own number.
+    """
+    was, _ = model.training, model.eval()
+    rows = list(range(len(conversations))) if rows is None else rows
+    n = max(map(len, candidates))
+    text, prompt_ids = prompts(model, conversations)
+    embeds = model.get_input_embeddings()(text["input_ids"])
+    pixels = {k: inputs[k].to(model.device) for k in ("pixel_values", "unet_pixels")}
+    if model.fusion.uses_prompt:
+        pooled = model.pooled_prompt(embeds, text["input_ids"], text["prompt_mask"])
+        _, prefix, memory, _ = model.see(pixels["pixel_values"][rows], pixels["unet_pixels"][rows], pooled)
+    else:  # each photograph is seen once, however many questions there are about it
+        _, prefix, memory, _ = model.see(pixels["pixel_values"], pixels["unet_pixels"])
+        prefix, memory = prefix[rows], None if memory is None else memory[rows]
+    kv = None if memory is None else model.fusion.memory_kv(memory)
+    positions = (text["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    head = model(
+        input_ids=text["input_ids"], attention_mask=text["attention_mask"], position_ids=positions, prefix=prefix, memory=memory,
+        memory_kv=kv, use_cache=True, logits_to_keep=1,
+    )  # fmt: skip
+    cache = head.past_key_values
+    cache.batch_repeat_interleave(n)
+
+    answers: list[list[int]] = []
+    for turns, ids, options in zip(conversations, prompt_ids, candidates, strict=True):
+        for option in options:
+            whole = model.processor.encode([*turns, Turn("assistant", option)])
+            if whole.input_ids[: len(ids)] != ids:
+                raise ValueError("the answer changes the tokens of the prompt")
+            last = max(i for i, label in enumerate(whole.labels) if label >= 0)
+            answers.append(whole.input_ids[len(ids) : last + 1])
+        answers += [answers[-1]] * (n - len(options))
+    tokens = pad(answers, model.processor.pad_id).to(model.device)  # [B*n,R]
+    mask = pad([[1] * len(a) for a in answers], 0).to(model.device)
+    before = text["attention_mask"].repeat_interleave(n, 0)
+    start = before.sum(1, keepdim=True)
+    tail = model(
+        input_ids=tokens, attention_mask=torch.cat([before, mask], 1), position_ids=start + torch.arange(tokens.shape[1], device=model.device),
+        memory=memory, memory_kv=None if kv is None else kv.repeat_interleave(n, 0), past_key_values=cache, use_cache=True,
+    )  # fmt: skip
+    first = head.logits[:, -1].repeat_interleave(n, 0)[:, None]
+    logits = torch.cat([first, tail.logits[:, :-1]], 1).float()
+    likelihood = logits.log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+    total = (likelihood * mask).sum(1).view(-1, n)
+    model.train(was)
+    return [row[: len(options)] for row, options in zip(total.tolist(), candidates, strict=True)]

@@ -1,0 +1,168 @@
+"""A checkpoint directory: written whole, read strictly.
+
+`model.safetensors` holds every parameter and buffer that is not what its named base holds; `adapter/` the LoRA of the
+language model in peft's own form; config.json, tokenizer/, preprocessing.json, prompts/; bases.json names the bases with a fingerprint.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mdf.errors import UserError
+from mdf.models.language import bare, load_language
+from mdf.processor import MDFProcessor
+
+if TYPE_CHECKING:
+    from mdf.models.fusion import MDFConfig, MDFModel
+
+SAMPLED = 4096  # values of each base tensor that its fingerprint looks at
+
+
+def fingerprint(language: Any) -> str:
+    """16 hex digits over names, shapes and an even sample of the values of a language model without its LoRA.
+
+    Values are compared in bfloat16, so that the same base loaded in float32 and in bfloat16 has one fingerprint.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(bare(language).state_dict().items()):
+        if "lora_" in name:
+            continue
+        flat = tensor.detach().flatten()
+        values = flat[:: max(1, len(flat) // SAMPLED)].to("cpu", torch.bfloat16)
+        digest.update(f"{name.replace('.base_layer', '')}{tuple(tensor.shape)}".encode())
+        digest.update(values.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def own_tensors(model: "MDFModel") -> dict[str, Tensor]:
+    """Everything that goes into model.safetensors: all but what the language base holds and what peft keeps."""
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name not in model.of_base
+        and not (name.startswith("language.") and ("lora_" in name or model.config.lora or tied(model, name)))
+    }
+
+
+def tied(model: "MDFModel", name: str) -> bool:
+    """Whether `name` is the output head that shares its tensor with the word embeddings."""
+    return name == "language.lm_head.weight" and bare(model.language).config.tie_word_embeddings
+
+
+def save(model: "MDFModel", folder: Path) -> None:
+    """Write the checkpoint; every file is synced to the disk. Moving a finished folder into place is the caller's."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({n: t.detach().cpu().contiguous() for n, t in own_tensors(model).items()}, folder / "model.safetensors")
+    if model.config.lora:
+        model.language.save_pretrained(folder / "adapter")
+    config = model.config.to_dict()
+    config["architectures"] = ["MDFModel"]
+    (folder / "config.json").write_text(json.dumps(config, indent=1, default=str))
+    model.processor.save_pretrained(folder)
+    lm = model.config.mdf["language"]
+    base = {"name": lm["model"], "revision": lm["revision"]}
+    if any(n.startswith("language.") for n in model.of_base):
+        base["fingerprint"] = fingerprint(model.language) if not language_trained(model) else None
+    (folder / "bases.json").write_text(json.dumps({"language": base}, indent=1))
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def language_trained(model: "MDFModel") -> bool:
+    """Whether the language model's own weights (not LoRA) have ever trained."""
+    return any(
+        n.startswith("language.") and "lora_" not in n and n not in model.of_base for n, _ in model.named_parameters()
+    )
+
+
+def refuse(folder: Path, what: str, missing: list[str], extra: list[str]) -> None:
+    """Raise with the names that do not fit, if there are any."""
+    if missing or extra:
+        listed = [f"{len(names)} {kind}: {', '.join(sorted(names)[:8])}{' …' if len(names) > 8 else ''}"
+                  for kind, names in (("missing", missing), ("not part of the model", extra)) if names]  # fmt: skip
+        raise UserError(
+            f"{folder / what} does not fit the model that config.json describes; nothing was loaded. {'; '.join(listed)}. "
+            "The file is damaged or comes from another configuration: take the checkpoint again from its run"
+        )
+
+
+def read_config(kind: type["MDFConfig"], folder: Path) -> "MDFConfig":
+    """config.json of a checkpoint directory, or one clear error."""
+    if not folder.is_dir():
+        raise UserError(f"checkpoint {folder}: no such directory; give a run's best/ or last/ (runs/NAME/best)")
+    for name in ("config.json", "model.safetensors", "preprocessing.json", "bases.json"):
+        if not (folder / name).is_file():
+            hint = "; did you mean its best/?" if (folder / "best").is_dir() else ""
+            raise UserError(f"checkpoint {folder}: {name} is missing, so this is no whole mdf checkpoint{hint}")
+    values = json.loads((folder / "config.json").read_text())
+    values.pop("model_type", None)
+    return kind(**values)
+
+
+def load(kind: type["MDFModel"], folder: Path, dtype: torch.dtype = torch.float32) -> "MDFModel":
+    """The model of a checkpoint directory. Raises UserError, and loads nothing, where any tensor is missing or too many."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = read_config(kind.config_class, folder)
+    bases = json.loads((folder / "bases.json").read_text())
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except SafetensorError as error:
+        raise UserError(
+            f"{folder / 'model.safetensors'} is damaged ({error}); take the checkpoint again from its run"
+        ) from error
+    own_language = [n for n in tensors if n.startswith("language.")]
+    lm = config.sections()[3]
+    language, _ = load_language(lm, torch.float32 if own_language else dtype)
+    expected = bases["language"].get("fingerprint")
+    if expected and fingerprint(language) != expected:
+        raise UserError(
+            f"language.model {lm.model!r} is not the one this checkpoint was trained on (fingerprint {fingerprint(language)}, "
+            f"trained on {expected}); nothing was loaded"
+        )
+    model = kind(config, language=language, load_bases=False)  # encoder and U-Net are filled from model.safetensors
+    if own_language:
+        model.of_base = set()
+    if config.lora:
+        read_lora(model, folder)
+    wanted = set(own_tensors(model))
+    refuse(folder, "model.safetensors", sorted(wanted - tensors.keys()), sorted(tensors.keys() - wanted))
+    state = model.state_dict()
+    shapes = [
+        f"{n} {tuple(t.shape)} for {tuple(state[n].shape)}"
+        for n, t in tensors.items()
+        if n in state and t.shape != state[n].shape
+    ]
+    if shapes:
+        raise UserError(f"{folder / 'model.safetensors'}: wrong shapes, nothing was loaded: {'; '.join(shapes[:8])}")
+    model.load_state_dict(tensors, strict=False)
+    model.processor = MDFProcessor.from_pretrained(folder)
+    return model
+
+
+def read_lora(model: "MDFModel", folder: Path) -> None:
+    """Fill the LoRA tensors from adapter/, every one of them."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    path = folder / "adapter" / "adapter_model.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: config.json says that the language model has a LoRA; nothing was loaded")
+    lora = load_file(path)
+    wanted = get_peft_model_state_dict(model.language)
+    refuse(folder / "adapter", path.name, sorted(wanted.keys() - lora.keys()), sorted(lora.keys() - wanted.keys()))
+    set_peft_model_state_dict(model.language, lora)
+    check = get_peft_model_state_dict(model.language)
+    wrong = [n for n in lora if not torch.equal(check[n].cpu(), lora[n].to(check[n].dtype))]
+    if wrong:
+        raise UserError(f"{path}: {len(wrong)} LoRA tensors did not reach the model ({wrong[0]} …); nothing was loaded")

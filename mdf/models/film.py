@@ -1,0 +1,50 @@
+"""FiLM (Perez et al. 2018): the photograph's global embedding, and optionally the prompt, scale and shift each skip map.
+
+Shapes: B photographs, E embedding width, d language width, h condition width, F_l [B,C_l,H_l,W_l].
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FilmCondition(nn.Module):
+    """c = W[v; pooled prompt], computed once a conversation: no answer and no later question can reach it."""
+
+    def __init__(self, embed_dim: int, prompt_width: int, hidden: int):
+        super().__init__()
+        self.image = nn.Linear(embed_dim, hidden)
+        self.prompt = nn.Linear(prompt_width, hidden, bias=False) if prompt_width else None
+        self.scale = embed_dim**0.5  # v is a unit vector; this gives its entries unit variance
+
+    def forward(self, image_embeds: Tensor, prompt: Tensor | None) -> Tensor:
+        """v [B,E] and the mean prompt embedding [B,d] -> c [B,h]."""
+        c = self.image(image_embeds * self.scale)
+        if self.prompt is not None:
+            assert prompt is not None
+            c = c + self.prompt(F.rms_norm(prompt, prompt.shape[-1:]))
+        return c
+
+
+class Film(nn.Module):
+    """F̃ = (1 + γ) ⊙ norm(F) + β with (γ, β) = MLP(c); the last layer starts at 0, so that F̃ starts as norm(F).
+
+    norm is GroupNorm with one group and no affine part. Without a condition (hidden = 0) it is the norm alone.
+    """
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, channels, affine=False)
+        self.mlp = None
+        if hidden:
+            self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2 * channels))
+            nn.init.zeros_(self.mlp[-1].weight)
+            nn.init.zeros_(self.mlp[-1].bias)
+
+    def forward(self, skip: Tensor, condition: Tensor | None) -> Tensor:
+        """[B,C,H,W] and c [B,h] -> [B,C,H,W]."""
+        x = self.norm(skip)
+        if self.mlp is None:
+            return x
+        gamma, beta = self.mlp(condition)[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(beta, 1 + gamma, x)

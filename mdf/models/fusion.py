@@ -1,0 +1,468 @@
+"""MDFModel: encoder, U-Net, fusion and language model as one module with one differentiable entry, `forward`.
+
+Shapes: B rows (one photograph each), S encoder side, U U-Net side, K masks, T text tokens, V vocabulary, E embedding width,
+L depths, A adapters, n heads of 64, G² memory vectors, m memory width, P prefix tokens, d language width, C caption tokens.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from mdf.config import Config, EncoderConfig, FilmConfig, FusionConfig, LanguageConfig, PartsConfig, UNetConfig
+from mdf.dialogue import Prompts, Turn
+from mdf.imaging.preprocess import Preprocessing
+from mdf.models.fundus_encoder import FundusEncoder
+from mdf.models.connector import Fusion
+from mdf.models.language import MEMORY, MemoryCarrier, attach_lora, bare, hidden_rms, hook_adapters, load_language
+from mdf.models.unet import UNet
+from mdf.models.weights import normalisation
+from mdf.processor import Inputs, MDFProcessor
+from mdf.resources import bundled
+
+PARTS = ("encoder", "unet", "fusion", "language")
+
+
+class MDFConfig(PretrainedConfig):
+    """Sections encoder, unet, fusion and language of the run's configuration, and what the model learnt to name."""
+
+    model_type = "mdf"
+
+    def __init__(
+        self,
+        mdf: dict | None = None,
+        lora: bool = False,
+        stale_masks: bool = False,
+        language: dict | None = None,
+        **kwargs: Any,
+    ):
+        self.mdf = mdf or {}
+        self.lora = lora
+        self.stale_masks = (
+            stale_masks  # the U-Net's encoder trained after its decoder: masks are no longer to be trusted
+        )
+        self.language = language or {}  # the language model's own configuration
+        super().__init__(**kwargs)
+
+    @property
+    def masks(self) -> list[str]:
+        """Names of the U-Net's output maps, in order."""
+        return list(self.mdf["unet"]["masks"]) if self.mdf else []
+
+    def sections(self) -> tuple[EncoderConfig, UNetConfig, FusionConfig, LanguageConfig]:
+        """The four sections as dataclasses."""
+
+        def tuples(d: dict) -> dict:
+            return {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
+
+        fusion = tuples(self.mdf["fusion"])
+        fusion["film"] = FilmConfig(**fusion["film"])
+        return (
+            EncoderConfig(**self.mdf["encoder"]),
+            UNetConfig(**tuples(self.mdf["unet"])),
+            FusionConfig(**fusion),
+            LanguageConfig(**tuples(self.mdf["language"])),
+        )
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
+        """The language model's configuration, from which generation makes its cache."""
+        if not self.language:
+            return self
+        from transformers import AutoConfig
+
+        values = dict(self.language)
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+@dataclass
+class MDFOutput(ModelOutput):
+    """What `forward` was asked for; the rest is None."""
+
+    logits: Tensor | None = None  # [B,T,V], or [N_kept,V] where `keep` was given
+    image_embeds: Tensor | None = None  # [B,E] unit vectors
+    text_embeds: Tensor | None = None  # [B,E] unit vectors
+    logit_scale: Tensor | None = None  # scalar multiplier
+    mask_logits: Tensor | None = None  # [B,K,U,U]
+    past_key_values: Any = None
+    memory: Tensor | None = None  # [B,L,G²,m]
+
+
+class MDFModel(PreTrainedModel, GenerationMixin):
+    """The whole model. `build` makes one from a run's configuration, `from_pretrained` from a checkpoint directory."""
+
+    config_class = MDFConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _is_stateful = False
+
+    def __init__(self, config: MDFConfig, language: Any = None, load_bases: bool = True):
+        super().__init__(config)
+        encoder, unet, fusion, lm = config.sections()
+        if language is None:
+            language, _ = load_language(lm)
+        config.language = language.config.to_dict()
+        embedding = language.get_input_embeddings().weight
+        self.encoder = FundusEncoder(encoder, load_bases)
+        self.unet = UNet(unet, load_bases)
+        self.fusion = Fusion(
+            fusion,
+            lm,
+            channels=self.unet.channels,
+            unet_size=unet.size,
+            encoder_width=self.encoder.width,
+            encoder_grid=self.encoder.grid,
+            embed_dim=self.encoder.embed_dim,
+            language_width=embedding.shape[1],
+            language_layers=language.config.num_hidden_layers,
+            embedding_rms=float(embedding.detach().float().pow(2).mean().sqrt()),
+            hidden_rms=hidden_rms(language) if load_bases and fusion.depths else None,
+        )
+        self.language = attach_lora(language, lm) if config.lora else language
+        self.hooks = hook_adapters(self.language, self.fusion.adapters, self.fusion.layers)
+        self.generation_config = language.generation_config
+        self.processor: MDFProcessor = None  # type: ignore[assignment]  # set by build and from_pretrained
+        # parameters and buffers that still are what their named base holds: a checkpoint leaves them out
+        self.of_base = {f"language.{n}" for n, _ in self.language.named_parameters() if "lora_" not in n}
+        self.set_trainable(PartsConfig())
+
+    # -- making and keeping -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        cfg: Config,
+        diagnoses: tuple[str, ...],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "MDFModel":
+        """A model with the base weights that `cfg` names; `dtype` is that of the language model's frozen weights."""
+        torch.manual_seed(cfg.run.seed)
+        sections = {k: asdict(getattr(cfg, k)) for k in PARTS}
+        lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
+        full = any(getattr(cfg, stage).parts.language.mode == "full" for stage in cfg.run.stages)
+        language, tokenizer = load_language(cfg.language, torch.float32 if full else dtype)
+        model = cls(MDFConfig(mdf=sections, lora=lora), language=language)
+        if cfg.language.gradient_checkpointing:
+            bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        encoder_mean, encoder_std = model.encoder.statistics
+        unet_mean, unet_std = normalisation(cfg.unet.weights)
+        prompts = Prompts(Path(cfg.dialogue.prompts) if cfg.dialogue.prompts else bundled("prompts"))
+        model.processor = MDFProcessor(
+            tokenizer,
+            Preprocessing(
+                encoder_size=model.encoder.size,
+                unet_size=cfg.unet.size,
+                encoder_mean=encoder_mean,
+                encoder_std=encoder_std,
+                unet_mean=unet_mean,
+                unet_std=unet_std,
+            ),
+            prompts,
+            image_tokens=model.fusion.prefix.side[0] * model.fusion.prefix.side[1],
+            context_length=model.encoder.context_length,
+            diagnoses=diagnoses,
+        )
+        return model.to(device)
+
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:  # type: ignore[override]
+        """Write a checkpoint directory (see `mdf.models.checkpoint`)."""
+        from mdf.models.checkpoint import save
+
+        save(self, Path(save_directory))
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, **_: Any
+    ) -> "MDFModel":  # type: ignore[override]
+        """Read a checkpoint directory; every tensor is filled from it or from its named base, or nothing is loaded."""
+        from mdf.models.checkpoint import load
+
+        return load(cls, Path(folder), dtype).to(device).eval()
+
+    def part_of(self, name: str) -> str:
+        """The part that a parameter belongs to: encoder, unet, fusion or language."""
+        part = name.removeprefix("module.").split(".")[0]
+        assert part in PARTS, name
+        return part
+
+    def set_trainable(self, parts: PartsConfig, losses: tuple[str, ...] = ("mask", "contrastive", "text")) -> None:
+        """Say which tensors train: `parts` of a stage with these losses; what no loss reaches stays frozen.
+
+        Without a mask loss a U-Net that trains keeps its decoder as it is, and the checkpoint says that its masks are stale.
+        """
+        for name, parameter in self.named_parameters():
+            part = self.part_of(name)
+            mode = getattr(parts, part).mode
+            trains = mode == "full" or (mode == "lora" and "lora_" in name)
+            if part == "unet" and "mask" not in losses:
+                trains = trains and name.startswith("unet.net.encoder.")
+            if part == "encoder" and not {"contrastive", "label_aware"} & set(losses):
+                trains = trains and name.startswith("encoder.clip.visual.")
+            parameter.requires_grad_(trains)
+        if parts.unet.mode == "full":
+            self.config.stale_masks = "mask" not in losses
+        self.of_base -= {n for n, p in self.named_parameters() if p.requires_grad}
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "MDFModel":
+        """Frozen parts stay in eval mode whatever their parents are put in."""
+        super().train(mode)
+        if mode:
+            for name in PARTS:
+                part = getattr(self, name, None)
+                if part is not None and not any(p.requires_grad for p in part.parameters()):
+                    part.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.fusion.prefix.scale.device
+
+    def get_input_embeddings(self) -> nn.Module:
+        return bare(self.language).get_input_embeddings()
+
+    # -- the one differentiable entry ---------------------------------------------------------------------------------
+
+    def see(
+        self, pixel_values: Tensor, unet_pixels: Tensor | None, prompt: Tensor | None = None, *, masks: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Photographs -> unit embedding [B,E], prefix [B,P,d], memory [B,L,G²,m] (None for the baseline), mask logits [B,K,U,U]."""
+        image_embeds, tokens = self.encoder(pixel_values)
+        prefix = self.fusion.prefix(tokens)
+        memory = mask_logits = None
+        if self.fusion.depths or masks:
+            if unet_pixels is None:
+                raise ValueError("unet_pixels [B,3,U,U] is missing: the fusion reads the U-Net's skips")
+            features = self.unet.encode(unet_pixels)
+            if self.fusion.depths:
+                memory = self.fusion.memory([features[d] for d in self.fusion.depths], image_embeds, prompt)
+                if features[-1].requires_grad and not masks:
+                    memory = (
+                        memory + 0.0 * features[-1].sum()
+                    )  # the deepest stage feeds no skip: keep DDP from waiting for it
+            if masks:
+                mask_logits = self.unet.decode(features)
+        return image_embeds, prefix, memory, mask_logits
+
+    def pooled_prompt(self, embeds: Tensor, input_ids: Tensor, prompt_mask: Tensor | None) -> Tensor:
+        """Mean word embedding [B,d] of the tokens before the first answer, image placeholders and padding left out."""
+        if prompt_mask is None:
+            raise ValueError("prompt_mask [B,T] is missing: film.condition image+prompt reads the prompt")
+        mask = (prompt_mask & (input_ids != self.processor.image_token_id))[..., None].to(embeds.dtype)
+        return ((embeds * mask).sum(1) / mask.sum(1).clamp(min=1)).float()
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        unet_pixels: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        *,
+        caption_ids: Tensor | None = None,
+        keep: Tensor | None = None,
+        want: tuple[str, ...] = ("text",),
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        memory: Tensor | None = None,
+        memory_kv: Tensor | None = None,
+        prefix: Tensor | None = None,
+        **backbone: Any,
+    ) -> MDFOutput:
+        """Everything that training differentiates.
+
+        Args:
+            input_ids, attention_mask: int64 [B,T].
+            pixel_values, unet_pixels: float32 [B,3,S,S], [B,3,U,U]; not needed where `prefix` and `memory`/`memory_kv` are given.
+            prompt_mask: bool [B,T], the tokens before the first answer.
+            caption_ids: int64 [B,C] for `want` contrastive.
+            keep: bool [B,T]; logits are computed there only.
+            want: which of text, contrastive, masks to compute.
+            memory, memory_kv: [B,L,G²,m], [B,A,2,n,G²,64] computed before.
+            prefix: [B,P,d] computed before.
+        """
+        out = MDFOutput()
+        text = "text" in want
+        embeds = self.get_input_embeddings()(input_ids) if text else None
+        if "masks" in want and not text and "contrastive" not in want:
+            assert unet_pixels is not None
+            out.mask_logits = self.unet(unet_pixels)
+            return out
+        if "contrastive" in want and not text:
+            out.image_embeds, _ = self.encoder(pixel_values)
+            if "masks" in want:
+                assert unet_pixels is not None
+                out.mask_logits = self.unet(unet_pixels)
+        elif pixel_values is not None and (prefix is None or (memory is None and memory_kv is None)):
+            assert embeds is not None and input_ids is not None
+            prompt = self.pooled_prompt(embeds, input_ids, prompt_mask) if self.fusion.uses_prompt else None
+            out.image_embeds, prefix, memory, out.mask_logits = self.see(
+                pixel_values, unet_pixels, prompt, masks="masks" in want
+            )
+        if "contrastive" in want:
+            assert caption_ids is not None
+            out.text_embeds, out.logit_scale = self.encoder.encode_text(caption_ids), self.encoder.logit_scale
+        if not text:
+            return out
+        assert embeds is not None and input_ids is not None
+        if self.fusion.depths and memory_kv is None:
+            if memory is None:
+                raise ValueError("neither pixel_values nor memory was given: the adapters have nothing to read")
+            memory_kv = self.fusion.memory_kv(memory)
+        out.memory = memory
+        hidden, out.past_key_values = self.decode_text(
+            input_ids,
+            self.place_prefix(embeds, input_ids, prefix),
+            attention_mask,
+            position_ids,
+            past_key_values,
+            use_cache,
+            memory_kv,
+            backbone,
+        )
+        if keep is not None:
+            hidden = hidden[keep]
+        elif backbone.get("logits_to_keep"):
+            hidden = hidden[:, -backbone["logits_to_keep"] :]
+        out.logits = bare(self.language).lm_head(hidden)
+        return out
+
+    def place_prefix(self, embeds: Tensor, input_ids: Tensor, prefix: Tensor | None) -> Tensor:
+        """Word embeddings [B,T,d] with the projected photograph [B,P,d] at the placeholders."""
+        if self.processor is None:
+            raise ValueError("model.processor is not set; use MDFModel.build or MDFModel.from_pretrained")
+        at = input_ids == self.processor.image_token_id
+        if prefix is None or (input_ids.shape[1] == 1 and not at.any()):
+            return embeds
+        counts = at.sum(1)
+        if (counts != prefix.shape[1]).any():
+            raise ValueError(f"rows hold {counts.tolist()} image tokens where the photograph has {prefix.shape[1]}")
+        return embeds.masked_scatter(at[..., None], prefix.to(embeds.dtype))
+
+    def decode_text(
+        self,
+        input_ids: Tensor,
+        embeds: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        past_key_values: Any,
+        use_cache: bool | None,
+        memory_kv: Tensor | None,
+        backbone: dict,
+    ) -> tuple[Tensor, Any]:
+        """Through the decoder layers; every adapter runs exactly once, or it is an error."""
+        extra = {k: v for k, v in backbone.items() if k in ("cache_position",)}
+        carrier = MemoryCarrier(memory_kv) if memory_kv is not None else None
+        if carrier is not None:
+            extra[MEMORY] = carrier
+        decoded = bare(self.language).model(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **extra,
+        )
+        if carrier is not None and carrier.ran != list(range(len(self.fusion.adapters))):
+            raise RuntimeError(
+                f"adapters {carrier.ran} ran, expected each of {len(self.fusion.adapters)} once: the hooks are not in place"
+            )
+        return decoded.last_hidden_state, decoded.past_key_values
+
+    # -- without gradients --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def embed_image(self, inputs: Inputs | Tensor) -> Tensor:
+        """Photographs (the processor's output, or pixel_values [N,3,S,S]) -> unit embeddings [N,E]."""
+        was, _ = self.training, self.eval()
+        pixels = inputs if isinstance(inputs, Tensor) else inputs["pixel_values"]
+        embeds = self.encoder(pixels.to(self.device))[0]
+        self.train(was)
+        return embeds
+
+    @torch.no_grad()
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """Captions -> unit embeddings [N,E] in the space of `embed_image`."""
+        was, _ = self.training, self.eval()
+        embeds = self.encoder.encode_text(self.processor.tokenize_captions(texts).to(self.device))
+        self.train(was)
+        return embeds
+
+    @torch.no_grad()
+    def segment(self, inputs: Inputs | Tensor) -> Tensor:
+        """Photographs (the processor's output, or unet_pixels [N,3,U,U]) -> probabilities [N,K,U,U], masks in `config.masks`' order."""
+        was, _ = self.training, self.eval()
+        pixels = inputs if isinstance(inputs, Tensor) else inputs["unet_pixels"]
+        probabilities = self.unet(pixels.to(self.device)).sigmoid()
+        self.train(was)
+        return probabilities
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        unet_pixels: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:  # type: ignore[override]
+        """transformers' `generate` with the photograph read once: prefix and adapters' keys and values are computed before the first token.
+
+        Rows of unequal length are padded on the left. The image placeholder is never generated.
+        """
+        was, _ = self.training, self.eval()
+        if pixel_values is not None and "prefix" not in kwargs:
+            embeds = self.get_input_embeddings()(input_ids)
+            prompt = self.pooled_prompt(embeds, input_ids, prompt_mask) if self.fusion.uses_prompt else None
+            _, prefix, memory, _ = self.see(pixel_values, unet_pixels, prompt)
+            kwargs["prefix"] = prefix
+            if memory is not None:
+                kwargs["memory_kv"] = self.fusion.memory_kv(memory)
+        kwargs.setdefault("suppress_tokens", [self.processor.image_token_id])
+        kwargs.setdefault("pad_token_id", self.processor.pad_id)
+        kwargs.setdefault("eos_token_id", self.processor.tokenizer.eos_token_id)
+        out = super().generate(input_ids, attention_mask=attention_mask, **kwargs)
+        self.train(was)
+        return out
+
+    def system_turn(self) -> Turn:
+        """The system prompt that the model was trained with."""
+        return Turn("system", self.processor.prompts.system)
+
+    def generate_answers(self, inputs: Inputs, conversations: list[list[Turn]], **kwargs: Any) -> list[str]:
+        """One answer a conversation (see `mdf.models.answers`)."""
+        from mdf.models.answers import generate_answers
+
+        return generate_answers(self, inputs, conversations, **kwargs)
+
+    def score(
+        self, inputs: Inputs, conversations: list[list[Turn]], candidates: list[list[str]], **kwargs: Any
+    ) -> list[list[float]]:
+        """Summed log-likelihood of each candidate answer (see `mdf.models.answers`)."""
+        from mdf.models.answers import score
+
+        return score(self, inputs, conversations, candidates, **kwargs)
+
+    def ask(
+        self,
+        image: Any,
+        question: str,
+        history: list[Turn] | None = None,
+        max_new_tokens: int = 160,
+        streamer: Any = None,
+    ) -> str:
+        """The answer to a question about a photograph (path, PIL image, array or the processor's output)."""
+        inputs = image if isinstance(image, Inputs) else self.processor(image)
+        turns = [*(history or [self.system_turn()]), Turn("user", question)]
+        return self.generate_answers(inputs, [turns], max_new_tokens=max_new_tokens, streamer=streamer)[0]

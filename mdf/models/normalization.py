@@ -1,0 +1,37 @@
+"""Batch statistics never depend on how a batch is cut up: BatchNorm keeps its pretrained statistics or becomes GroupNorm."""
+
+from torch import nn
+
+
+def is_batchnorm(module: nn.Module) -> bool:
+    """Whether the module is a BatchNorm (timm's fused BatchNormAct2d counts)."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def groupnorm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with groups of at least four channels, eight groups at the most."""
+    return nn.GroupNorm(
+        next(g for g in (8, 4, 2, 1) if channels % g == 0 and channels // g >= min(channels, 4)), channels
+    )
+
+
+def batchnorm_to_groupnorm(module: nn.Module) -> None:
+    """Replace every BatchNorm below `module`, in place; for parts that train from scratch.
+
+    A fused norm-and-activation layer keeps its activation.
+    """
+    for name, child in module.named_children():
+        if is_batchnorm(child):
+            new: nn.Module = groupnorm(child.num_features)
+            if hasattr(child, "act"):
+                new = nn.Sequential(new, child.drop, child.act)
+            setattr(module, name, new)
+        else:
+            batchnorm_to_groupnorm(child)
+
+
+def freeze_statistics(module: nn.Module) -> None:
+    """Put every BatchNorm below `module` in eval mode: stored statistics are used and not updated; its affine part may train."""
+    for child in module.modules():
+        if is_batchnorm(child):
+            child.eval()

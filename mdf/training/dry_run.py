@@ -1,0 +1,137 @@
+"""Everything but the training: what would train, what a batch looks like, how much memory it would take."""
+
+import math
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdf.batches import Batch
+from mdf.config import Config
+from mdf.dialogue import IGNORED
+from mdf.errors import UserError
+from mdf.training.data import dataset, diagnoses_of, load_manifests, loader, stage_data
+from mdf.training.devices import choose_precision
+from mdf.training.optimizer import trainable_table
+from mdf.training.sampler import Sampler
+from mdf.training.stages import Task
+from mdf.training.start import first_model
+
+MEASURED = 1.5e9  # parameters; above this a forward on a CPU takes minutes, and activations are estimated instead
+
+
+def dry_run(cfg: Config, *, strict: bool = False) -> int:
+    """Print it all for every stage; the exit code: 0, or with `strict` 2 where something was not at hand to be checked."""
+    missing: list[str] = []
+    precision, why = choose_precision(cfg.run.precision, cuda=torch.cuda.is_available())
+    print(f"precision {precision}: {why}")
+    manifests: dict[str, Any] = {}
+    model = None
+    try:
+        manifests = load_manifests(cfg)
+    except UserError as error:
+        missing.append(f"data: {error}")
+    try:
+        model = first_model(cfg, diagnoses_of(manifests), torch.bfloat16 if precision == "bf16" else torch.float32)
+        print("diagnoses: " + (", ".join(model.processor.diagnoses) or "not known without the data"))
+    except UserError as error:
+        missing.append(f"model: {error}")
+    for name in cfg.run.stages:
+        if model is None:
+            break
+        task = Task(cfg, name)
+        model.set_trainable(task.stage.parts, tuple(task.weights))
+        print("\n" + trainable_table(model, cfg, name))
+        batch = None
+        if manifests:
+            try:
+                batch = first_batch(cfg, task, manifests[name], model)
+            except UserError as error:
+                missing.append(f"{name}: {error}")
+        if batch is not None:
+            print(shapes(batch) + conversations(batch, model.processor, 2))
+        print(memory(model, task, batch, precision))
+    print()
+    for line in missing:
+        print(f"NOT CHECKED: {line}")
+    print(f"dry run: {len(missing)} not checked" if missing else "dry run: everything is in place")
+    return 2 if strict and missing else 0
+
+
+def first_batch(cfg: Config, task: Task, manifest: Any, model: Any) -> Batch:
+    """The first micro-batch that a single process would train on; also says how many steps there would be."""
+    data = stage_data(cfg, task, manifest, model.processor.prompts, print)
+    s = task.stage
+    sampler = Sampler(len(data.train), cfg.run.seed, s.batch_size, s.accumulation)
+    steps = s.steps or max(1, math.ceil(s.epochs * len(data.train) / sampler.step_size))
+    print(f"{task.name}: {steps} steps of {sampler.step_size} photographs on one process")
+    return next(iter(loader(dataset(cfg, task, data, model.processor, train=True), [sampler.keys(0, s.batch_size)], workers=0)))
+
+
+def shapes(batch: Batch) -> str:
+    """A line for each tensor of the batch."""
+    lines = ["first batch"]
+    for f in fields(batch):
+        value = getattr(batch, f.name)
+        if isinstance(value, Tensor):
+            lines.append(f"  {f.name:<16}{str(value.dtype).removeprefix('torch.'):<9}{list(value.shape)}")
+    return "\n".join(lines) + "\n"
+
+
+def marked(ids: list[int], labels: list[int], tokenizer: Any) -> str:
+    """The conversation as text, what is supervised between [[ and ]]."""
+    text, run, inside = "", [], False
+    for token, label in [*zip(ids, labels, strict=True), (None, None)]:
+        supervised = label is not None and label != IGNORED
+        if token is None or supervised != inside:
+            piece = tokenizer.decode(run, skip_special_tokens=False)
+            text += f"[[{piece}]]" if inside else piece
+            run, inside = [], supervised
+        if token is not None:
+            run.append(token)
+    return text
+
+
+def conversations(batch: Batch, processor: Any, count: int) -> str:
+    """The first conversations of the batch as the language model reads them."""
+    if batch.input_ids is None:
+        return ""
+    assert batch.labels is not None and batch.attention_mask is not None
+    lines = []
+    for i in range(min(count, len(batch.input_ids))):
+        length = int(batch.attention_mask[i].sum())
+        text = marked(batch.input_ids[i, :length].tolist(), batch.labels[i, :length].tolist(), processor.tokenizer)
+        repeated = processor.image_token * processor.image_tokens
+        if processor.image_tokens > 1:
+            text = text.replace(repeated, f"{processor.image_token}×{processor.image_tokens}")
+        lines.append(f"conversation of {batch.sample_ids[i]}, supervised between [[ and ]]:\n" + "".join(f"  | {t}\n" for t in text.splitlines()))
+    return "".join(lines)
+
+
+def memory(model: Any, task: Task, batch: Batch | None, precision: str) -> str:
+    """Roughly what one process needs: weights, gradients, AdamW's two moments, and activations of one micro-batch."""
+    weights = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained}
+    if batch is not None and sum(p.numel() for p in model.parameters()) < MEASURED:
+        parts["activations (measured)"] = activations(model, task, batch, precision)
+    text = ", ".join(f"{name} {value / 2**30:.2f}" for name, value in parts.items())
+    note = "" if len(parts) == 4 else ", activations not measured"
+    return f"memory of {task.name}, GiB: {text}{note}; together about {sum(parts.values()) / 2**30:.2f}"
+
+
+def activations(model: Any, task: Task, batch: Batch, precision: str) -> int:
+    """Bytes that autograd keeps between forward and backward of this batch, beside the parameters."""
+    own = {p.data_ptr() for p in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            terms, _ = task(model.train(), batch)  # the graph lives until here, so no address is used twice
+    return sum(seen.values())

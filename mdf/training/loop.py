@@ -1,0 +1,376 @@
+"""The training loop: every stage of a run, from its first step or from where it was stopped."""
+
+import io
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdf.batches import Batch
+from mdf.config import Config
+from mdf.errors import UserError
+from mdf.records import Manifest
+from mdf.training.data import StageData, dataset, diagnoses_of, load_manifests, loader, loading_workers, stage_data
+from mdf.training.devices import choose_precision, forget_accelerator, make_accelerator, memory_gib
+from mdf.training.optimizer import make_optimizer, set_learning_rates, share_of_peak, trainable_table
+from mdf.training.picture import batch_picture
+from mdf.training.progress import Progress
+from mdf.training.run_folder import RunFolder, environment
+from mdf.training.sampler import Sampler, groups_of
+from mdf.training.saving import (
+    STATE,
+    plain,
+    promote,
+    random_state,
+    read_tensors,
+    restore_random_state,
+    seed_everything,
+    write_folder,
+)
+from mdf.training.stages import Task, freeze_unreached
+from mdf.training.start import first_model, next_model
+from mdf.training.validation import score_of, validate, write_samples
+
+STOPPED, FAILED = 143, 1  # exit codes: SIGTERM after saving; a loss that is no number
+
+
+class NotFinite(ArithmeticError):
+    """A loss or gradient became infinite or not a number; nothing of it was saved."""
+
+
+def train(cfg: Config, *, resume: bool = False) -> int:
+    """Train all stages of `cfg.run.stages`; returns the exit code.
+
+    With `resume` the run goes on where its last/ stands. Raises UserError for what the user has to mend.
+    """
+    folder = RunFolder(cfg)
+    saved = folder.check(resume)
+    wanted = saved["precision"] if saved and cfg.run.precision == "auto" else cfg.run.precision
+    precision, why = choose_precision(wanted, cuda=torch.cuda.is_available())
+    accelerator = make_accelerator(cfg.run, precision)
+    try:
+        with stop_signal() as stop:
+            return Run(cfg, folder, accelerator, precision, why, saved, stop).run()
+    except NotFinite as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    finally:
+        if accelerator.num_processes > 1:
+            accelerator.end_training()
+        forget_accelerator()
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, instead of killing the process, as long as the context lasts."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def quiet(yes: bool) -> Iterator[None]:
+    """Print nothing where `yes`: one process speaks for all."""
+    with redirect_stdout(io.StringIO()) if yes else nullcontext():
+        yield
+
+
+class Run:
+    """One run over its stages."""
+
+    def __init__(
+        self, cfg: Config, folder: RunFolder, accelerator: Any, precision: str, why: str, saved: dict | None, stop: threading.Event
+    ):
+        self.cfg, self.folder, self.accelerator, self.saved, self.stop = cfg, folder, accelerator, saved, stop
+        self.precision = precision
+        if saved and saved["processes"] != accelerator.num_processes:
+            raise UserError(
+                f"--resume: {folder.path} was started on {saved['processes']} processes and there are {accelerator.num_processes} now; "
+                "a step would hold other photographs. Launch as many as before"
+            )
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32  # of the language model's frozen weights
+        self.main = accelerator.is_main_process
+        self.say: Callable[[str], None] = (lambda text: print(text, flush=True)) if self.main else (lambda text: None)
+        self.say(
+            f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''} on {accelerator.device}, "
+            f"{torch.get_num_threads()} CPU threads each; precision {precision}: {why}"
+        )
+
+    def run(self) -> int:
+        """All stages that are not done; the exit code."""
+        cfg, accelerator, stages, state = self.cfg, self.accelerator, self.cfg.run.stages, self.saved
+        with accelerator.local_main_process_first(), quiet(not self.main):
+            manifests = load_manifests(cfg)
+        start = stages.index(state["stage"]) if state else 0
+        if state:
+            self.keep_best(state["best"], state["step"])
+            if self.main:
+                self.folder.cut_metrics(stages, state["stage"], state["step"])
+            if state["step"] == state["total"]:
+                start, state = start + 1, None
+                if start == len(stages):
+                    self.say(f"{self.folder.path} is trained to the end")
+        for number, name in enumerate(stages[start:], start):
+            new = number == 0 and state is None
+            with accelerator.local_main_process_first():
+                if new:
+                    model = first_model(cfg, diagnoses_of(manifests), self.dtype)
+                else:
+                    model = next_model(cfg, self.folder.last if state else self.folder.best, self.dtype)
+            task = Task(cfg, name)
+            data = stage_data(cfg, task, manifests[name], model.processor.prompts, self.say)
+            if new and self.main:
+                self.folder.create(self.facts(manifests, model), manifests)
+            stage = Stage(self, task, data, model, state)
+            state = None
+            if not stage.fit():
+                self.say(f"stopped after step {stage.step} of {name}; continue with --resume")
+                return STOPPED
+            del stage, model
+            accelerator.free_memory()
+        self.say(f"done: {self.folder.best}")
+        return 0
+
+    def facts(self, manifests: dict[str, Manifest], model: Any) -> dict[str, Any]:
+        """What goes into environment.json."""
+        device = self.accelerator.device
+        return environment(
+            manifests,
+            model.processor.preprocessing.hash(),
+            precision=self.precision,
+            device=str(device),
+            gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            processes=self.accelerator.num_processes,
+            threads=torch.get_num_threads(),
+        )
+
+    def keep_best(self, best: dict[str, Any], step: int) -> None:
+        """Make best/ of last/ where the best step is the one that last/ holds (again after a crash between the two)."""
+        if self.main and best["step"] == step:
+            promote(self.folder.last, self.folder.best)
+        self.accelerator.wait_for_everyone()
+
+
+class Stage:
+    """One stage: model, optimiser, order of photographs, and where it stands."""
+
+    def __init__(self, run: Run, task: Task, data: StageData, model: Any, saved: dict[str, Any] | None):
+        self.run, self.task, self.data, self.cfg, self.accelerator = run, task, data, run.cfg, run.accelerator
+        s, accelerator, cfg = task.stage, run.accelerator, run.cfg
+        self.bare = model.to(accelerator.device)
+        model.set_trainable(s.parts, tuple(task.weights))
+        self.sampler = Sampler(
+            len(data.train),
+            cfg.run.seed,
+            s.batch_size,
+            s.accumulation,
+            accelerator.process_index,
+            accelerator.num_processes,
+            groups_of([r.diagnosis for r in data.train]) if s.balance else None,
+        )
+        self.total = s.steps or max(1, math.ceil(s.epochs * len(data.train) / self.sampler.step_size))
+        self.step, self.best = 0, {"score": None, "step": None}
+        self.workers = loading_workers(accelerator.device, accelerator.num_processes)
+        self.names = list(task.weights)
+        first = [self.sampler.keys(accelerator.process_index * s.batch_size, s.batch_size)]
+        batch = next(iter(loader(dataset(cfg, task, data, model.processor, train=True), first, workers=0)))
+        idle = freeze_unreached(accelerator, model, task, batch)
+        if idle:
+            run.say(f"{task.name}: {len(idle)} tensors are out of reach of its losses and stay as they are: {', '.join(idle[:4])} …")
+        table = trainable_table(model, cfg, task.name)
+        run.say(f"{table}\n{task.name}: {self.total} steps of {self.sampler.step_size} photographs")
+        if run.main:
+            run.folder.add_table(task.name, table)
+        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, cfg, task.name))
+        self.model.train()
+        self.window = self.empty_window()
+        self.seconds = 0.0
+        seed_everything(cfg.run.seed, cfg.run.stages.index(task.name), accelerator.process_index)
+        if saved:
+            self.restore(saved)
+        elif run.main and task.name == cfg.run.stages[0]:
+            batch_picture(batch, model.processor.preprocessing, run.folder.path / "first_batch.png")
+
+    def empty_window(self) -> dict[str, Any]:
+        """Sums since the last line of metrics.jsonl: each loss of this process, and steps."""
+        zeros = torch.zeros(len(self.names), dtype=torch.float64, device=self.accelerator.device)
+        return {"losses": zeros, "norm": 0.0, "steps": 0}
+
+    def fit(self) -> bool:
+        """Run to the last step; False where SIGTERM stopped it, after saving."""
+        s, accelerator = self.task.stage, self.accelerator
+        keys = loader(
+            dataset(self.cfg, self.task, self.data, self.bare.processor, train=True),
+            FirstOf(self.sampler.after(self.step), (self.total - self.step) * s.accumulation),
+            workers=self.workers,
+        )
+        batches, progress = iter(keys), Progress(self.task.name, self.step, self.total)
+        clock, images, tokens = time.monotonic(), 0, 0
+        while self.step < self.total:
+            # all micro-batches of the step are read first: a loss is a sum over the step divided by what the step counts
+            step = [next(batches) for _ in range(s.accumulation)]
+            totals, stopped = self.totals(step)
+            if stopped:
+                self.save()
+                return False
+            rates = set_learning_rates(self.optimizer, share_of_peak(self.step, self.total, s.warmup))
+            for i, batch in enumerate(step):
+                with nullcontext() if i == s.accumulation - 1 else accelerator.no_sync(self.model):
+                    terms, _ = self.task(self.model, batch.to(accelerator.device))
+                    accelerator.backward(self.task.total(terms, totals, accelerator.num_processes))
+                self.window["losses"] += torch.stack([terms[n][0].detach().double() / max(totals[n], 1.0) for n in self.names])
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            norm = accelerator.clip_grad_norm_(parameters, s.max_grad_norm or math.inf)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+            self.window["norm"], self.window["steps"] = float(norm), self.window["steps"] + 1
+            self.refuse_nan()
+            images, tokens = images + self.sampler.step_size, tokens + int(totals.get("text", 0))
+            if self.step % self.cfg.run.log_every == 0 or self.step == self.total:
+                now = time.monotonic()
+                self.seconds += now - clock
+                self.log(progress, rates, images / (now - clock), tokens / (now - clock))
+                clock, images, tokens = now, 0, 0
+            before = time.monotonic()
+            if self.validation_due():
+                self.validate(progress)
+            elif self.step % self.cfg.run.keep_last_every == 0:
+                self.save()
+            clock += time.monotonic() - before  # the speed is that of training alone
+        return True
+
+    def totals(self, step: list[Batch]) -> tuple[dict[str, float], bool]:
+        """What each loss of the whole step counts, all processes together, and whether any of them was told to stop."""
+        own = [[*self.task.counts(batch).values()] for batch in step]
+        numbers = torch.tensor([*map(sum, zip(*own, strict=True)), float(self.run.stop.is_set())], dtype=torch.float64)
+        numbers = self.accelerator.reduce(numbers.to(self.accelerator.device, torch.float64), "sum").tolist()
+        return dict(zip(self.names, numbers[:-1], strict=True)), numbers[-1] > 0
+
+    def refuse_nan(self) -> None:
+        """Stop before a step that is not a number is saved."""
+        if not math.isfinite(self.window["norm"]):
+            raise NotFinite(
+                f"{self.task.name}, step {self.step}: the gradient is not finite. The last checkpoint is from before it; lower the learning "
+                f"rates of {self.task.name}.parts or its max_grad_norm, or set run.precision=fp32"
+            )
+
+    def log(self, progress: Progress, rates: dict[str, float], images: float, tokens: float) -> None:
+        """One line of metrics.jsonl: means since the last one, over all processes."""
+        window, self.window = self.window, self.empty_window()
+        losses = self.accelerator.reduce(window["losses"], "sum").cpu() / window["steps"]
+        named = dict(zip(self.names, losses.tolist(), strict=True))
+        line = {
+            "stage": self.task.name,
+            "step": self.step,
+            "total": self.total,
+            "epoch": round(self.step * self.sampler.step_size / self.sampler.size, 4),
+            "loss": sum(self.task.weights[n] * value for n, value in named.items()),
+            **{f"loss_{n}": value for n, value in named.items()},
+            **{f"lr_{part}": rate for part, rate in rates.items()},
+            "grad_norm": window["norm"],
+            "images_per_second": round(images, 3),
+            "tokens_per_second": round(tokens, 1),
+            "memory_gib": round(memory_gib(self.accelerator.device), 3),
+            "seconds": round(self.seconds, 3),
+        }
+        if self.run.main:
+            self.run.folder.log(line)
+            progress.show(self.step, line)
+
+    def validation_due(self) -> bool:
+        """Whether this step is followed by a validation: every `eval_every` steps, or four times a stage; always after the last."""
+        every = self.task.stage.eval_every
+        quarter = self.step * 4 // self.total > (self.step - 1) * 4 // self.total
+        return self.step == self.total or (self.step % every == 0 if every else quarter)
+
+    def validate(self, progress: Progress) -> None:
+        """Measure on the validation photographs, write samples, and save last/ and, where it is the best so far, best/."""
+        found = validate(self.accelerator, self.model, self.task, self.cfg, self.data, self.bare.processor, self.workers)
+        if found:
+            score = score_of(found, self.task)
+            better = self.best["score"] is None or score > self.best["score"]
+        else:
+            score, better = None, self.step == self.total
+        if better:
+            self.best = {"score": score, "step": self.step}
+        if self.run.main and found:
+            self.run.folder.log({"stage": self.task.name, "step": self.step, "total": self.total, **found, "best": better})
+            numbers = "  ".join(f"{name.removeprefix('val_')} {value:.4f}" for name, value in found.items())
+            progress.say(f"{self.task.name} {self.step}/{self.total} validation  {numbers}{'  (best)' if better else ''}")
+        elif self.step == self.total:
+            self.run.say(f"{self.task.name}: no validation photographs, so the last step is kept as the best")
+        if self.run.main and "text" in self.task.weights and self.data.val and self.task.stage.samples:
+            title = f"{self.task.name}, step {self.step}"
+            shown = dataset(self.cfg, self.task, self.data, self.bare.processor, train=False)
+            text = write_samples(self.accelerator, self.bare, shown, self.task.stage.samples, title)
+            self.run.folder.write(f"samples/{self.task.name}-{self.step:06d}.md", text)
+        self.save()
+        self.run.keep_best(self.best, self.step)
+
+    def save(self) -> None:
+        """Write last/ with everything that --resume needs."""
+        from accelerate.utils import gather_object
+
+        own = {"random": random_state(self.accelerator.device), "window": {**self.window, "losses": self.window["losses"].cpu()}}
+        ranks = gather_object([own])
+        if self.run.main:
+            write_folder(self.run.folder.last, lambda draft: self.write(draft, ranks))
+        self.accelerator.wait_for_everyone()
+
+    def write(self, draft: Path, ranks: list[dict[str, Any]]) -> None:
+        """Fill the folder of last/."""
+        self.bare.save_pretrained(draft)
+        (draft / STATE).mkdir()
+        state = {
+            "stage": self.task.name,
+            "step": self.step,
+            "total": self.total,
+            "sampler": self.sampler.after(self.step).state(),
+            "best": self.best,
+            "seconds": self.seconds,
+            "precision": self.run.precision,
+            "processes": self.accelerator.num_processes,
+            "config": plain(self.cfg),
+        }
+        (draft / STATE / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        torch.save(self.optimizer.state_dict(), draft / STATE / "optimizer.pt")
+        for rank, own in enumerate(ranks):
+            torch.save(own, draft / STATE / f"rank-{rank}.pt")
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go back to where last/ was written."""
+        folder = self.run.folder
+        self.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
+        self.optimizer.load_state_dict(read_tensors(folder.last / STATE / "optimizer.pt"))
+        own = read_tensors(folder.last / STATE / f"rank-{self.accelerator.process_index}.pt")
+        self.window = {**own["window"], "losses": own["window"]["losses"].to(self.accelerator.device)}
+        self.run.say(f"resumed {self.task.name} after step {self.step} of {self.total}")
+        restore_random_state(own["random"], self.accelerator.device)
+
+
+class FirstOf:
+    """The first `count` batches of a sampler that never ends."""
+
+    def __init__(self, sampler: Sampler, count: int):
+        self.sampler, self.count = sampler, count
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return (batch for _, batch in zip(range(self.count), self.sampler, strict=False))
+
+    def __len__(self) -> int:
+        return self.count

@@ -1,0 +1,77 @@
+"""AdamW with one learning rate for each part, its schedule, and the table of what trains."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from mdf.config import Config
+from mdf.training.stages import stage_of
+
+NO_DECAY = ("norm", "embed", "position", "bias", "gate", "logit_scale", "ln_", "bn")  # pieces of the names of what never decays
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay acts on this tensor: matrices and kernels only, no norm, gate, bias or embedding."""
+    return parameter.ndim >= 2 and not any(piece in part for part in name.lower().split(".") for piece in NO_DECAY)
+
+
+def groups(model: Any, cfg: Config, stage: str) -> list[dict]:
+    """Parameter groups of the tensors that train: keys params, part, peak (learning rate), lr, weight_decay."""
+    settings = stage_of(cfg, stage)
+    sorted_out: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = model.part_of(name)
+        lr = getattr(settings.parts, part).lr
+        decay = settings.weight_decay if decays(name, parameter) else 0.0
+        if name.endswith("gate"):
+            part, lr, decay = "gates", cfg.fusion.gate_lr, 0.0
+        sorted_out.setdefault((part, lr, decay), []).append(parameter)
+    return [
+        {"params": tensors, "part": part, "peak": lr, "lr": lr, "weight_decay": decay}
+        for (part, lr, decay), tensors in sorted_out.items()
+    ]
+
+
+def make_optimizer(model: Any, cfg: Config, stage: str) -> torch.optim.AdamW:
+    """AdamW over what trains in this stage."""
+    return torch.optim.AdamW(groups(model, cfg, stage), betas=(0.9, stage_of(cfg, stage).beta2))
+
+
+def share_of_peak(step: int, total: int, warmup: float) -> float:
+    """Learning rate of the optimiser step `step` (0 … total - 1) as a share of the peak: rising over the first `warmup` of all
+    steps, then falling along half a cosine towards zero. A pure function of the step, so nothing of it has to be saved."""
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def set_learning_rates(optimizer: Any, share: float) -> dict[str, float]:
+    """Set every group to `share` of its peak; returns the rate of each part."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+    return {group["part"]: group["lr"] for group in optimizer.param_groups}
+
+
+def trainable_table(model: Any, cfg: Config, stage: str) -> str:
+    """What trains in this stage as text: a row for each part with its mode, tensors, parameters and peak learning rate."""
+    parts = stage_of(cfg, stage).parts
+    counts: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        row = counts.setdefault(model.part_of(name), [0, 0, 0, 0])
+        row[0] += parameter.requires_grad
+        row[1] += parameter.numel() if parameter.requires_grad else 0
+        row[3] += parameter.numel()
+    lines = [f"stage {stage}", f"  {'part':<10}{'mode':<8}{'tensors':>8}{'trained':>14}{'of all':>14}{'lr':>10}"]
+    for part, (tensors, trained, _, every) in counts.items():
+        settings = getattr(parts, part)
+        lr = f"{settings.lr:.1e}" if tensors else "-"
+        lines.append(f"  {part:<10}{settings.mode:<8}{tensors:>8,}{trained:>14,}{every:>14,}{lr:>10}")
+    gates = [p for n, p in model.named_parameters() if p.requires_grad and n.endswith("gate")]
+    if gates:
+        lines.append(f"  {'  gates':<10}{'full':<8}{len(gates):>8,}{len(gates):>14,}{'':>14}{cfg.fusion.gate_lr:>10.1e}")
+    return "\n".join(lines)

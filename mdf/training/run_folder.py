@@ -1,0 +1,142 @@
+"""The folder of a run: what it holds, who may write into it, and what it says about where it came from."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mdf.config import Config, save_config
+from mdf.errors import UserError
+from mdf.records import Manifest, write_manifest
+from mdf.resources import PACKAGE
+from mdf.training.saving import read_state, recover, sync
+
+PACKAGES = ("mdf", "torch", "torchvision", "transformers", "accelerate", "peft", "open_clip_torch", "timm",
+            "segmentation_models_pytorch", "safetensors", "tokenizers", "numpy", "pillow")  # fmt: skip
+OF_A_RUN = ("config.yaml", "environment.json", "metrics.jsonl")
+
+
+class RunFolder:
+    """runs/NAME of a configuration."""
+
+    def __init__(self, cfg: Config):
+        self.cfg, self.path = cfg, Path(cfg.run.dir) / cfg.run.name
+        self.last, self.best, self.metrics = self.path / "last", self.path / "best", self.path / "metrics.jsonl"
+
+    def check(self, resume: bool) -> dict[str, Any] | None:
+        """The saved state to go on from, or None for a new start. Changes nothing.
+
+        Raises UserError where the run exists and neither --resume nor run.overwrite was given, or where there is nothing to resume.
+        """
+        run = self.cfg.run
+        exists = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        if exists and (resume or run.overwrite) and not any((self.path / name).exists() for name in OF_A_RUN):
+            raise UserError(f"{self.path} is not the folder of a run, and nothing in it will be touched; choose another run.name")
+        if resume:
+            if not exists:
+                raise UserError(f"--resume: there is no run {self.path}; leave --resume away to start it")
+            recover(self.last)
+            recover(self.best)
+            return read_state(self.last, self.cfg)
+        if exists and not run.overwrite:
+            raise UserError(f"{self.path} exists already: continue it with --resume, or replace it with run.overwrite=true")
+        if run.start_from and Path(run.start_from).resolve().is_relative_to(self.path.resolve()):
+            raise UserError(f"run.start_from: {run.start_from} lies in the run that is to be replaced; choose another run.name")
+        return None
+
+    def create(self, environment: dict[str, Any], manifests: dict[str, Manifest]) -> None:
+        """Make the folder anew (`check` has said that it may go) and write what is known before the first step."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        (self.path / "samples").mkdir(parents=True)
+        self.metrics.write_text("")
+        save_config(self.cfg, self.path / "config.yaml")
+        self.write("environment.json", json.dumps(environment, indent=1) + "\n")
+        written: list[Manifest] = []
+        for stage, manifest in manifests.items():
+            if any(manifest is m for m in written):
+                continue
+            name = f"data-{stage}.jsonl" if written else "data.jsonl"
+            meta = manifest.meta
+            write_manifest(
+                self.path / name,
+                manifest.records,
+                root=manifest.root,
+                dataset=meta.get("dataset") or self.cfg.data.name,
+                release=meta.get("release"),
+                split_seed=meta.get("split_seed", self.cfg.run.seed),
+            )
+            written.append(manifest)
+
+    def write(self, name: str, text: str) -> None:
+        """Write one small file of the run."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def add_table(self, stage: str, table: str) -> None:
+        """Add a stage's table of what trains to trainable.txt, once."""
+        path = self.path / "trainable.txt"
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if f"stage {stage}\n" not in text:
+            self.write("trainable.txt", text + table + "\n\n")
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one object to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def cut_metrics(self, stages: tuple[str, ...], stage: str, step: int) -> None:
+        """Drop the lines of metrics.jsonl that come after `step` of `stage`, and a line that a crash left half written."""
+        kept = []
+        for text in self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                break
+            if (stages.index(line["stage"]), line["step"]) <= (stages.index(stage), step):
+                kept.append(text)
+        draft = self.metrics.with_name(".metrics.jsonl.draft")
+        draft.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+        sync(draft)
+        os.replace(draft, self.metrics)
+
+
+def environment(manifests: dict[str, Manifest], preprocessing_hash: str, **more: Any) -> dict[str, Any]:
+    """What a result depends on beside its configuration."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "packages": versions,
+        "git_commit": git_commit(),
+        "data_sha256": {stage: m.sha256 for stage, m in manifests.items()},
+        "preprocessing": preprocessing_hash,
+        **more,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this package runs from, with a + where files differ; None outside a checkout."""
+    if not (PACKAGE.parent / ".git").exists():
+        return None
+    try:
+        call = {"cwd": PACKAGE.parent, "capture_output": True, "text": True, "timeout": 10}
+        head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **call).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], check=True, **call).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if changed else "")
+
+

@@ -1,0 +1,124 @@
+"""What a stage optimises: from a batch to the sums of its loss terms and the numbers that they are divided by.
+
+Shapes: B photographs of a micro-batch, K masks.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdf.batches import Batch
+from mdf.config import Config, StageConfig
+from mdf.losses.contrastive import contrastive_loss
+from mdf.losses.label_aware import label_aware_contrastive_loss
+from mdf.losses.masks import mask_loss
+from mdf.losses.text import shift, text_loss
+
+Terms = dict[str, tuple[Tensor, float]]  # name -> sum over what is counted, count
+WANT = {"text": "text", "contrastive": "contrastive", "label_aware": "contrastive", "mask": "masks"}
+
+
+class Task:
+    """The weighted losses of one stage.
+
+    `text` counts supervised tokens and `mask` known (photograph, mask) pairs, so that a step weighs each the same however it is cut
+    into micro-batches and processes. The contrastive terms are means over the pairs that are compared with each other, weighted
+    by B: processes enlarge the set of negatives, accumulation does not.
+    """
+
+    def __init__(self, cfg: Config, name: str):
+        self.name, self.stage = name, stage_of(cfg, name)
+        self.weights = {loss: weight for loss, weight in self.stage.losses.items() if weight > 0}
+        self.want = tuple(dict.fromkeys(WANT[loss] for loss in self.weights))
+        self.has_adapters = bool(cfg.fusion.depths)
+
+    @property
+    def wants_captions(self) -> bool:
+        return "contrastive" in self.want
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """What each term of this batch is a sum over; needs no forward."""
+        number = {"contrastive": len(batch.sample_ids), "label_aware": len(batch.sample_ids)}
+        if "text" in self.weights:
+            number["text"] = batch.supervised
+        if "mask" in self.weights:
+            assert batch.mask_known is not None
+            number["mask"] = int(batch.mask_known.sum())
+        return {loss: float(number[loss]) for loss in self.weights}
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """Keyword arguments of the model's forward."""
+        given: dict[str, Any] = {"want": self.want}
+        if "text" in self.want or "contrastive" in self.want:
+            given["pixel_values"] = batch.pixel_values
+        if "masks" in self.want or ("text" in self.want and self.has_adapters):
+            given["unet_pixels"] = batch.unet_pixels
+        if "contrastive" in self.want:
+            given["caption_ids"] = batch.caption_ids
+        if "text" in self.want:
+            assert batch.labels is not None
+            given |= {
+                "input_ids": batch.input_ids,
+                "attention_mask": batch.attention_mask,
+                "prompt_mask": batch.prompt_mask,
+                "keep": shift(batch.labels)[0],
+                **batch.backbone,
+            }
+        return given
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[Terms, Any]:
+        """Run the forward and return each term's (sum, count), and the model's output.
+
+        `model` may be wrapped for several processes: only its forward is called, since any other method would train without
+        averaging gradients.
+        """
+        out = model(**self.inputs(batch))
+        terms: Terms = {}
+        for loss, count in self.counts(batch).items():
+            if loss == "text":
+                assert batch.labels is not None
+                terms[loss] = (text_loss(out.logits, shift(batch.labels)[1]), count)
+            elif loss == "mask":
+                terms[loss] = (mask_loss(out.mask_logits, batch.masks, batch.mask_known, batch.field), count)
+            elif loss == "contrastive":
+                mean = contrastive_loss(out.image_embeds, out.text_embeds, out.logit_scale, positives=batch.caption_group)
+                terms[loss] = (mean * count, count)
+            else:
+                mean = label_aware_contrastive_loss(
+                    out.image_embeds, out.text_embeds, out.logit_scale, label_ids=batch.label_ids
+                )
+                terms[loss] = (mean * count, count)
+        return terms, out
+
+    def total(self, terms: Terms, totals: dict[str, float], processes: int) -> Tensor:
+        """The scalar to differentiate: Σ weight · sum / total · processes, `totals` being the counts of the whole step.
+
+        The factor undoes the mean over processes that gradients go through.
+        """
+        parts = [self.weights[loss] * processes * value / max(totals[loss], 1.0) for loss, (value, _) in terms.items()]
+        return torch.stack(parts).sum()
+
+
+def stage_of(cfg: Config, name: str) -> StageConfig:
+    """The settings of the stage `name`."""
+    return getattr(cfg, name)
+
+
+def freeze_unreached(accelerator: Any, model: Any, task: Task, batch: Batch) -> list[str]:
+    """Freeze what trains by configuration but gets no gradient from this stage's losses; returns the names.
+
+    Several processes wait for the gradient of every tensor that trains, so one that never comes would be an error there.
+    `model` is not yet prepared; it is run in eval mode, and its gradients are dropped.
+    """
+    was, _ = model.training, model.eval()
+    with accelerator.autocast():
+        terms, _ = task(model, batch.to(accelerator.device))
+    task.total(terms, task.counts(batch), 1).backward()
+    model.train(was)
+    idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    for name, parameter in model.named_parameters():
+        parameter.grad = None
+        if name in idle:
+            parameter.requires_grad_(False)
+    return idle

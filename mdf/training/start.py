@@ -1,0 +1,71 @@
+"""The model that a stage begins with."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdf.config import Config
+from mdf.errors import UserError
+from mdf.models.fusion import PARTS, MDFModel
+from mdf.models.language import bare
+
+# settings of the model's sections that weights do not depend on; `weights` only says whether there were any
+FREE = {"fusion.gate_lr", "language.attention", "language.lora_dropout", "language.gradient_checkpointing"}
+
+
+def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> MDFModel:
+    """The model that the first stage begins with: the named bases, or run.start_from's weights."""
+    if not cfg.run.start_from:
+        return MDFModel.build(cfg, diagnoses, dtype=dtype)
+    given = MDFModel.from_pretrained(cfg.run.start_from, dtype=dtype)
+    wanted = sections(cfg)
+    lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
+    had = {part: given.config.mdf[part] for part in PARTS}
+    wrong = [line for line in differ(had, wanted) if lora or given.config.lora or not line.startswith("language.lora")]
+    if wrong:
+        raise UserError(f"run.start_from: {cfg.run.start_from} is another model than this configuration's:\n  " + "\n  ".join(wrong))
+    if lora and not given.config.lora:
+        if any(name.startswith("language.") and name not in given.of_base for name, _ in given.named_parameters()):
+            raise UserError(f"run.start_from: the language model of {cfg.run.start_from} was trained in full; set language.mode to full or frozen")
+        model = MDFModel.build(cfg, diagnoses, dtype=dtype)
+        for part in ("encoder", "unet", "fusion"):
+            getattr(model, part).load_state_dict(getattr(given, part).state_dict())
+        model.config.stale_masks = given.config.stale_masks
+        return model
+    given.config.mdf = wanted
+    given.processor.diagnoses = diagnoses
+    return given
+
+
+def next_model(cfg: Config, checkpoint: Path, dtype: torch.dtype) -> MDFModel:
+    """The model of a checkpoint of this run, ready to train on."""
+    model = MDFModel.from_pretrained(checkpoint, dtype=dtype)
+    if cfg.language.gradient_checkpointing:
+        bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def sections(cfg: Config) -> dict[str, Any]:
+    """The model's sections of a configuration as plain values."""
+    return {part: asdict(getattr(cfg, part)) for part in PARTS}
+
+
+def differ(had: dict[str, Any], wanted: dict[str, Any], path: str = "") -> list[str]:
+    """Settings on which the shapes or the meaning of weights depend, where they differ."""
+    lines = []
+    for key, value in wanted.items():
+        name, old = f"{path}.{key}".lstrip("."), had.get(key)
+        if isinstance(value, dict):
+            lines += differ(old or {}, value, name)
+        elif key == "weights":
+            if bool(old) != bool(value):  # pretrained or not decides the kind of normalisation layers
+                lines.append(f"{name}: {old!r} there, {value!r} here")
+        elif name not in FREE and as_list(old) != as_list(value):
+            lines.append(f"{name}: {old!r} there, {value!r} here")
+    return lines
+
+
+def as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

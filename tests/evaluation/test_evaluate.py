@@ -1,0 +1,127 @@
+"""The real scripts on a tiny checkpoint that learnt nothing: what they write, say and refuse."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mdf.dialogue import Turn
+from mdf.evaluation.compare import flatten
+from mdf.evaluation.evaluate import candidate_probabilities, evaluate, load_inputs
+from mdf.records import read_manifest
+from tests.scripts import SCRIPTS, environment, run, start
+
+
+def test_batches_equal_single_photographs(checkpoint):
+    model, manifest = checkpoint.model, checkpoint.manifest
+    records = manifest.split("all")[:3]
+    inputs, _ = load_inputs(model, records, manifest)
+    answers = ["Diabetic retinopathy.", "Normal fundus.", "Glaucoma."]
+    together = candidate_probabilities(model, inputs, "What is the diagnosis?", answers)
+    single = [
+        candidate_probabilities(model, inputs.select([i]), "What is the diagnosis?", answers)[0] for i in range(3)
+    ]
+    assert np.allclose(together, single, atol=1e-5)
+    assert np.allclose(together.sum(axis=1), 1)
+    assert not np.allclose(together[0], together[1], atol=1e-6)  # the photographs are not the same
+    conversation = [model.system_turn(), Turn("user", "What is the diagnosis?")]
+    texts = model.generate_answers(inputs, [conversation] * 3, max_new_tokens=8)
+    assert texts == [model.generate_answers(inputs.select([i]), [conversation], max_new_tokens=8)[0] for i in range(3)]
+
+
+def test_same_numbers_whatever_the_batch(checkpoint, tmp_path):
+    records = checkpoint.manifest.split("all")[:7]
+    tasks = ("diagnosis", "masks", "retrieval", "spatial", "controls")
+    both = [
+        flatten(
+            evaluate(
+                checkpoint.model,
+                records,
+                checkpoint.manifest,
+                tmp_path / str(b),
+                tasks=tasks,
+                batch_size=b,
+                resamples=20,
+            )
+        )
+        for b in (2, 7)
+    ]
+    assert both[0].keys() == both[1].keys()
+    for name, value in both[0].items():
+        assert value == pytest.approx(both[1][name], abs=1e-4), name
+
+
+def test_the_script_writes_metrics_and_predictions(checkpoint, tmp_path):
+    out = tmp_path / "evaluation"
+    done = start(
+        "evaluate.py",
+        "--checkpoint",
+        checkpoint.run,
+        "--data",
+        checkpoint.data,
+        "--split",
+        "all",
+        "--limit",
+        10,
+        "--out",
+        out,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "taking" in done.stdout and "best" in done.stdout  # a run folder was given
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["n"] == 10
+    assert metrics["data_sha256"] == read_manifest(checkpoint.data).sha256
+    names = flatten(metrics)
+    for name in (
+        "classification.accuracy", "classification.balanced_accuracy", "classification.macro_f1", "classification.macro_auroc",
+        "segmentation.vessel.dice", "retrieval.image_to_text_r1", "retrieval.text_to_image_r5",
+        "controls.blank.balanced_accuracy", "controls.shuffled.balanced_accuracy", "controls.majority.balanced_accuracy",
+        "spatial.small_lesions.balanced_accuracy", "spatial.presence.balanced_accuracy", "generation.accuracy",
+    ):  # fmt: skip
+        assert 0 <= names[name] <= 1 and f"{name}_ci" in names, name
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 10
+    assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert lines[0]["predicted"] == max(lines[0]["probabilities"], key=lines[0]["probabilities"].get)
+    assert {"id", "truth", "generated", "parsed", "report"} <= lines[0].keys()
+    compared = start("evaluate.py", "compare", out, out / "metrics.json")
+    assert compared.returncode == 0 and "classification.accuracy" in compared.stdout
+    assert "+0.000" in compared.stdout and "NOT THE SAME" not in compared.stdout
+
+
+def test_controls_alone_answer_whether_the_picture_is_used(checkpoint, tmp_path, capsys):
+    args = ("--checkpoint", checkpoint.run / "best", "--data", checkpoint.data, "--split", "all", "--limit", 8)
+    assert run("evaluate.py", *args, "--tasks", "controls", "--out", tmp_path) == 0
+    assert "uses the picture" in capsys.readouterr().out.replace("USES", "uses")
+    assert "classification" not in json.loads((tmp_path / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"--checkpoint": "nowhere"}, "nowhere"),
+        ({"--tasks": "diagnoses"}, "choose from diagnosis"),
+        ({"--data": "missing.jsonl"}, "missing.jsonl"),
+        ({"--limit": "-1"}, "--limit"),
+        ({"--device": "toaster"}, "toaster"),
+    ],
+)
+def test_wrong_input_gets_one_message_and_code_2(checkpoint, tmp_path, capsys, change, said):
+    args = {"--checkpoint": checkpoint.run, "--data": checkpoint.data, "--out": tmp_path, "--split": "all"} | change
+    assert run("evaluate.py", *[word for pair in args.items() for word in pair]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("error:") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["evaluate.py", "chat.py", "report.py"])
+def test_help_teaches_without_loading_torch(name):
+    code = "import runpy, sys; sys.argv = sys.argv[1:]\n"
+    code += "try: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, SCRIPTS / name, "--help"], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0 and "example" in done.stdout
+    assert done.stdout.strip().endswith("False")

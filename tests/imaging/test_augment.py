@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from mdf.config import AugmentConfig
+from mdf.imaging.augment import Transform, flip_record, flip_text, sample
+from mdf.records import Finding, FundusRecord
+
+
+@pytest.mark.parametrize(
+    ("text", "flipped"),
+    [
+        ("Left eye, the right disc", "Right eye, the left disc"),
+        ("LEFT and right.", "RIGHT and left."),
+        ("OD normal, OS cataract", "OS normal, OD cataract"),
+        ("左眼正常", "右眼正常"),
+        ("superotemporal, bright cleft", "superotemporal, bright cleft"),
+    ],
+)
+def test_flip_text(text, flipped):
+    assert flip_text(text) == flipped
+    assert flip_text(flipped) == text
+
+
+def test_flip_record_swaps_eye_and_words_but_no_quadrant():
+    finding = Finding("haemorrhage", location="superotemporal", count=2)
+    record = FundusRecord("1", "1.png", eye="left", findings=(finding,), texts={"report": "Left eye: fine."})
+    flipped = flip_record(record)
+    assert flipped.eye == "right" and flipped.texts == {"report": "Right eye: fine."} and flipped.findings == (finding,)
+    assert flip_record(flipped) == record
+    assert flip_record(FundusRecord("2", "2.png")).eye is None
+
+
+def test_sample_is_seeded_and_within_its_ranges():
+    cfg = AugmentConfig(flip=0.5)
+    first = [sample(cfg, np.random.default_rng([1, n])) for n in range(200)]
+    assert first == [sample(cfg, np.random.default_rng([1, n])) for n in range(200)]
+    assert max(abs(t.angle) for t in first) <= cfg.rotate and len({t.angle for t in first}) == 200
+    assert all(abs(t.scale - 1) <= cfg.scale and max(map(abs, t.shift)) <= cfg.shift for t in first)
+    assert 60 < sum(t.flip for t in first) < 140
+    still = sample(AugmentConfig(0, 0, 0, 0, 0, 0, 0, 0), np.random.default_rng(0))
+    assert still == Transform()
+
+
+def test_colours_only_change_colours():
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    field = np.ones((20, 20), dtype=bool)
+    assert np.array_equal(Transform().colours(image, field), image)
+    assert Transform(brightness=1.2).colours(image, field).mean() > image.mean()
+    assert Transform(contrast=0.5).colours(image, field).std() < image.std()
+    red = Transform(gains=(1.2, 1.0, 1.0)).colours(image, ~field)
+    assert red[..., 0].mean() > image[..., 0].mean() and np.array_equal(red[..., 1:], image[..., 1:])

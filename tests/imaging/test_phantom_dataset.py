@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from mdf.datasets.phantom import draw_manifest
+from mdf.errors import UserError
+from mdf.imaging.decode import load_image, load_mask
+from mdf.imaging.phantom import MASKS, draw
+
+REQUEST = {"count": 24, "size": 96, "seed": 3, "val": 0.2, "test": 0.2}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    out = tmp_path_factory.mktemp("phantoms") / "set"
+    return out, draw_manifest(out, **REQUEST, workers=1)
+
+
+def test_files_are_what_was_drawn(drawn):
+    _, manifest = drawn
+    assert [record.id for record in manifest.records] == [f"phantom_{number:06d}" for number in range(24)]
+    for record in manifest.records[:6]:
+        phantom = draw(record.extra["seed"], 96, eye=record.eye)
+        assert np.array_equal(load_image(manifest.path(record.image)), phantom.image)
+        assert set(record.masks) == set(MASKS)
+        for name, path in record.masks.items():
+            assert np.array_equal(load_mask(manifest.path(path)), phantom.masks[name]), name
+        assert record.findings == phantom.findings and record.texts == phantom.texts and record.eye == phantom.eye
+
+
+def test_patients_have_one_split_and_two_different_eyes(drawn):
+    _, manifest = drawn
+    splits, eyes = {}, {}
+    for record in manifest.records:
+        splits.setdefault(record.patient, set()).add(record.split)
+        eyes.setdefault(record.patient, []).append(record.eye)
+    assert all(len(names) == 1 for names in splits.values())
+    assert all(len(sides) == len(set(sides)) for sides in eyes.values())
+    assert any(len(sides) == 2 for sides in eyes.values())
+    assert all(manifest.split(name) for name in ("train", "val", "test"))
+
+
+def test_the_same_request_is_not_drawn_again_and_another_is(drawn, tmp_path):
+    out, manifest = drawn
+    before = (out / "manifest.jsonl").stat().st_mtime_ns
+    assert draw_manifest(out, **REQUEST).sha256 == manifest.sha256
+    assert (out / "manifest.jsonl").stat().st_mtime_ns == before
+    copy = tmp_path / "other"
+    draw_manifest(copy, **{**REQUEST, "count": 3})
+    assert len(draw_manifest(copy, **{**REQUEST, "count": 4}).records) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_number_of_processes_does_not_matter(tmp_path):
+    request = {**REQUEST, "count": 64}
+    one = draw_manifest(tmp_path / "one", **request, workers=1)
+    two = draw_manifest(tmp_path / "two", **request, workers=2)
+    assert one.sha256 == two.sha256
+    name = one.records[63].image
+    assert one.path(name).read_bytes() == two.path(name).read_bytes()
+
+
+def test_other_peoples_folders_are_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("chapter 1")
+    with pytest.raises(UserError, match="something else"):
+        draw_manifest(tmp_path, **REQUEST)
+    with pytest.raises(UserError, match="at least one"):
+        draw_manifest(tmp_path / "none", **{**REQUEST, "count": 0})
+    with pytest.raises(UserError, match="96"):
+        draw_manifest(tmp_path / "tiny", **{**REQUEST, "size": 32})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

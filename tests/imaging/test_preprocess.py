@@ -1,0 +1,129 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mdf.errors import UserError
+from mdf.imaging.augment import Transform
+from mdf.imaging.phantom import draw
+from mdf.imaging.preprocess import Preprocessing
+
+SMALL = Preprocessing(encoder_size=96, unet_size=128)
+
+
+def extent(mask: torch.Tensor) -> tuple[int, int]:
+    return int(mask.any(dim=0).sum()), int(mask.any(dim=1).sum())
+
+
+def ring(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph with a round field cut off above and below, and a circle in it."""
+    y, x = np.ogrid[:height, :width]
+    distance = np.hypot(x - width / 2, y - height / 2)
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[(distance < width * 0.45)] = (180, 90, 40)
+    circle = distance < height * 0.3
+    image[circle] = (220, 200, 120)
+    return image, circle
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 600), (1168, 1752), (600, 500), (128, 128)])
+def test_shapes_and_a_circle_stays_a_circle(height, width):
+    image, circle = ring(height, width)
+    for crop in (True, False):
+        settings = dataclasses.replace(SMALL, crop_field=crop)
+        out = settings.prepare(image, {"cup": circle}, ("vessel", "cup"))
+        assert out.pixel_values.shape == (3, 96, 96) and out.pixel_values.dtype == torch.float32
+        assert out.unet_pixels.shape == (3, 128, 128) and out.field.shape == (1, 128, 128)
+        assert out.field.dtype == torch.bool and out.mask_known.tolist() == [False, True]
+        assert out.masks.shape == (2, 128, 128) and set(out.masks.unique().tolist()) <= {0.0, 1.0}
+        assert not out.masks[0].any()
+        wide, high = extent(out.masks[1])
+        assert abs(wide - high) <= 1 and wide > 20
+
+
+def test_outside_the_field_is_black_before_normalising():
+    image, _ = ring(300, 400)
+    image[:4, :4] = 90  # a mark outside the field
+    out = SMALL.prepare(image)
+    black = -torch.tensor(SMALL.unet_mean) / torch.tensor(SMALL.unet_std)
+    outside = out.unet_pixels[:, ~out.field[0]]
+    assert outside.shape[1] > 100
+    assert torch.allclose(outside, black[:, None].expand_as(outside))
+    assert out.masks.shape == (0, 128, 128)
+
+
+def test_training_and_inference_see_the_same_pixels():
+    phantom = draw(5, 128)
+    plain = SMALL.prepare(phantom.image)
+    with_masks = SMALL.prepare(phantom.image, phantom.masks, ("vessel", "drusen"))
+    assert torch.equal(plain.pixel_values, with_masks.pixel_values)
+    assert torch.equal(plain.unet_pixels, with_masks.unet_pixels)
+
+
+def test_thin_vessels_survive_scaling_down():
+    image = np.full((1024, 1024, 3), 120, dtype=np.uint8)
+    vessel = np.zeros((1024, 1024), dtype=bool)
+    for offset in range(0, 900, 100):  # lines at every phase of the target's pixels, a little over half of one wide
+        vessel[:, offset + offset // 100 : offset + offset // 100 + 6] = True
+    out = SMALL.prepare(image, {"vessel": vessel}, ("vessel",)).masks[0]
+    assert out.any(dim=0).sum() >= 9
+
+
+def test_geometry_moves_image_and_masks_alike_and_colour_only_the_image():
+    phantom = draw(5, 128)
+    settings = dataclasses.replace(SMALL, encoder_size=128)
+    names = ("disc", "vessel")
+    plain = settings.prepare(phantom.image, phantom.masks, names)
+    same = settings.prepare(phantom.image, phantom.masks, names, Transform())
+    assert torch.equal(same.masks, plain.masks)
+    assert (same.unet_pixels - plain.unet_pixels).abs().mean() < 0.02
+    flipped = settings.prepare(phantom.image, phantom.masks, names, Transform(flip=True))
+    assert torch.equal(flipped.masks, plain.masks.flip(-1))
+    assert (flipped.unet_pixels - plain.unet_pixels.flip(-1)).abs().mean() < 0.02
+    moved = settings.prepare(phantom.image, phantom.masks, names, Transform(angle=8, scale=1.05, shift=(0.02, -0.03)))
+    assert not torch.equal(moved.masks, plain.masks)
+    bright = moved.unet_pixels.sum(dim=0)
+    disc = moved.masks[0].bool()
+    assert bright[disc].mean() > bright[moved.field[0] & ~disc].mean() + 0.5
+    paler = settings.prepare(phantom.image, phantom.masks, names, Transform(brightness=0.8, gamma=1.1))
+    assert torch.equal(paler.masks, plain.masks) and paler.unet_pixels.mean() < plain.unet_pixels.mean()
+
+
+def test_transform_directions():
+    """Anticlockwise, right and down as seen, larger above 1."""
+    image = np.full((128, 128, 3), 100, dtype=np.uint8)
+    spot = np.zeros((128, 128), dtype=bool)
+    spot[60:68, 100:108] = True  # right of the middle
+
+    def middle(transform: Transform) -> tuple[float, float]:
+        ys, xs = SMALL.prepare(image, {"s": spot}, ("s",), transform).masks[0].nonzero().float().mean(dim=0).tolist()
+        return xs, ys
+
+    x, y = middle(Transform())
+    assert middle(Transform(angle=10))[1] < y - 3
+    assert middle(Transform(shift=(0.1, 0.05))) == pytest.approx((x + 12.8, y + 6.4), abs=1)
+    assert middle(Transform(scale=1.2))[0] > x + 4
+    assert middle(Transform(flip=True))[0] == pytest.approx(127 - x, abs=1)
+
+
+def test_hash_is_stable_and_changes_with_every_setting():
+    settings = Preprocessing()
+    assert settings.hash() == Preprocessing().hash() and len(settings.hash()) == 12
+    assert Preprocessing.from_dict(settings.to_dict()) == settings
+    assert Preprocessing.from_dict(settings.to_dict()).hash() == settings.hash()
+    changes = {"encoder_size": 336, "unet_size": 512, "crop_field": False, "version": 2, "encoder_mean": (0.5,) * 3}
+    changes |= {"encoder_std": (0.5,) * 3, "unet_mean": (0.5,) * 3, "unet_std": (0.5,) * 3}
+    hashes = {dataclasses.replace(settings, **{key: value}).hash() for key, value in changes.items()}
+    assert len(hashes | {settings.hash()}) == len(changes) + 1
+
+
+def test_wrong_input_is_refused():
+    with pytest.raises(UserError, match="unknown setting"):
+        Preprocessing.from_dict({"encodersize": 3})
+    with pytest.raises(UserError, match="version"):
+        Preprocessing.from_dict({"version": 99})
+    with pytest.raises(UserError, match="uint8"):
+        SMALL.prepare(np.zeros((10, 10), dtype=np.uint8))
+    with pytest.raises(UserError, match="vessel is 5x5"):
+        SMALL.prepare(np.zeros((10, 10, 3), dtype=np.uint8), {"vessel": np.zeros((5, 5), bool)}, ("vessel",))

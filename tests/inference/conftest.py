@@ -1,0 +1,3 @@
+from tests.tiny_checkpoint import checkpoint
+
+__all__ = ["checkpoint"]

@@ -1,0 +1,61 @@
+"""The adapter reads a set of patches: all of them, in no order."""
+
+import torch
+
+from mdf.models.adapter import GatedCrossAttention
+from mdf.models.film import Film
+from mdf.models.patches import MAX_PATCH, PatchProjection
+
+
+def adapter():
+    torch.manual_seed(0)
+    module = GatedCrossAttention(32, 64)
+    torch.nn.init.constant_(module.attn_gate, 1.0)
+    return module
+
+
+def test_a_shut_gate_returns_the_hidden_states_themselves():
+    module = GatedCrossAttention(32, 64)
+    hidden = torch.randn(2, 5, 32)
+    assert torch.equal(module(hidden, module.keys_values(torch.randn(2, 16, 64))), hidden)
+
+
+def test_the_order_of_the_patches_changes_nothing():
+    module, hidden, memory = adapter(), torch.randn(2, 5, 32), torch.randn(2, 16, 64)
+    shuffled = memory[:, torch.randperm(16)]
+    torch.testing.assert_close(module(hidden, module.keys_values(memory)), module(hidden, module.keys_values(shuffled)))
+
+
+def test_every_query_reads_every_patch():
+    module, memory = adapter(), torch.randn(1, 16, 64, requires_grad=True)
+    out = module(torch.randn(1, 5, 32), module.keys_values(memory))
+    for t in range(5):
+        (grad,) = torch.autograd.grad(out[0, t].sum(), memory, retain_graph=True)
+        assert (grad.abs().sum(-1) > 0).all()
+
+
+def test_a_float32_gate_does_not_turn_a_bfloat16_stream_into_float32():
+    module = adapter()
+    assert module(torch.randn(1, 3, 32).bfloat16(), module.keys_values(torch.randn(1, 16, 64))).dtype == torch.bfloat16
+
+
+def test_film_starts_as_the_norm_and_its_condition_acts_once_trained():
+    film, skip, c = Film(6, 8), torch.randn(2, 6, 4, 4), torch.randn(2, 8)
+    assert torch.equal(film(skip, c), film.norm(skip))
+    torch.nn.init.normal_(film.mlp[-1].weight)
+    assert not torch.allclose(film(skip, c), film.norm(skip))
+
+
+def test_a_patch_comes_from_its_own_place():
+    projection = PatchProjection(3, 16, 4, 64)
+    image = torch.zeros(1, 3, 16, 16)
+    image[0, :, 4:8, 12:16] = 1.0  # row 1, column 3
+    changed = (projection(image) - projection(torch.zeros_like(image))).abs().sum(-1)[0] > 0
+    assert changed.nonzero().flatten().tolist() == [1 * 4 + 3]
+
+
+def test_wide_patches_are_reduced_and_said():
+    projection = PatchProjection(64, 256, 4, 32)  # 64 x 64 pixels of 64 channels a patch
+    assert projection.channels * projection.patch**2 <= MAX_PATCH
+    assert "1x1 conv" in projection.describe() and "average pool" in projection.describe()
+    assert projection(torch.randn(1, 64, 256, 256)).shape == (1, 16, 32)

@@ -1,0 +1,251 @@
+"""What the whole model promises, on a random model that is small enough to check every tensor."""
+
+import pytest
+import torch
+
+from mdf.batches import FundusDataset, collate
+from mdf.config import PartConfig, PartsConfig
+from mdf.datasets import load
+from mdf.dialogue import Turn
+from mdf.losses.text import shift, text_loss
+from mdf.models.fusion import MDFModel
+from mdf.models.language import bare
+from tests.tiny import tiny_config
+
+TRAIN = PartsConfig(PartConfig("full"), PartConfig("full"), PartConfig("full"), PartConfig("lora"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    cfg = tiny_config(tmp_path_factory.mktemp("world"), **{"fusion.film.condition": "image+prompt"})
+    manifest = load(cfg.data, cfg.run.seed)
+    return cfg, manifest
+
+
+def build(world):
+    cfg, manifest = world
+    model = MDFModel.build(cfg, ("normal", "diabetic_retinopathy", "amd", "glaucoma"))
+    data = FundusDataset(
+        manifest.split("train")[:4], manifest, model.processor, cfg.dialogue, masks=cfg.unet.masks, want_caption=True
+    )
+    return model, collate([data[i] for i in range(4)], model.processor)
+
+
+def open_gates(model):
+    for name, parameter in model.named_parameters():
+        if name.endswith("gate"):
+            torch.nn.init.constant_(parameter, 0.5)
+        if name.endswith("mlp.3.weight"):
+            torch.nn.init.normal_(parameter, std=0.1)  # FiLM's last layer starts at 0
+
+
+def run(model, batch, **kwargs):
+    names = ("input_ids", "attention_mask", "pixel_values", "unet_pixels", "prompt_mask")
+    return model(**{n: getattr(batch, n) for n in names}, **kwargs)
+
+
+def test_at_step_0_the_model_is_exactly_the_pretrained_language_model(world):
+    model, batch = build(world)
+    model.eval()
+    with torch.no_grad():
+        hooked = run(model, batch).logits
+        for hook in model.hooks:
+            hook.remove()
+        _, prefix, _, _ = model.see(batch.pixel_values, batch.unet_pixels, torch.zeros(4, 64))
+        embeds = model.place_prefix(model.get_input_embeddings()(batch.input_ids), batch.input_ids, prefix)
+        plain = bare(model.language)(inputs_embeds=embeds, attention_mask=batch.attention_mask).logits
+    assert hooked.dtype == plain.dtype
+    assert torch.equal(hooked, plain)
+
+
+def test_open_gates_change_the_answer_and_the_output_keeps_its_dtype(world):
+    model, batch = build(world)
+    model.eval()
+    with torch.no_grad():
+        before = run(model, batch).logits
+        open_gates(model)
+        after = run(model, batch).logits
+    assert not torch.allclose(before, after)
+    model.language.to(torch.bfloat16)
+    with torch.no_grad():
+        assert run(model, batch).logits.dtype == torch.bfloat16
+
+
+def test_no_later_token_reaches_an_earlier_logit_over_two_turns(world):
+    model, batch = build(world)
+    model.eval()
+    open_gates(model)
+    two_turns = max(range(4), key=lambda i: int((batch.labels[i] == 2).sum()))
+    assert (batch.labels[two_turns] == 2).sum() == 2, "the conversation must hold two answers"
+    with torch.no_grad():
+        before = run(model, batch).logits[two_turns]
+        first_answer = int((~batch.prompt_mask[two_turns]).nonzero()[0])
+        for position in range(first_answer, int(batch.attention_mask[two_turns].sum())):
+            changed = batch.input_ids.clone()
+            changed[two_turns, position] = 7 if changed[two_turns, position] != 7 else 8
+            kept, batch.input_ids = batch.input_ids, changed
+            after = run(model, batch).logits[two_turns]
+            batch.input_ids = kept
+            assert torch.equal(before[:position], after[:position])
+            assert not torch.equal(before[position], after[position])
+
+
+def test_the_prompt_conditions_film(world):
+    model, batch = build(world)
+    model.eval()
+    open_gates(model)
+    with torch.no_grad():
+        before = run(model, batch).memory
+        batch.input_ids[:, 4] = 9  # inside the system prompt
+        assert not torch.equal(before, run(model, batch).memory)
+
+
+def test_gradients_are_equal_with_and_without_checkpointing_with_two_forwards_in_flight(world):
+    def gradients(checkpointing):
+        model, batch = build(world)
+        open_gates(model)
+        model.set_trainable(TRAIN)
+        model.train()
+        if checkpointing:
+            bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        first = run(model, batch, use_cache=False).logits.float().pow(2).mean()
+        batch.pixel_values, batch.unet_pixels = batch.pixel_values.flip(0), batch.unet_pixels.flip(0)
+        second = run(model, batch, use_cache=False).logits.float().pow(2).mean()
+        first.backward()
+        second.backward()
+        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    plain, checkpointed = gradients(False), gradients(True)
+    assert plain.keys() == checkpointed.keys()
+    for name, grad in plain.items():
+        torch.testing.assert_close(checkpointed[name], grad, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_every_trainable_tensor_gets_a_gradient_once_the_gates_are_open(world):
+    model, batch = build(world)
+    open_gates(model)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)  # starts at 0, which hides lora_A
+    model.set_trainable(TRAIN)
+    model.train()
+    keep, targets = shift(batch.labels)
+    out = run(model, batch, keep=keep, caption_ids=batch.caption_ids, want=("text", "contrastive", "masks"))
+    loss = text_loss(out.logits, targets) + out.mask_logits.square().mean()
+    loss = loss + (out.logit_scale * out.image_embeds @ out.text_embeds.T).diag().sum()
+    loss.backward()
+    dead = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().any())]
+    assert dead == []
+
+
+def test_frozen_parts_stay_in_eval_mode(world):
+    model, _ = build(world)
+    model.set_trainable(PartsConfig(fusion=PartConfig("full")))
+    model.train()
+    assert model.fusion.training
+    assert not any(m.training for part in (model.encoder, model.unet, model.language) for m in part.modules())
+
+
+def test_batchnorm_never_uses_the_batch(world):
+    model, batch = build(world)
+    model.set_trainable(TRAIN)
+    model.train()
+    together = model.unet(batch.unet_pixels)
+    alone = torch.cat([model.unet(batch.unet_pixels[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["frozen", "full"])
+def test_the_trainable_names_are_exactly_those_of_the_part(world, mode):
+    model, _ = build(world)
+    for part in ("encoder", "unet", "fusion"):
+        model.set_trainable(PartsConfig(**{part: PartConfig(mode)}))
+        trains = {n for n, p in model.named_parameters() if p.requires_grad}
+        assert trains == (
+            {n for n, _ in model.named_parameters() if n.startswith(part + ".")} if mode == "full" else set()
+        )
+    model.set_trainable(PartsConfig(language=PartConfig("lora")))
+    trains = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trains and all(n.startswith("language.") and "lora_" in n for n in trains)
+
+
+def test_without_a_mask_loss_the_unet_decoder_stays_and_the_checkpoint_says_so(world):
+    model, _ = build(world)
+    model.set_trainable(TRAIN, losses=("text",))
+    assert not any(p.requires_grad for p in model.unet.net.decoder.parameters())
+    assert model.config.stale_masks
+    model.set_trainable(TRAIN, losses=("text", "mask"))
+    assert not model.config.stale_masks
+
+
+def questions(model, texts):
+    return [[model.system_turn(), Turn("user", t)] for t in texts]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_batched_generation_equals_single(world, beams):
+    model, batch = build(world)
+    model.eval()
+    open_gates(model)
+    x = model.processor([model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(2)])
+    asked = questions(
+        model, ["What is the diagnosis?", "Are there hard exudates in this photograph, and where do you see them?"]
+    )
+    together = model.generate_answers(x, asked, max_new_tokens=12, num_beams=beams)
+    alone = [model.generate_answers(x.select([i]), [asked[i]], max_new_tokens=12, num_beams=beams)[0] for i in range(2)]
+    assert together == alone
+
+
+def test_generation_with_and_without_a_cache_is_the_same(world):
+    model, batch = build(world)
+    model.eval()
+    open_gates(model)
+    row = {n: getattr(batch, n)[:1] for n in ("pixel_values", "unet_pixels")}
+    length = int((~batch.prompt_mask[0]).nonzero()[0])
+    row |= {n: getattr(batch, n)[:1, :length] for n in ("input_ids", "attention_mask", "prompt_mask")}
+    tokens = [model.generate(**row, max_new_tokens=8, do_sample=False, use_cache=cache) for cache in (True, False)]
+    assert torch.equal(*tokens)
+
+
+def test_candidates_scored_from_a_repeated_prefix_equal_candidates_scored_alone(world):
+    model, _ = build(world)
+    model.eval()
+    open_gates(model)
+    x = model.processor([model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(2)])
+    asked = questions(model, ["What is the diagnosis?", "Are there any drusen that you see?"])
+    options = [["Normal.", "Glaucoma, and some more words."], ["Yes.", "No.", "In which quadrant?"]]
+    scores = model.score(x, asked, options)
+    for i in range(2):
+        for option, value in zip(options[i], scores[i], strict=True):
+            whole = model.processor.encode([*asked[i], Turn("assistant", option)])
+            ids, labels = torch.tensor([whole.input_ids]), torch.tensor([whole.labels])
+            keep, targets = shift(labels)
+            with torch.no_grad():
+                out = model(
+                    ids, torch.ones_like(ids), x["pixel_values"][i : i + 1], x["unet_pixels"][i : i + 1],
+                    torch.tensor([whole.prompt_mask]), keep=keep,
+                )  # fmt: skip
+            assert value == pytest.approx(-float(text_loss(out.logits, targets)), abs=1e-3)
+
+
+def test_a_hook_that_does_not_run_is_an_error(world):
+    model, batch = build(world)
+    model.hooks[model.fusion.layers[0]].remove()
+    with pytest.raises(RuntimeError, match="hooks are not in place"):
+        run(model, batch)
+
+
+def test_the_baseline_has_no_adapters_and_answers(world):
+    cfg, manifest = world
+    from dataclasses import replace
+
+    base = MDFModel.build(replace(cfg, fusion=replace(cfg.fusion, depths=())), ("normal",)).eval()
+    assert len(base.fusion.adapters) == 0
+    image = (torch.rand(80, 80, 3) * 255).byte().numpy()
+    assert isinstance(base.ask(image, "What is the diagnosis?", max_new_tokens=3), str)
+
+
+def test_question_text_that_holds_the_placeholder_is_refused(world):
+    model, _ = build(world)
+    with pytest.raises(ValueError, match="stands for the photograph"):
+        model.ask((torch.rand(80, 80, 3) * 255).byte().numpy(), "what is <filename>?")

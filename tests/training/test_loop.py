@@ -1,0 +1,249 @@
+"""The loop: how a step is cut up changes nothing, and a run that was stopped goes on as if it had not been."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdf.config import Config, PartConfig, save_config
+from mdf.errors import UserError
+from mdf.models.fusion import MDFModel
+from mdf.training.loop import Stage, train
+from mdf.training.saving import STATE
+from tests.training.conftest import losses, metrics
+
+REPO = Path(__file__).resolve().parents[2]
+SEGMENT = {"run.stages": ("segment",), "segment.steps": 2}
+FUSE = {"run.stages": ("fuse",), "fuse.steps": 2, "fuse.losses": {"text": 1.0, "mask": 0.5}, "fuse.parts.unet": PartConfig("full", 1e-3)}
+
+
+def folder(cfg: Config) -> Path:
+    return Path(cfg.run.dir) / cfg.run.name
+
+
+def moments(cfg: Config) -> torch.Tensor:
+    """AdamW's running mean of the gradients, all in one vector: shows their direction, which the losses of a few steps do not."""
+    state = torch.load(folder(cfg) / "last" / STATE / "optimizer.pt", weights_only=True)["state"]
+    return torch.cat([s["exp_avg"].flatten() for s in state.values()])
+
+
+def assert_same_training(a: Config, b: Config, tolerance: float = 1e-5) -> None:
+    assert losses(a) == pytest.approx(losses(b), rel=tolerance)
+    first, second = moments(a), moments(b)
+    assert (first - second).norm() < tolerance * first.norm()
+
+
+def launch(cfg: Config, path: Path, processes: int = 1, *words: str) -> subprocess.Popen:
+    """scripts/train.py as a user starts it."""
+    save_config(cfg, path)
+    start = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0", "--rdzv_backend", "c10d",
+             "--rdzv_endpoint", "localhost:0"] if processes > 1 else []  # fmt: skip
+    env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, *start, str(REPO / "scripts" / "train.py"), "--config", str(path), *words]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def stop_at(monkeypatch, stage: str, step: int, act) -> None:
+    """Have `act` happen once, after `step` of `stage` was logged."""
+    log, done = Stage.log, []
+
+    def logged(self, *args):
+        log(self, *args)
+        if (self.task.name, self.step) == (stage, step) and not done:
+            done.append(True)
+            act()
+
+    monkeypatch.setattr(Stage, "log", logged)
+
+
+def crash():
+    raise RuntimeError("the power went")
+
+
+@pytest.mark.parametrize("settings", [SEGMENT, FUSE], ids=["segment", "fuse"])
+def test_accumulation_changes_nothing(tiny, settings):
+    stage = settings["run.stages"][0]
+    whole, cut = tiny(**settings), tiny(**settings, **{"run.name": "cut", f"{stage}.batch_size": 1, f"{stage}.accumulation": 4})
+    assert train(whole) == train(cut) == 0
+    assert_same_training(whole, cut)
+
+
+@pytest.mark.parametrize("settings", [SEGMENT, FUSE], ids=["segment", "fuse"])
+def test_two_processes_train_as_one(tiny, tmp_path, settings):
+    stage = settings["run.stages"][0]
+    one, two = tiny(**settings), tiny(**settings, **{"run.name": "two", f"{stage}.batch_size": 2})
+    train(one)
+    process = launch(two, tmp_path / "two.yaml", 2)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert json.loads((folder(two) / "environment.json").read_text())["processes"] == 2
+    assert_same_training(one, two)
+
+
+def test_align_over_two_processes_compares_the_whole_batch(tiny, tmp_path):
+    settings = {"run.stages": ("align",), "align.steps": 2, "align.losses": {"contrastive": 1.0, "label_aware": 0.5}}
+    one, two = tiny(**settings), tiny(**settings, **{"run.name": "two", "align.batch_size": 2})
+    train(one)
+    process = launch(two, tmp_path / "two.yaml", 2)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert_same_training(one, two, 1e-4)
+
+
+ALL = {"segment.steps": 3, "align.steps": 3, "fuse.steps": 5, "run.keep_last_every": 2, "language.lora_dropout": 0.2}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world, tmp_path_factory):
+    from tests.tiny import tiny_config
+
+    cfg = tiny_config(world, **{"run.dir": str(tmp_path_factory.mktemp("runs")), "fuse.samples": 0, **ALL})
+    assert train(cfg) == 0
+    return cfg
+
+
+def assert_same_run(a: Config, b: Config) -> None:
+    """To the last bit."""
+    assert metrics(a) == metrics(b)
+    first, second = (MDFModel.from_pretrained(folder(c) / "last").state_dict() for c in (a, b))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert (folder(a) / "best" / "model.safetensors").read_bytes() == (folder(b) / "best" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("stage", "step"), [("segment", 1), ("align", 1), ("fuse", 3)])
+def test_resume_after_a_crash_is_exact(tiny, monkeypatch, undisturbed, stage, step):
+    cfg = tiny(**ALL)
+    stop_at(monkeypatch, stage, step, crash)
+    with pytest.raises(RuntimeError):
+        train(cfg)
+    assert train(cfg, resume=True) == 0
+    assert_same_run(undisturbed, cfg)
+
+
+def test_resume_after_a_kill_is_exact(tiny, tmp_path, undisturbed):
+    cfg = tiny(**ALL)
+    process = launch(cfg, tmp_path / "run.yaml")
+    reached = folder(cfg) / "last" / STATE / "state.json"
+    until = time.monotonic() + 240
+    while not (reached.exists() and '"fuse"' in reached.read_text()) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert train(cfg, resume=True) == 0
+    assert_same_run(undisturbed, cfg)
+
+
+def test_sigterm_saves_and_exits_143(tiny, monkeypatch, undisturbed):
+    cfg = tiny(**ALL)
+    stop_at(monkeypatch, "fuse", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(cfg) == 143
+    state = json.loads((folder(cfg) / "last" / STATE / "state.json").read_text())
+    assert (state["stage"], state["step"]) == ("fuse", 1)
+    assert train(cfg, resume=True) == 0
+    assert_same_run(undisturbed, cfg)
+
+
+def test_an_existing_run_is_refused_and_a_finished_one_resumes_to_nothing(undisturbed, tiny):
+    with pytest.raises(UserError, match=r"--resume.*run\.overwrite=true"):
+        train(undisturbed)
+    before = metrics(undisturbed)
+    assert train(undisturbed, resume=True) == 0
+    assert metrics(undisturbed) == before
+    with pytest.raises(UserError, match="leave --resume away"):
+        train(tiny(**{"run.name": "another"}), resume=True)
+
+
+def test_resume_refuses_other_settings_but_not_logging(undisturbed):
+    from tests.tiny import put
+
+    with pytest.raises(UserError) as caught:
+        train(put(put(undisturbed, "fuse.batch_size", 2), "segment.parts.unet.lr", 0.5), resume=True)
+    assert "fuse.batch_size: 4 in the run, 2 now" in str(caught.value) and "segment.parts.unet.lr" in str(caught.value)
+    assert train(put(undisturbed, "run.log_every", 3), resume=True) == 0
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(tiny):
+    cfg = tiny(**SEGMENT, **{"run.overwrite": True})
+    folder(cfg).mkdir(parents=True)
+    (folder(cfg) / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not the folder of a run"):
+        train(cfg)
+    (folder(cfg) / "thesis.tex").unlink()
+    assert train(cfg) == 0
+    (folder(cfg) / "last" / "stale").write_text("")
+    assert train(cfg) == 0
+    assert not (folder(cfg) / "last" / "stale").exists()
+
+
+def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny, monkeypatch, capsys):
+    from mdf import cli
+
+    cfg = tiny(**SEGMENT, **{"run.keep_last_every": 1, "segment.eval_every": 9, "segment.steps": 3})
+    save, saves = MDFModel.save_pretrained, []
+
+    def full(self, path):
+        saves.append(path)
+        if len(saves) == 2:
+            (Path(path) / "model.safetensors").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, path)
+
+    monkeypatch.setattr(MDFModel, "save_pretrained", full)
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: train(cfg))
+    assert caught.value.code == 1 and "disk is full" in capsys.readouterr().err
+    assert json.loads((folder(cfg) / "last" / STATE / "state.json").read_text())["step"] == 1
+    MDFModel.from_pretrained(folder(cfg) / "last")
+    assert not [p.name for p in folder(cfg).iterdir() if p.name.startswith(".")]
+    assert train(cfg, resume=True) == 0
+
+
+def test_the_folder_of_a_run_holds_what_the_design_says(undisturbed):
+    run = folder(undisturbed)
+    names = {p.name for p in run.iterdir()}
+    assert names == {"config.yaml", "environment.json", "trainable.txt", "data.jsonl", "data.meta.json", "metrics.jsonl",
+                     "samples", "last", "best", "first_batch.png"}  # fmt: skip
+    assert not (run / "best" / STATE).exists()
+    steps = [(line["stage"], line["step"]) for line in metrics(undisturbed) if "loss" in line]
+    assert steps == [("segment", i) for i in (1, 2, 3)] + [("align", i) for i in (1, 2, 3)] + [("fuse", i) for i in range(1, 6)]
+    validations = [line for line in metrics(undisturbed) if "val_loss" in line]
+    assert {"val_dice", "val_dice_vessel", "val_dice_disc"} <= set(validations[0])
+    assert (run / "trainable.txt").read_text().count("stage ") == 3
+
+
+def test_the_baseline_trains_and_writes_samples(tiny):
+    cfg = tiny(**{"run.stages": ("fuse",), "fuse.steps": 2, "fusion.depths": (), "fuse.samples": 1, "data.val": 0.25})
+    assert train(cfg) == 0
+    text = (folder(cfg) / "samples" / "fuse-000002.md").read_text()
+    assert "What is the diagnosis?" in text and "reference:" in text and "answer:" in text
+
+
+def test_starts_from_a_checkpoint(tiny, undisturbed):
+    start = str(folder(undisturbed) / "best")
+    cfg = tiny(**{"run.stages": ("fuse",), "fuse.steps": 1, "run.start_from": start, "fuse.parts.fusion.lr": 1e-9,
+                  "fuse.parts.language.lr": 1e-9, "fusion.gate_lr": 1e-9, "fuse.weight_decay": 0.0})  # fmt: skip
+    assert train(cfg) == 0
+    before, after = (MDFModel.from_pretrained(p).state_dict() for p in (start, folder(cfg) / "last"))
+    assert all(torch.allclose(tensor, after[name], atol=1e-6) for name, tensor in before.items())
+    with pytest.raises(UserError, match=r"unet\.masks"):
+        train(tiny(**{"run.name": "other", "run.start_from": start, "unet.masks": ("vessel",)}))
+
+
+def test_a_stage_without_its_data_is_refused(tiny):
+    with pytest.raises(UserError, match=r"segment: none of the .* training photographs"):
+        train(tiny(**SEGMENT, **{"unet.masks": ("fovea",)}))
+
+
+def test_no_validation_photographs_keep_the_last_step_as_the_best(tiny, world, capsys):
+    cfg = tiny(**SEGMENT, **{"data.val": 0.0, "data.root": str(world / "without-val")})
+    assert train(cfg) == 0
+    assert "no validation photographs" in capsys.readouterr().out
+    assert (folder(cfg) / "best" / "model.safetensors").is_file()

@@ -1,0 +1,56 @@
+"""Which photograph comes when."""
+
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from mdf.training.sampler import Sampler, groups_of
+
+
+def take(sampler: Sampler, batches: int) -> list[list[tuple[int, int]]]:
+    return list(islice(sampler, batches))
+
+
+def test_an_epoch_holds_every_photograph_once_and_the_next_is_another_order():
+    keys = Sampler(10, 3, 5).keys(0, 20)
+    assert sorted(keys[:10]) == [(0, i) for i in range(10)]
+    assert sorted(keys[10:]) == [(1, i) for i in range(10)]
+    assert [i for _, i in keys[:10]] != [i for _, i in keys[10:]]
+    assert keys != Sampler(10, 4, 5).keys(0, 20)
+
+
+def test_every_batch_is_of_one_size_and_the_tail_runs_on():
+    batches = take(Sampler(10, 0, 4), 5)
+    assert {len(b) for b in batches} == {4}
+    assert [e for e, _ in batches[2]] == [0, 0, 1, 1]
+
+
+def test_accumulation_cuts_the_same_step():
+    whole, cut = Sampler(10, 0, 4), Sampler(10, 0, 1, accumulation=4)
+    assert [k for b in take(whole, 6) for k in b] == [k for b in take(cut, 24) for k in b]
+    assert whole.step_size == cut.step_size
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_processes_share_each_micro_batch(accumulation):
+    one = take(Sampler(10, 0, 4, accumulation), 6)
+    two = [take(Sampler(10, 0, 2, accumulation, rank, 2), 6) for rank in range(2)]
+    assert [a + b for a, b in zip(*two, strict=True)] == one
+
+
+def test_goes_on_from_its_state():
+    sampler = Sampler(10, 0, 2, accumulation=2)
+    later = Sampler(10, batch_size=2, accumulation=2, **sampler.after(4).state())
+    assert later.state() == {"seed": 0, "epoch": 1, "consumed": 6}
+    assert take(later, 4) == take(sampler, 12)[8:]
+
+
+def test_balance_draws_every_diagnosis_equally_often():
+    groups = groups_of([("normal",)] * 20 + [("amd",)] * 3 + [("glaucoma", "amd")] * 2 + [None])
+    sampler = Sampler(26, 0, 4, groups=groups)
+    keys = sampler.keys(0, 26)
+    counts = Counter(groups[i] for _, i in keys)
+    assert set(counts) == {"normal", "amd", "amd|glaucoma", "unknown"} and max(counts.values()) - min(counts.values()) <= 1
+    assert len(set(keys)) == len(keys)  # one that is drawn again is augmented anew
+    assert keys == Sampler(26, 0, 4, groups=groups).keys(0, 26)
