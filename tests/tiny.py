@@ -1,14 +1,26 @@
-"""A whole configuration that trains in seconds: a random LLaMA with its own tokenizer, a tiny CLIP, a U-Net at 64 pixels, phantoms.
+"""A whole configuration that trains in seconds: a random LLaMA with its own tokenizer, a tiny CLIP, a small U-Net.
 
-Nothing is downloaded. Everything lies below the folder that is given, so that one folder is one world.
+Photographs are phantoms. Nothing is downloaded. All of it lies below the folder that is given.
 """
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mdf.config import Config, DataConfig, DialogueConfig, EncoderConfig, FilmConfig, FusionConfig, LanguageConfig
-from mdf.config import PartConfig, PartsConfig, RunConfig, StageConfig, UNetConfig
+from mdf.config import (
+    Config,
+    DataConfig,
+    DialogueConfig,
+    EncoderConfig,
+    FilmConfig,
+    FusionConfig,
+    LanguageConfig,
+    PartConfig,
+    PartsConfig,
+    RunConfig,
+    StageConfig,
+    UNetConfig,
+)
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<filename>")  # ids 0..3, as in SmolLM2: pad is not eos
 TEMPLATE = (
@@ -27,7 +39,7 @@ CORPUS = [
 
 
 def tiny_language(folder: Path, *, layers: int = 4, hidden: int = 64) -> Path:
-    """Write a random LlamaForCausalLM and a byte-level tokenizer with a ChatML template to `folder` (kept where it exists)."""
+    """Write a random LlamaForCausalLM and a tokenizer with a ChatML template to `folder` (kept where it exists)."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -40,10 +52,17 @@ def tiny_language(folder: Path, *, layers: int = 4, hidden: int = 64) -> Path:
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=512, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False)
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=512, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        ),
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>", unk_token="<|endoftext|>"
+        tokenizer_object=bpe,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
     )
     tokenizer.chat_template = TEMPLATE
     config = LlamaConfig(
@@ -81,16 +100,22 @@ def tiny_config(tmp_path: Path, **overrides: Any) -> Config:
     full = PartConfig("full", 1e-3)
     stage = {"steps": 4, "batch_size": 4, "warmup": 0.25, "eval_photographs": 4, "samples": 1}
     config = Config(
-        run=RunConfig(name="tiny", dir=str(tmp_path / "runs"), precision="fp32", threads=1, log_every=1, keep_last_every=2),
+        run=RunConfig(
+            name="tiny", dir=str(tmp_path / "runs"), precision="fp32", threads=1, log_every=1, keep_last_every=2
+        ),
         data=DataConfig(root=str(tmp_path / "phantoms"), val=0.25, test=0.25, count=24, size=96),
         encoder=EncoderConfig(model="fundus-vit-tiny"),
         unet=UNetConfig(encoder="mobilenet_v2", size=64, decoder_channels=(16, 16, 8, 8, 8), masks=("vessel", "disc")),
         fusion=FusionConfig(adapters=4, grid=4, width=64, film=FilmConfig(hidden=32)),
-        language=LanguageConfig(model=str(tiny_language(tmp_path / "language")), prefix_side=2, lora_rank=4, lora_alpha=8.0),
+        language=LanguageConfig(
+            model=str(tiny_language(tmp_path / "language")), prefix_side=2, lora_rank=4, lora_alpha=8.0
+        ),
         dialogue=DialogueConfig(turns=2, max_length=400),
         segment=StageConfig(parts=PartsConfig(unet=full), losses={"mask": 1.0}, **stage),
         align=StageConfig(parts=PartsConfig(encoder=full), losses={"contrastive": 1.0}, **stage),
-        fuse=StageConfig(parts=PartsConfig(fusion=full, language=PartConfig("lora", 1e-3)), losses={"text": 1.0}, **stage),
+        fuse=StageConfig(
+            parts=PartsConfig(fusion=full, language=PartConfig("lora", 1e-3)), losses={"text": 1.0}, **stage
+        ),
     )
     for key, value in overrides.items():
         config = put(config, key, value)

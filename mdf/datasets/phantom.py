@@ -20,6 +20,7 @@ from mdf.records import FundusRecord, Manifest, read_manifest, split_by_patient,
 
 MANIFEST = "manifest.jsonl"
 REQUEST = "request.json"  # what was asked for; equal requests are not drawn again
+OURS = {"images", "masks", MANIFEST, "manifest.meta.json", REQUEST}
 TWO_EYES = 0.35  # share of the draws after which the same patient's other eye follows
 
 
@@ -39,8 +40,9 @@ def draw_manifest(
     if out.exists():
         if _request(out) == request:
             return read_manifest(out / MANIFEST)
-        if _request(out) is None and any(out.iterdir() if out.is_dir() else [out]):
-            raise UserError(f"{out}: holds something else than phantom photographs. Name another folder or empty it.")
+        foreign = sorted({path.name for path in out.iterdir()} - OURS) if out.is_dir() else [out.name]
+        if foreign:
+            raise UserError(f"{out}: holds something else than phantom photographs, {foreign[0]}. Name another folder.")
     phantom.check_size(size)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

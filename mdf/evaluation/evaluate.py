@@ -21,7 +21,7 @@ from mdf.errors import UserError
 from mdf.evaluation import controls, retrieval, segmentation, spatial
 from mdf.evaluation.bootstrap import patient_groups, put, resample, weighted_mean
 from mdf.evaluation.classification import classification_metrics
-from mdf.evaluation.parse import parse_diagnoses, to_candidate
+from mdf.evaluation.parse import parse_diagnoses, parse_eye, to_candidate
 from mdf.files import write_text
 from mdf.imaging.decode import load_image, load_mask
 from mdf.processor import Inputs
@@ -200,12 +200,12 @@ def evaluate(
                 judged_truth, np.stack(found.real), classes, judged_groups, **options
             )
         if "generate" in wanted:
-            metrics["generation"] = _generation_metrics(found, judged_truth, classes, judged_groups, options)
+            metrics["generation"] = _generation_metrics(
+                found, [records[i].eye for i in judged], judged_truth, classes, judged_groups, options
+            )
         if "masks" in wanted:
             if model.config.stale_masks:
-                print(
-                    "the checkpoint says that its masks are stale: the U-Net's encoder was trained on after its decoder"
-                )
+                print("the checkpoint's masks are stale: its U-Net's encoder was trained on after the decoder")
             metrics["segmentation"] = segmentation.segmentation_metrics(
                 np.stack(found.dice), np.stack(found.wrong), mask_names, groups, **options
             )
@@ -302,15 +302,26 @@ def _spatial(
 
 
 def _generation_metrics(
-    found: Collected, truth: Sequence[tuple[str, ...]], classes: Sequence[str], groups: Sequence[str], options: dict
+    found: Collected,
+    eyes: Sequence[str | None],
+    truth: Sequence[tuple[str, ...]],
+    classes: Sequence[str],
+    groups: Sequence[str],
+    options: dict,
 ) -> dict:
-    """`accuracy` of the generated diagnosis (names a true one and no wrong one); `parsed`: share that names any."""
+    """`accuracy` of the generated diagnosis (names a true one and no wrong one), `parsed`: share that names any, and
+    `report_eye`: share of the reports naming one eye that name the right one (left out where the eyes are not known).
+    """
     parsed = [parse_diagnoses(text, classes) for text in found.generated]
     right = [bool(p) and set(p) <= set(t) for p, t in zip(parsed, truth, strict=True)]
     weights = resample(groups, **options)
     metrics: dict = {"n": len(parsed)}
     put(metrics, "accuracy", weighted_mean(np.array(right, dtype=float)), weights)
     put(metrics, "parsed", weighted_mean(np.array([bool(p) for p in parsed], dtype=float)), weights)
+    said = [parse_eye(text) for text in found.report]
+    sides = np.array([float(s == eye) if s and eye else np.nan for s, eye in zip(said, eyes, strict=True)])
+    if not np.isnan(sides).all():
+        put(metrics, "report_eye", weighted_mean(sides), weights)
     return metrics
 
 

@@ -133,6 +133,7 @@ def write_report(
     probabilities = predictor.diagnose(photograph)
     said, advice = impression(probabilities, photograph, rules)
     quality = photograph.quality
+    draft = predictor.ask(photograph, predictor.prompts.questions["report"]["ask"][0]) or "(the model said nothing)"
     fields = {
         "banner": BANNER,
         "name": name,
@@ -147,8 +148,7 @@ def write_report(
         "impression": said,
         "probabilities": probabilities_table(probabilities),
         "recommendation": advice,
-        "draft": predictor.ask(photograph, predictor.prompts.questions["report"]["ask"][0])
-        or "(the model said nothing)",
+        "draft": draft.replace("\n", "\n> "),  # stays inside the form's quotation
         "version": __version__,
         "checkpoint": str(predictor.checkpoint),
         "preprocessing": predictor.processor.preprocessing.hash(),

@@ -40,6 +40,8 @@ class UNet(nn.Module):
             batchnorm_to_groupnorm(self.net.encoder)
         elif load:
             self.net.encoder.load_state_dict(unet_encoder_state(cfg.weights, cfg.encoder), strict=True)
+        # most pixels belong to no mask: start there, not at one half
+        nn.init.constant_(self.net.segmentation_head[0].bias, -2.0)
         self.masks = cfg.masks
         self.size = cfg.size
         self.channels: tuple[int, ...] = tuple(self.net.encoder.out_channels[1 : DEPTHS + 1])  # C_1..C_4

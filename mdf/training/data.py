@@ -1,4 +1,4 @@
-"""The photographs of a stage: loaded, checked to be there, and sorted by whether the stage's losses can learn from them."""
+"""The photographs of a stage: loaded, checked to be there, and sorted by whether its losses can learn from them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -59,7 +59,9 @@ def lacks(record: FundusRecord, task: Task, cfg: Config, prompts: Prompts) -> st
     return None
 
 
-def suited(records: Iterable[FundusRecord], task: Task, cfg: Config, prompts: Prompts, what: str, say: Say) -> list[FundusRecord]:
+def suited(
+    records: Iterable[FundusRecord], task: Task, cfg: Config, prompts: Prompts, what: str, say: Say
+) -> list[FundusRecord]:
     """The records that the stage can learn from; says how many are left out and why."""
     kept, reasons = [], dict[str, int]()
     for record in records:
@@ -78,8 +80,8 @@ def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, sa
     train = suited(manifest.split("train"), task, cfg, prompts, "training", say)
     if not train:
         raise UserError(
-            f"{task.name}: none of the {len(manifest.split('train'))} training photographs has what {', '.join(task.weights)} needs; "
-            f"take {task.name} out of run.stages or give it other data with {task.name}.data"
+            f"{task.name}: none of the {len(manifest.split('train'))} training photographs has what "
+            f"{', '.join(task.weights)} needs; take {task.name} out of run.stages or give it other {task.name}.data"
         )
     val = suited(manifest.split("val"), task, cfg, prompts, "validation", say)
     order = np.random.default_rng([cfg.run.seed, 1]).permutation(len(val))[: task.stage.eval_photographs]
@@ -96,7 +98,9 @@ def check_files(manifest: Manifest, records: list[FundusRecord], masks: tuple[st
     if missing:
         listed = "".join(f"\n  {manifest.path(path)}" for path in missing[:5])
         more = "\n  …" if len(missing) > 5 else ""
-        raise UserError(f"{len(missing)} files of the data are missing:{listed}{more}\nCheck data.root or leave the records out")
+        raise UserError(
+            f"{len(missing)} files of the data are missing:{listed}{more}\nCheck data.root or leave the records out"
+        )
 
 
 def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *, train: bool) -> FundusDataset:
@@ -134,5 +138,5 @@ def loader(samples: FundusDataset, batches: Iterable[list[Key]], *, workers: int
 
 
 def loading_workers(device: torch.device, local_processes: int) -> int:
-    """Processes that decode photographs: none on a CPU, whose cores the model needs, else what is left of this process's cores."""
+    """Processes that decode photographs: none on a CPU, whose cores the model needs, else what is left of the cores."""
     return 0 if device.type == "cpu" else max(1, min(8, cores() // local_processes - 1))

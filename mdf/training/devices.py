@@ -26,13 +26,16 @@ def choose_precision(wanted: str, *, cuda: bool) -> tuple[str, str]:
     # mkldnn says yes to any AVX512, whose bf16 is emulated and slow
     units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     able = units and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return ("bf16", "the processor has bf16 units") if able else ("fp32", "the processor has no bf16 units, where bf16 is slower")
+    if able:
+        return "bf16", "the processor has bf16 units"
+    return "fp32", "the processor has no bf16 units, without which bf16 is slower"
 
 
 def choose_threads(wanted: int, local_processes: int) -> int | None:
     """CPU threads of this process, or None to leave torch as it is.
 
-    A launcher exports OMP_NUM_THREADS=1, which would leave cores idle, so that value is only taken for the user's own where there was no launcher.
+    A launcher exports OMP_NUM_THREADS=1, which would leave cores idle: that value is taken for the user's own only
+    where there was none.
     """
     if wanted:
         return wanted
@@ -57,12 +60,12 @@ def make_accelerator(run: RunConfig, precision: str) -> Any:
     if accelerator.num_processes != asked:
         raise UserError(
             f"{asked} processes were asked for and {accelerator.num_processes} take part; on CPUs use "
-            "`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 scripts/train.py`"
+            "`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 …`"
         )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise UserError(
-            f"{accelerator.distributed_type.value}: sharded models are not supported by this version, since checkpoints are written whole "
-            "by one process; launch with --multi_gpu (each GPU holds the model) and language.mode lora where memory is short"
+            f"{accelerator.distributed_type.value}: sharded models are not supported, since one process writes "
+            "whole checkpoints; launch with --multi_gpu (each GPU holds the model), and use lora where memory is short"
         )
     threads = choose_threads(run.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if threads:

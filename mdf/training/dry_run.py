@@ -22,7 +22,7 @@ MEASURED = 1.5e9  # parameters; above this a forward on a CPU takes minutes, and
 
 
 def dry_run(cfg: Config, *, strict: bool = False) -> int:
-    """Print it all for every stage; the exit code: 0, or with `strict` 2 where something was not at hand to be checked."""
+    """Print it all for every stage; the exit code: 0, or with `strict` 2 where something was not at hand."""
     missing: list[str] = []
     precision, why = choose_precision(cfg.run.precision, cuda=torch.cuda.is_available())
     print(f"precision {precision}: {why}")
@@ -66,7 +66,8 @@ def first_batch(cfg: Config, task: Task, manifest: Any, model: Any) -> Batch:
     sampler = Sampler(len(data.train), cfg.run.seed, s.batch_size, s.accumulation)
     steps = s.steps or max(1, math.ceil(s.epochs * len(data.train) / sampler.step_size))
     print(f"{task.name}: {steps} steps of {sampler.step_size} photographs on one process")
-    return next(iter(loader(dataset(cfg, task, data, model.processor, train=True), [sampler.keys(0, s.batch_size)], workers=0)))
+    samples = dataset(cfg, task, data, model.processor, train=True)
+    return next(iter(loader(samples, [sampler.keys(0, s.batch_size)], workers=0)))
 
 
 def shapes(batch: Batch) -> str:
@@ -81,7 +82,8 @@ def shapes(batch: Batch) -> str:
 
 def marked(ids: list[int], labels: list[int], tokenizer: Any) -> str:
     """The conversation as text, what is supervised between [[ and ]]."""
-    text, run, inside = "", [], False
+    text, inside = "", False
+    run: list[int] = []
     for token, label in [*zip(ids, labels, strict=True), (None, None)]:
         supervised = label is not None and label != IGNORED
         if token is None or supervised != inside:
@@ -105,8 +107,9 @@ def conversations(batch: Batch, processor: Any, count: int) -> str:
         repeated = processor.image_token * processor.image_tokens
         if processor.image_tokens > 1:
             text = text.replace(repeated, f"{processor.image_token}×{processor.image_tokens}")
-        lines.append(f"conversation of {batch.sample_ids[i]}, supervised between [[ and ]]:\n" + "".join(f"  | {t}\n" for t in text.splitlines()))
-    return "".join(lines)
+        lines.append(f"conversation of {batch.sample_ids[i]}, supervised between [[ and ]]:")
+        lines += [f"  | {line}" for line in text.splitlines()]
+    return "\n".join(lines) + "\n"
 
 
 def memory(model: Any, task: Task, batch: Batch | None, precision: str) -> str:
@@ -131,7 +134,12 @@ def activations(model: Any, task: Task, batch: Batch, precision: str) -> int:
             seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            terms, _ = task(model.train(), batch)  # the graph lives until here, so no address is used twice
-    return sum(seen.values())
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+    ):
+        graph = task(model.train(), batch)
+    size = sum(seen.values())
+    del graph  # kept until here, so that no address was used twice
+    return size

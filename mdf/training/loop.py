@@ -93,20 +93,28 @@ class Run:
     """One run over its stages."""
 
     def __init__(
-        self, cfg: Config, folder: RunFolder, accelerator: Any, precision: str, why: str, saved: dict | None, stop: threading.Event
+        self,
+        cfg: Config,
+        folder: RunFolder,
+        accelerator: Any,
+        precision: str,
+        why: str,
+        saved: dict | None,
+        stop: threading.Event,
     ):
         self.cfg, self.folder, self.accelerator, self.saved, self.stop = cfg, folder, accelerator, saved, stop
         self.precision = precision
         if saved and saved["processes"] != accelerator.num_processes:
             raise UserError(
-                f"--resume: {folder.path} was started on {saved['processes']} processes and there are {accelerator.num_processes} now; "
-                "a step would hold other photographs. Launch as many as before"
+                f"--resume: {folder.path} was started on {saved['processes']} processes and there are now "
+                f"{accelerator.num_processes}; a step would hold other photographs. Launch as many as before"
             )
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32  # of the language model's frozen weights
         self.main = accelerator.is_main_process
         self.say: Callable[[str], None] = (lambda text: print(text, flush=True)) if self.main else (lambda text: None)
+        count = accelerator.num_processes
         self.say(
-            f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''} on {accelerator.device}, "
+            f"{count} process{'es' if count > 1 else ''} on {accelerator.device}, "
             f"{torch.get_num_threads()} CPU threads each; precision {precision}: {why}"
         )
 
@@ -183,14 +191,16 @@ class Stage:
             groups_of([r.diagnosis for r in data.train]) if s.balance else None,
         )
         self.total = s.steps or max(1, math.ceil(s.epochs * len(data.train) / self.sampler.step_size))
-        self.step, self.best = 0, {"score": None, "step": None}
+        self.step = 0
+        self.best: dict[str, Any] = {"score": None, "step": None}
         self.workers = loading_workers(accelerator.device, accelerator.num_processes)
         self.names = list(task.weights)
         first = [self.sampler.keys(accelerator.process_index * s.batch_size, s.batch_size)]
         batch = next(iter(loader(dataset(cfg, task, data, model.processor, train=True), first, workers=0)))
         idle = freeze_unreached(accelerator, model, task, batch)
         if idle:
-            run.say(f"{task.name}: {len(idle)} tensors are out of reach of its losses and stay as they are: {', '.join(idle[:4])} …")
+            names = ", ".join(idle[:4]) + (" …" if len(idle) > 4 else "")
+            run.say(f"{task.name}: out of reach of its losses, so {len(idle)} tensors stay as they are: {names}")
         table = trainable_table(model, cfg, task.name)
         run.say(f"{table}\n{task.name}: {self.total} steps of {self.sampler.step_size} photographs")
         if run.main:
@@ -221,7 +231,7 @@ class Stage:
         batches, progress = iter(keys), Progress(self.task.name, self.step, self.total)
         clock, images, tokens = time.monotonic(), 0, 0
         while self.step < self.total:
-            # all micro-batches of the step are read first: a loss is a sum over the step divided by what the step counts
+            # all micro-batches are read first: a loss is a sum over the step divided by what the whole step counts
             step = [next(batches) for _ in range(s.accumulation)]
             totals, stopped = self.totals(step)
             if stopped:
@@ -232,7 +242,8 @@ class Stage:
                 with nullcontext() if i == s.accumulation - 1 else accelerator.no_sync(self.model):
                     terms, _ = self.task(self.model, batch.to(accelerator.device))
                     accelerator.backward(self.task.total(terms, totals, accelerator.num_processes))
-                self.window["losses"] += torch.stack([terms[n][0].detach().double() / max(totals[n], 1.0) for n in self.names])
+                shares = [terms[n][0].detach().double() / max(totals[n], 1.0) for n in self.names]
+                self.window["losses"] += torch.stack(shares)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             norm = accelerator.clip_grad_norm_(parameters, s.max_grad_norm or math.inf)
             self.optimizer.step()
@@ -265,8 +276,8 @@ class Stage:
         """Stop before a step that is not a number is saved."""
         if not math.isfinite(self.window["norm"]):
             raise NotFinite(
-                f"{self.task.name}, step {self.step}: the gradient is not finite. The last checkpoint is from before it; lower the learning "
-                f"rates of {self.task.name}.parts or its max_grad_norm, or set run.precision=fp32"
+                f"{self.task.name}, step {self.step}: the gradient is not finite. The last checkpoint is from before "
+                f"it; lower the learning rates of {self.task.name}.parts or max_grad_norm, or set run.precision=fp32"
             )
 
     def log(self, progress: Progress, rates: dict[str, float], images: float, tokens: float) -> None:
@@ -293,14 +304,15 @@ class Stage:
             progress.show(self.step, line)
 
     def validation_due(self) -> bool:
-        """Whether this step is followed by a validation: every `eval_every` steps, or four times a stage; always after the last."""
+        """Whether a validation follows this step: every `eval_every` or four a stage, and always after the last."""
         every = self.task.stage.eval_every
         quarter = self.step * 4 // self.total > (self.step - 1) * 4 // self.total
         return self.step == self.total or (self.step % every == 0 if every else quarter)
 
     def validate(self, progress: Progress) -> None:
-        """Measure on the validation photographs, write samples, and save last/ and, where it is the best so far, best/."""
-        found = validate(self.accelerator, self.model, self.task, self.cfg, self.data, self.bare.processor, self.workers)
+        """Measure on the validation photographs, write samples, and save last/ and, if it is the best so far, best/."""
+        processor, task = self.bare.processor, self.task
+        found = validate(self.accelerator, self.model, task, self.cfg, self.data, processor, self.workers)
         if found:
             score = score_of(found, self.task)
             better = self.best["score"] is None or score > self.best["score"]
@@ -309,16 +321,16 @@ class Stage:
         if better:
             self.best = {"score": score, "step": self.step}
         if self.run.main and found:
-            self.run.folder.log({"stage": self.task.name, "step": self.step, "total": self.total, **found, "best": better})
+            self.run.folder.log({"stage": task.name, "step": self.step, "total": self.total, **found, "best": better})
             numbers = "  ".join(f"{name.removeprefix('val_')} {value:.4f}" for name, value in found.items())
-            progress.say(f"{self.task.name} {self.step}/{self.total} validation  {numbers}{'  (best)' if better else ''}")
+            progress.say(f"{task.name} {self.step}/{self.total} validation  {numbers}{'  (best)' if better else ''}")
         elif self.step == self.total:
-            self.run.say(f"{self.task.name}: no validation photographs, so the last step is kept as the best")
-        if self.run.main and "text" in self.task.weights and self.data.val and self.task.stage.samples:
-            title = f"{self.task.name}, step {self.step}"
-            shown = dataset(self.cfg, self.task, self.data, self.bare.processor, train=False)
-            text = write_samples(self.accelerator, self.bare, shown, self.task.stage.samples, title)
-            self.run.folder.write(f"samples/{self.task.name}-{self.step:06d}.md", text)
+            self.run.say(f"{task.name}: no validation photographs, so the last step is kept as the best")
+        if self.run.main and "text" in task.weights and self.data.val and task.stage.samples:
+            shown = dataset(self.cfg, task, self.data, processor, train=False)
+            title = f"{task.name}, step {self.step}"
+            text = write_samples(self.accelerator, self.bare, shown, task.stage.samples, title)
+            self.run.folder.write(f"samples/{task.name}-{self.step:06d}.md", text)
         self.save()
         self.run.keep_best(self.best, self.step)
 
@@ -326,7 +338,10 @@ class Stage:
         """Write last/ with everything that --resume needs."""
         from accelerate.utils import gather_object
 
-        own = {"random": random_state(self.accelerator.device), "window": {**self.window, "losses": self.window["losses"].cpu()}}
+        own = {
+            "random": random_state(self.accelerator.device),
+            "window": {**self.window, "losses": self.window["losses"].cpu()},
+        }
         ranks = gather_object([own])
         if self.run.main:
             write_folder(self.run.folder.last, lambda draft: self.write(draft, ranks))

@@ -9,7 +9,16 @@ from torch import nn
 from mdf.config import Config
 from mdf.training.stages import stage_of
 
-NO_DECAY = ("norm", "embed", "position", "bias", "gate", "logit_scale", "ln_", "bn")  # pieces of the names of what never decays
+NO_DECAY = (
+    "norm",
+    "embed",
+    "position",
+    "bias",
+    "gate",
+    "logit_scale",
+    "ln_",
+    "bn",
+)  # pieces of the names of what never decays
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -26,6 +35,10 @@ def groups(model: Any, cfg: Config, stage: str) -> list[dict]:
             continue
         part = model.part_of(name)
         lr = getattr(settings.parts, part).lr
+        if name.startswith("unet.net.encoder."):
+            lr *= cfg.unet.encoder_lr_scale
+        if name.startswith("encoder.clip.visual."):
+            lr *= cfg.encoder.image_lr_scale
         decay = settings.weight_decay if decays(name, parameter) else 0.0
         if name.endswith("gate"):
             part, lr, decay = "gates", cfg.fusion.gate_lr, 0.0
@@ -42,8 +55,11 @@ def make_optimizer(model: Any, cfg: Config, stage: str) -> torch.optim.AdamW:
 
 
 def share_of_peak(step: int, total: int, warmup: float) -> float:
-    """Learning rate of the optimiser step `step` (0 … total - 1) as a share of the peak: rising over the first `warmup` of all
-    steps, then falling along half a cosine towards zero. A pure function of the step, so nothing of it has to be saved."""
+    """Learning rate of the optimiser step `step` (0 … total - 1) as a share of the peak.
+
+    It rises over the first `warmup` of all steps, then falls along half a cosine towards zero. A pure function of the
+    step, so nothing of it has to be saved.
+    """
     rising = math.ceil(warmup * total)
     if step < rising:
         return (step + 1) / (rising + 1)
@@ -51,14 +67,16 @@ def share_of_peak(step: int, total: int, warmup: float) -> float:
 
 
 def set_learning_rates(optimizer: Any, share: float) -> dict[str, float]:
-    """Set every group to `share` of its peak; returns the rate of each part."""
+    """Set every group to `share` of its peak; returns the highest rate of each part."""
+    rates: dict[str, float] = {}
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share
-    return {group["part"]: group["lr"] for group in optimizer.param_groups}
+        rates[group["part"]] = max(group["lr"], rates.get(group["part"], 0.0))
+    return rates
 
 
 def trainable_table(model: Any, cfg: Config, stage: str) -> str:
-    """What trains in this stage as text: a row for each part with its mode, tensors, parameters and peak learning rate."""
+    """What trains in this stage as text: a row a part with its mode, tensors, parameters and peak learning rate."""
     parts = stage_of(cfg, stage).parts
     counts: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
@@ -73,5 +91,7 @@ def trainable_table(model: Any, cfg: Config, stage: str) -> str:
         lines.append(f"  {part:<10}{settings.mode:<8}{tensors:>8,}{trained:>14,}{every:>14,}{lr:>10}")
     gates = [p for n, p in model.named_parameters() if p.requires_grad and n.endswith("gate")]
     if gates:
-        lines.append(f"  {'  gates':<10}{'full':<8}{len(gates):>8,}{len(gates):>14,}{'':>14}{cfg.fusion.gate_lr:>10.1e}")
+        lines.append(
+            f"  {'  gates':<10}{'full':<8}{len(gates):>8,}{len(gates):>14,}{'':>14}{cfg.fusion.gate_lr:>10.1e}"
+        )
     return "\n".join(lines)

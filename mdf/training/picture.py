@@ -13,7 +13,16 @@ from mdf.batches import Batch
 from mdf.imaging.preprocess import Preprocessing
 
 TILE = 192  # pixels a photograph
-COLOURS = ((0, 255, 0), (255, 0, 0), (255, 0, 255), (255, 255, 0), (0, 255, 255), (255, 128, 0), (255, 255, 255), (128, 128, 255))
+COLOURS = (
+    (0, 255, 0),
+    (255, 0, 0),
+    (255, 0, 255),
+    (255, 255, 0),
+    (0, 255, 255),
+    (255, 128, 0),
+    (255, 255, 255),
+    (128, 128, 255),
+)
 
 
 def pixels(normalised: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
@@ -23,7 +32,7 @@ def pixels(normalised: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 
 
 def batch_picture(batch: Batch, preprocessing: Preprocessing, path: Path, rows: int = 8) -> None:
-    """Write a PNG with a row for each of the first `rows` photographs: the encoder's input, the U-Net's, and that with its masks."""
+    """Write a PNG, a row a photograph: the encoder's input, the U-Net's input, and that with its masks."""
     p, lines = preprocessing, []
     for i in range(min(rows, len(batch.pixel_values))):
         unet = pixels(batch.unet_pixels[i], p.unet_mean, p.unet_std)

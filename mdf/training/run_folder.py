@@ -31,12 +31,15 @@ class RunFolder:
     def check(self, resume: bool) -> dict[str, Any] | None:
         """The saved state to go on from, or None for a new start. Changes nothing.
 
-        Raises UserError where the run exists and neither --resume nor run.overwrite was given, or where there is nothing to resume.
+        Raises UserError where the run exists and neither --resume nor run.overwrite was given, or where there is
+        nothing to resume.
         """
         run = self.cfg.run
         exists = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         if exists and (resume or run.overwrite) and not any((self.path / name).exists() for name in OF_A_RUN):
-            raise UserError(f"{self.path} is not the folder of a run, and nothing in it will be touched; choose another run.name")
+            raise UserError(
+                f"{self.path} is not the folder of a run, and nothing in it will be touched; choose another run.name"
+            )
         if resume:
             if not exists:
                 raise UserError(f"--resume: there is no run {self.path}; leave --resume away to start it")
@@ -44,9 +47,13 @@ class RunFolder:
             recover(self.best)
             return read_state(self.last, self.cfg)
         if exists and not run.overwrite:
-            raise UserError(f"{self.path} exists already: continue it with --resume, or replace it with run.overwrite=true")
+            raise UserError(
+                f"{self.path} exists already: continue it with --resume, or replace it with run.overwrite=true"
+            )
         if run.start_from and Path(run.start_from).resolve().is_relative_to(self.path.resolve()):
-            raise UserError(f"run.start_from: {run.start_from} lies in the run that is to be replaced; choose another run.name")
+            raise UserError(
+                f"run.start_from: {run.start_from} lies in the run that is to be replaced; choose another run.name"
+            )
         return None
 
     def create(self, environment: dict[str, Any], manifests: dict[str, Manifest]) -> None:
@@ -92,7 +99,7 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def cut_metrics(self, stages: tuple[str, ...], stage: str, step: int) -> None:
-        """Drop the lines of metrics.jsonl that come after `step` of `stage`, and a line that a crash left half written."""
+        """Drop the lines of metrics.jsonl after `step` of `stage`, and a line that a crash left half written."""
         kept = []
         for text in self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []:
             try:
@@ -109,7 +116,7 @@ class RunFolder:
 
 def environment(manifests: dict[str, Manifest], preprocessing_hash: str, **more: Any) -> dict[str, Any]:
     """What a result depends on beside its configuration."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
@@ -131,12 +138,15 @@ def git_commit() -> str | None:
     """The commit of the checkout that this package runs from, with a + where files differ; None outside a checkout."""
     if not (PACKAGE.parent / ".git").exists():
         return None
+
+    def git(*words: str) -> str:
+        call = ["git", *words]
+        return subprocess.run(
+            call, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
     try:
-        call = {"cwd": PACKAGE.parent, "capture_output": True, "text": True, "timeout": 10}
-        head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **call).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], check=True, **call).stdout.strip()
+        head, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+" if changed else "")
-
-

@@ -18,8 +18,8 @@ VISIT = 1 << 20  # a photograph drawn again within an epoch has this added to it
 def order(seed: int, epoch: int, size: int, groups: tuple[str, ...] | None) -> list[Key]:
     """The `size` draws of one epoch.
 
-    Without `groups` a permutation. With them (one name a photograph) every group is drawn equally often, to within one: groups
-    take turns in an order shuffled each round, and a small group starts again when all of it has been drawn.
+    Without `groups` a permutation. With them (one name a photograph) every group is drawn equally often, to within one:
+    groups take turns in an order shuffled each round, and a small group starts again when all of it has been drawn.
     """
     rng = np.random.default_rng([seed, epoch])
     if groups is None:
@@ -41,12 +41,12 @@ def order(seed: int, epoch: int, size: int, groups: tuple[str, ...] | None) -> l
 
 @dataclass(frozen=True)
 class Sampler:
-    """Batches of keys for this process: iterating yields micro-batches without end, from `consumed` samples into `epoch`.
+    """Batches of keys for this process: iterating yields them without end, from `consumed` samples into `epoch`.
 
-    A step takes the next batch_size * accumulation * processes keys of the order. Its micro-batch j is the j-th consecutive
-    batch_size * processes of them, of which this process takes the `rank`-th batch_size. An epoch's tail runs on into
-    the next epoch, so that every step is of the same size. Must not go through `accelerator.prepare`, which would cut the share
-    of this process up a second time.
+    A step takes the next batch_size * accumulation * processes keys of the order. Its micro-batch j is the j-th
+    consecutive batch_size * processes of them, of which this process takes the `rank`-th batch_size. An epoch's tail
+    runs on into the next epoch, so that every step is of the same size. Must not go through `accelerator.prepare`,
+    which would cut the share of this process up a second time.
     """
 
     size: int  # photographs

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there, and the trainer's state beside them.
 
-A folder is written under a temporary name, synced and renamed over the old one; whatever goes wrong before that leaves the old one
-untouched. `last/trainer_state/` is read without unpickling code.
+A folder is written under a temporary name, synced and renamed over the old one; whatever goes wrong before that leaves
+the old one untouched. `last/trainer_state/` is read without unpickling code.
 """
 
 import errno
@@ -75,14 +75,14 @@ def sync(path: Path) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a full disk or an exhausted quota is behind `error`; safetensors and torch raise errors of their own for it."""
+    """Whether a full disk or quota is behind `error`; safetensors and torch raise errors of their own for it."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, Exception) and any(words in str(error) for words in FULL)
 
 
 def promote(last: Path, best: Path) -> None:
-    """Make best/ the same checkpoint as last/, without the trainer's state. Weights are linked, not copied, where the disk can."""
+    """Make best/ the same checkpoint as last/, without the trainer's state. Weights are linked where the disk can."""
 
     def copy(source: str, target: str) -> str:
         if source.endswith(".safetensors"):
@@ -101,11 +101,11 @@ def promote(last: Path, best: Path) -> None:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The generators of torch, numpy and python as plain values and tensors."""
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         "python": random.getstate(),
     }
 
@@ -154,7 +154,9 @@ def read_state(last: Path, cfg: Config) -> dict[str, Any] | None:
     changed = differences(state["config"], plain(cfg))
     if changed:
         raise UserError(
-            f"--resume continues {last.parent} as it was started, but these settings differ:\n  " + "\n  ".join(changed) + "\n"
+            f"--resume continues {last.parent} as it was started, but these settings differ:\n  "
+            + "\n  ".join(changed)
+            + "\n"
             f"Set them back, or start another run with run.name=NAME. Only {', '.join(MAY_CHANGE)} may change."
         )
     return state

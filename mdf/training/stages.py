@@ -22,9 +22,9 @@ WANT = {"text": "text", "contrastive": "contrastive", "label_aware": "contrastiv
 class Task:
     """The weighted losses of one stage.
 
-    `text` counts supervised tokens and `mask` known (photograph, mask) pairs, so that a step weighs each the same however it is cut
-    into micro-batches and processes. The contrastive terms are means over the pairs that are compared with each other, weighted
-    by B: processes enlarge the set of negatives, accumulation does not.
+    `text` counts supervised tokens and `mask` known (photograph, mask) pairs, so that a step weighs each the same
+    however it is cut into micro-batches and processes. The contrastive terms are means over the pairs that are
+    compared with each other, weighted by B: processes enlarge the set of negatives, accumulation does not.
     """
 
     def __init__(self, cfg: Config, name: str):
@@ -70,8 +70,8 @@ class Task:
     def __call__(self, model: Any, batch: Batch) -> tuple[Terms, Any]:
         """Run the forward and return each term's (sum, count), and the model's output.
 
-        `model` may be wrapped for several processes: only its forward is called, since any other method would train without
-        averaging gradients.
+        `model` may be wrapped for several processes: only its forward is called, since any other method would train
+        without averaging gradients.
         """
         out = model(**self.inputs(batch))
         terms: Terms = {}
@@ -80,9 +80,12 @@ class Task:
                 assert batch.labels is not None
                 terms[loss] = (text_loss(out.logits, shift(batch.labels)[1]), count)
             elif loss == "mask":
+                assert batch.masks is not None and batch.mask_known is not None
                 terms[loss] = (mask_loss(out.mask_logits, batch.masks, batch.mask_known, batch.field), count)
             elif loss == "contrastive":
-                mean = contrastive_loss(out.image_embeds, out.text_embeds, out.logit_scale, positives=batch.caption_group)
+                mean = contrastive_loss(
+                    out.image_embeds, out.text_embeds, out.logit_scale, positives=batch.caption_group
+                )
                 terms[loss] = (mean * count, count)
             else:
                 mean = label_aware_contrastive_loss(
@@ -108,8 +111,8 @@ def stage_of(cfg: Config, name: str) -> StageConfig:
 def freeze_unreached(accelerator: Any, model: Any, task: Task, batch: Batch) -> list[str]:
     """Freeze what trains by configuration but gets no gradient from this stage's losses; returns the names.
 
-    Several processes wait for the gradient of every tensor that trains, so one that never comes would be an error there.
-    `model` is not yet prepared; it is run in eval mode, and its gradients are dropped.
+    Several processes wait for the gradient of every tensor that trains, so one that never comes would be an error
+    there. `model` is not yet prepared; it is run in eval mode, and its gradients are dropped.
     """
     was, _ = model.training, model.eval()
     with accelerator.autocast():

@@ -25,10 +25,15 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     had = {part: given.config.mdf[part] for part in PARTS}
     wrong = [line for line in differ(had, wanted) if lora or given.config.lora or not line.startswith("language.lora")]
     if wrong:
-        raise UserError(f"run.start_from: {cfg.run.start_from} is another model than this configuration's:\n  " + "\n  ".join(wrong))
+        raise UserError(
+            f"run.start_from: {cfg.run.start_from} is another model than this configuration's:\n  " + "\n  ".join(wrong)
+        )
     if lora and not given.config.lora:
         if any(name.startswith("language.") and name not in given.of_base for name, _ in given.named_parameters()):
-            raise UserError(f"run.start_from: the language model of {cfg.run.start_from} was trained in full; set language.mode to full or frozen")
+            raise UserError(
+                f"run.start_from: the language model of {cfg.run.start_from} was trained in full; "
+                "set the language part's mode to full or frozen"
+            )
         model = MDFModel.build(cfg, diagnoses, dtype=dtype)
         for part in ("encoder", "unet", "fusion"):
             getattr(model, part).load_state_dict(getattr(given, part).state_dict())

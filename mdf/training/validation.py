@@ -20,9 +20,10 @@ SAMPLED_KINDS = ("diagnosis", "presence", "report")  # questions of which answer
 
 
 def shares(photographs: int, batch_size: int, rank: int, processes: int) -> list[list[tuple[int, int]]]:
-    """This process's batches of keys, as many and as large as every other's; fewer than `processes` photographs may be left out.
+    """This process's batches of keys, as many and as large as every other's.
 
-    Losses that compare the photographs of all processes need equal batches on each.
+    Losses that compare the photographs of all processes need equal batches on each, so a few (fewer than `processes`)
+    may be left out.
     """
     usable = photographs - photographs % processes
     batches = []
@@ -33,7 +34,7 @@ def shares(photographs: int, batch_size: int, rank: int, processes: int) -> list
 
 
 def overlap(mask_logits: Tensor, batch: Batch) -> Tensor:
-    """[2,K]: twice the pixels that prediction (p > 0.5) and truth share, and the sum of both, over known masks inside the field."""
+    """[2,K]: twice the pixels that prediction (p > 0.5) and truth share, and their sum, inside the field."""
     assert batch.masks is not None and batch.mask_known is not None
     inside = (batch.field & batch.mask_known[..., None, None]).double()
     predicted, truth = (mask_logits > 0).double() * inside, batch.masks.double() * inside
@@ -46,8 +47,9 @@ def validate(
 ) -> dict[str, float]:
     """val_loss, val_loss_NAME for each term, and for masks val_dice_NAME and their mean val_dice.
 
-    Dice is of all validation pixels together (one number a mask), since most photographs hold no lesion of a given kind; a mask
-    that no validation photograph shows has none. All processes return the same. {} without validation photographs.
+    Dice is of all validation pixels together (one number a mask), since most photographs hold no lesion of a given
+    kind; a mask that no validation photograph shows has none. All processes return the same. {} without validation
+    photographs.
     """
     batches = shares(len(data.val), task.stage.batch_size, accelerator.process_index, accelerator.num_processes)
     if not batches:
@@ -76,7 +78,7 @@ def validate(
 
 
 def score_of(found: dict[str, float], task: Task) -> float:
-    """What the best checkpoint is chosen by, higher is better: mean Dice where masks are all that is learnt, else minus the loss."""
+    """What the best checkpoint is chosen by, higher is better: mean Dice where only masks train, else -loss."""
     return found["val_dice"] if task.want == ("masks",) and "val_dice" in found else -found["val_loss"]
 
 
@@ -89,7 +91,7 @@ def questions(record: FundusRecord, prompts: Prompts, diagnoses: tuple[str, ...]
 
 @torch.no_grad()
 def write_samples(accelerator: Any, model: Any, samples: FundusDataset, count: int, title: str) -> str:
-    """Markdown with question, reference and generated answer of the first `count` photographs; `model` is the bare MDFModel."""
+    """Markdown with question, reference and answer of the first `count` photographs; `model` is the bare MDFModel."""
     model.eval()
     lines = [f"# {title}", ""]
     processor = model.processor

@@ -75,9 +75,11 @@ def test_the_script_writes_metrics_and_predictions(checkpoint, tmp_path):
     assert metrics["data_sha256"] == read_manifest(checkpoint.data).sha256
     names = flatten(metrics)
     for name in (
-        "classification.accuracy", "classification.balanced_accuracy", "classification.macro_f1", "classification.macro_auroc",
+        "classification.accuracy", "classification.balanced_accuracy", "classification.macro_f1",
+        "classification.macro_auroc",
         "segmentation.vessel.dice", "retrieval.image_to_text_r1", "retrieval.text_to_image_r5",
-        "controls.blank.balanced_accuracy", "controls.shuffled.balanced_accuracy", "controls.majority.balanced_accuracy",
+        "controls.blank.balanced_accuracy", "controls.shuffled.balanced_accuracy",
+        "controls.majority.balanced_accuracy",
         "spatial.small_lesions.balanced_accuracy", "spatial.presence.balanced_accuracy", "generation.accuracy",
     ):  # fmt: skip
         assert 0 <= names[name] <= 1 and f"{name}_ci" in names, name

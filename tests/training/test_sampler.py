@@ -51,6 +51,8 @@ def test_balance_draws_every_diagnosis_equally_often():
     sampler = Sampler(26, 0, 4, groups=groups)
     keys = sampler.keys(0, 26)
     counts = Counter(groups[i] for _, i in keys)
-    assert set(counts) == {"normal", "amd", "amd|glaucoma", "unknown"} and max(counts.values()) - min(counts.values()) <= 1
+    assert (
+        set(counts) == {"normal", "amd", "amd|glaucoma", "unknown"} and max(counts.values()) - min(counts.values()) <= 1
+    )
     assert len(set(keys)) == len(keys)  # one that is drawn again is augmented anew
     assert keys == Sampler(26, 0, 4, groups=groups).keys(0, 26)
