@@ -18,6 +18,9 @@ from mdf.vocabulary import display
 IGNORED = -100  # label of a token that is not supervised
 QUADRANTS = ("superotemporal", "inferotemporal", "superonasal", "inferonasal")
 SMALL_LESIONS = ("microaneurysm", "haemorrhage", "hard_exudate", "cotton_wool_spot", "drusen")
+# Within a conversation no answer may give a later one away: after a report, or after "how many", the picture is not needed.
+ORDER = ("eye", "presence", "quadrant", "count", "diagnosis", "report")
+LENGTH = {"report": 4}  # a report is as long as four questions; conversations of one length waste no padding
 REPORT_TEXTS = (
     "report",
     "caption",
@@ -183,20 +186,21 @@ def converse(
 ) -> list[Turn]:
     """A training conversation: the system prompt, then up to `cfg.turns` different questions with their answers."""
     kinds, weights = list(cfg.questions), np.array(list(cfg.questions.values()), dtype=float)
-    turns, seen = [Turn("system", prompts.system)], set()
-    first = "diagnosis" if cfg.questions.get("diagnosis") and rng.random() < cfg.diagnosis_first else None
+    asked: dict[tuple[str, str | None], Question] = {}
+    opening = cfg.questions.get("diagnosis") and rng.random() < cfg.diagnosis_first
     # four draws a turn: a kind that the record cannot answer, or a repetition, costs one of them
-    for _ in range(4 * cfg.turns):
-        kind = first or kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
-        first = None
+    for draw in range(4 * cfg.turns):
+        kind = "diagnosis" if opening and draw == 0 else kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
         question = ask(record, kind, prompts, diagnoses, rng)
-        if question is None or (kind, question.finding) in seen:
-            continue
-        seen.add((kind, question.finding))
-        turns += [Turn("user", question.text), Turn("assistant", question.answer)]
-        if len(seen) == cfg.turns:
+        if question is not None:
+            asked.setdefault((kind, question.finding), question)
+        if sum(LENGTH.get(q.kind, 1) for q in asked.values()) >= cfg.turns:
             break
-    if not seen:
+    questions = sorted(asked.values(), key=lambda q: -1 if opening and q.kind == "diagnosis" else ORDER.index(q.kind))
+    turns = [Turn("system", prompts.system)]
+    for question in questions:
+        turns += [Turn("user", question.text), Turn("assistant", question.answer)]
+    if not asked:
         raise UserError(
             f"record {record.id}: no question of {', '.join(kinds)} can be answered from it; leave it out of `fuse`"
         )

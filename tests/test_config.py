@@ -35,9 +35,10 @@ def refusal(path: Path, *overrides: str) -> str:
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.relative_to(REPO / "configs").as_posix())
 def test_every_configuration_that_comes_with_mdf_is_valid_and_reads_back_equal(file: Path, tmp_path: Path):
-    # real data sets need a root, which only the user knows
-    needs_root = "data.root" in unread(file)
-    cfg = load_config(file, ["data.root=somewhere"] if needs_root else [])
+    # where real data lies, only the user knows
+    missing = unread(file)
+    given = [f"{key}=somewhere" for key in ("data.root", "data.table") if key in missing]
+    cfg = load_config(file, given)
     save_config(cfg, tmp_path / "again.yaml")
     assert load_config(tmp_path / "again.yaml") == cfg
 

@@ -34,6 +34,7 @@ from mdf.training.saving import (
     restore_random_state,
     seed_everything,
     write_folder,
+    write_tensors,
 )
 from mdf.training.stages import Task, freeze_unreached
 from mdf.training.start import first_model, next_model
@@ -363,9 +364,9 @@ class Stage:
             "config": plain(self.cfg),
         }
         (draft / STATE / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        torch.save(self.optimizer.state_dict(), draft / STATE / "optimizer.pt")
+        write_tensors(draft / STATE / "optimizer.pt", self.optimizer.state_dict())
         for rank, own in enumerate(ranks):
-            torch.save(own, draft / STATE / f"rank-{rank}.pt")
+            write_tensors(draft / STATE / f"rank-{rank}.pt", own)
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go back to where last/ was written."""

@@ -9,21 +9,13 @@ from torch import nn
 from mdf.config import Config
 from mdf.training.stages import stage_of
 
-NO_DECAY = (
-    "norm",
-    "embed",
-    "position",
-    "bias",
-    "gate",
-    "logit_scale",
-    "ln_",
-    "bn",
-)  # pieces of the names of what never decays
+# What an embedding is called: words, positions, the class token. Norms, gates and biases are told by their shape.
+EMBEDDINGS = ("embedding", "embed_tokens", "pos_embed", "position", "cls_token", "class_token")
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay acts on this tensor: matrices and kernels only, no norm, gate, bias or embedding."""
-    return parameter.ndim >= 2 and not any(piece in part for part in name.lower().split(".") for piece in NO_DECAY)
+    return parameter.ndim >= 2 and not any(word in name for word in EMBEDDINGS)
 
 
 def groups(model: Any, cfg: Config, stage: str) -> list[dict]:
@@ -94,4 +86,6 @@ def trainable_table(model: Any, cfg: Config, stage: str) -> str:
         lines.append(
             f"  {'  gates':<10}{'full':<8}{len(gates):>8,}{len(gates):>14,}{'':>14}{cfg.fusion.gate_lr:>10.1e}"
         )
+    if any(p.requires_grad for p in model.fusion.adapters.parameters()):
+        lines += [f"  {line}" for line in model.fusion.describe()]
     return "\n".join(lines)

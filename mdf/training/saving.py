@@ -22,7 +22,7 @@ from mdf.errors import UserError
 
 STATE = "trainer_state"
 MAY_CHANGE = ("run.log_every", "run.keep_last_every", "run.threads", "run.overwrite")  # by --resume
-FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122", "file write failed")
+FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")  # as safetensors says it
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -76,9 +76,14 @@ def sync(path: Path) -> None:
 
 def is_full(error: BaseException) -> bool:
     """Whether a full disk or quota is behind `error`; safetensors and torch raise errors of their own for it."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, Exception) and any(words in str(error) for words in FULL)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(cause) for words in FULL):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def promote(last: Path, best: Path) -> None:
@@ -160,6 +165,12 @@ def read_state(last: Path, cfg: Config) -> dict[str, Any] | None:
             f"Set them back, or start another run with run.name=NAME. Only {', '.join(MAY_CHANGE)} may change."
         )
     return state
+
+
+def write_tensors(path: Path, values: Any) -> None:
+    """Write tensors and plain values, through a file of ours: torch's own does not say when the disk is full."""
+    with path.open("wb") as file:
+        torch.save(values, file)
 
 
 def read_tensors(path: Path) -> Any:

@@ -12,7 +12,14 @@ from mdf.models.fusion import PARTS, MDFModel
 from mdf.models.language import bare
 
 # settings of the model's sections that weights do not depend on; `weights` only says whether there were any
-FREE = {"fusion.gate_lr", "language.attention", "language.lora_dropout", "language.gradient_checkpointing"}
+FREE = {
+    "encoder.image_lr_scale",
+    "unet.encoder_lr_scale",
+    "fusion.gate_lr",
+    "language.attention",
+    "language.lora_dropout",
+    "language.gradient_checkpointing",
+}
 
 
 def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> MDFModel:

@@ -257,3 +257,16 @@ def test_no_validation_photographs_keep_the_last_step_as_the_best(tiny, world, c
     assert train(cfg) == 0
     assert "no validation photographs" in capsys.readouterr().out
     assert (folder(cfg) / "best" / "model.safetensors").is_file()
+
+
+def test_bf16_trains_every_stage(tiny):
+    cfg = tiny(**{"run.precision": "bf16", "segment.steps": 1, "align.steps": 1, "fuse.steps": 2, "fuse.samples": 1})
+    assert train(cfg) == 0
+    assert json.loads((folder(cfg) / "environment.json").read_text())["precision"] == "bf16"
+    assert losses(cfg)[0] == pytest.approx(losses_in_fp32(tiny), rel=0.03)
+
+
+def losses_in_fp32(tiny) -> float:
+    cfg = tiny(**{"run.stages": ("segment",), "run.name": "fp32", "segment.steps": 1})
+    train(cfg)
+    return losses(cfg)[0]
