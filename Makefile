@@ -42,7 +42,7 @@ quickstart: weights  ## train, evaluate, chat and report on 2 CPU cores
 	@set -e; start=$$(date +%s); lap=$$start; \
 	took() { now=$$(date +%s); echo "== $$1: $$((now - lap)) s"; lap=$$now; }; \
 	$(LAUNCH) scripts/train.py run.dir=$(RUNS) run.overwrite=true; took training; \
-	$(BIN)/python scripts/evaluate.py --checkpoint $(QUICK)/best --data $(QUICK)/data.jsonl --split test \
+	$(BIN)/python scripts/evaluate.py --checkpoint $(QUICK)/best --data $(QUICK)/data.jsonl --split test --limit 100 \
 	  --out $(QUICK)/evaluation; took evaluation; \
 	image=$$($(BIN)/python -c 'import sys; from mdf.records import read_manifest; m = read_manifest(sys.argv[1]); \
 	  print(m.path(m.split("test")[0].image))' $(QUICK)/data.jsonl); \
@@ -58,16 +58,16 @@ quickstart-compare: weights  ## the baseline MLLM on the same budget, and both t
 	@set -e; start=$$(date +%s); \
 	$(LAUNCH) scripts/train.py run.dir=$(RUNS) run.name=quickstart-baseline 'run.stages=[align,fuse]' 'fusion.depths=[]' \
 	  run.overwrite=true; \
-	$(BIN)/python scripts/evaluate.py --checkpoint $(BASELINE)/best --data $(BASELINE)/data.jsonl --split test \
+	$(BIN)/python scripts/evaluate.py --checkpoint $(BASELINE)/best --data $(BASELINE)/data.jsonl --split test --limit 100 \
 	  --out $(BASELINE)/evaluation; \
 	$(BIN)/python scripts/evaluate.py compare $(QUICK)/evaluation $(BASELINE)/evaluation; \
 	echo "== quickstart-compare: $$(($$(date +%s) - start)) s"
 
 test: $(STAMP)  ## the fast tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-slow: $(STAMP)  ## all tests, the main job included
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)  ## linter, formatting, types
 	@$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """mdf trains multimodal large language models that read colour fundus photographs."""
 
+from typing import Any
+
 __version__ = "0.1.0"
 
 _LAZY = {
@@ -12,7 +14,7 @@ _LAZY = {
 __all__ = ["__version__", *_LAZY]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Load a public name when it is first used, so that `import mdf` stays free of torch."""
     if name in _LAZY:
         from importlib import import_module

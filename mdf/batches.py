@@ -3,7 +3,8 @@
 Shapes: B rows, T text tokens, S encoder input side, U U-Net input side, K masks, C caption tokens.
 """
 
-from dataclasses import dataclass, field, fields
+import dataclasses
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Batch:
     caption_ids: Tensor | None = None  # int64 [B,C] for the CLIP text tower
     caption_group: Tensor | None = None  # int64 [B], equal for equal captions
     label_ids: Tensor | None = None  # int64 [B], equal for equal diagnoses
-    backbone: dict[str, Tensor] = field(default_factory=dict)  # the language model's own image tensors
+    backbone: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # the language model's own image tensors
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with every tensor on `device`."""
@@ -70,7 +71,8 @@ class FundusDataset(torch.utils.data.Dataset):
     """Photographs of a manifest as samples; `dataset[(epoch, index)]`, so that augmentation and questions depend on
     (seed, epoch, sample id) alone and never on the order or the number of workers.
 
-    With `train` the questions are drawn and the photograph is augmented (`augment` not None); without, epoch 0 is used for all.
+    With `train` the questions are drawn and the photograph is augmented (`augment` not None); without, epoch 0 is used
+    for all.
     """
 
     def __init__(

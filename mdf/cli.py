@@ -1,6 +1,7 @@
 """What every script does around its own work: exit codes and one clear message instead of a traceback.
 
-0 done, 1 failed (a full disk included), 2 the user's input is wrong, 130 interrupted, 143 stopped by SIGTERM after saving.
+0 done, 1 failed (a full disk included), 2 the user's input is wrong, 130 interrupted, 143 stopped by SIGTERM after
+saving.
 """
 
 import errno
@@ -10,9 +11,9 @@ from collections.abc import Callable
 
 
 def quiet_threads() -> None:
-    """Idle OpenMP threads must sleep, not spin: beside another job a spinning pool made one step take 34 s instead of 0.75 s.
+    """Idle OpenMP threads must sleep, not spin.
 
-    Has to run before torch is imported.
+    Beside another job a spinning pool made one step take 34 s instead of 0.75 s. Has to run before torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -55,7 +55,7 @@ class EncoderConfig:
     model: str = "fundus-lite0"  # open_clip architecture, or one of mdf/data/open_clip/*.json
     weights: str | None = None  # open_clip tag, file, or bundled name (efficientnet-lite0-imagenet); null = random
     size: int = 0  # input side in pixels; 0 = the architecture's own
-    image_lr_scale: float = 1.0  # learning rate of the image tower as a share of the encoder's; below 1 where only it is pretrained
+    image_lr_scale: float = 1.0  # the image tower's learning rate / the encoder's; below 1 where only it is pretrained
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class UNetConfig:
     weights: str | None = None  # local file or bundled name (mobilenetv2-imagenet, resnet50-imgsim); null = random
     size: int = 256  # input side in pixels, divisible by 16 * fusion.grid
     decoder_channels: tuple[int, ...] = (128, 64, 32, 16, 16)  # from stride 16 up to stride 1
-    encoder_lr_scale: float = 0.1  # learning rate of the U-Net's encoder as a share of the U-Net's; 1 where it starts random
+    encoder_lr_scale: float = 0.1  # the learning rate of its encoder / the U-Net's; 1 where it starts random
     masks: tuple[str, ...] = ("vessel",)  # one output map each, in this order
 
 

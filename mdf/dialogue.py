@@ -18,7 +18,7 @@ from mdf.vocabulary import display
 IGNORED = -100  # label of a token that is not supervised
 QUADRANTS = ("superotemporal", "inferotemporal", "superonasal", "inferonasal")
 SMALL_LESIONS = ("microaneurysm", "haemorrhage", "hard_exudate", "cotton_wool_spot", "drusen")
-# Within a conversation no answer may give a later one away: after a report, or after "how many", the picture is not needed.
+# Within a conversation no answer may give a later one away: after a report, or "how many", the picture is not needed.
 ORDER = ("eye", "presence", "quadrant", "count", "diagnosis", "report")
 LENGTH = {"report": 4}  # a report is as long as four questions; conversations of one length waste no padding
 REPORT_TEXTS = (
@@ -66,7 +66,8 @@ class Prompts:
         for name in ("system.txt", "questions.yaml", "captions.yaml"):
             if not (self.folder / name).is_file():
                 raise UserError(
-                    f"{self.folder / name} is missing: a prompts folder holds system.txt, questions.yaml and captions.yaml"
+                    f"{self.folder / name} is missing: a prompts folder holds system.txt, questions.yaml "
+                    "and captions.yaml"
                 )
         self.system = (self.folder / "system.txt").read_text(encoding="utf-8").strip()
         self.questions: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -156,7 +157,7 @@ def ask(
             if not pool:
                 return None
             finding = pool[int(rng.integers(len(pool)))]
-        answers = (spec["yes"], spec["no"])
+        answers: tuple[str, ...] = (spec["yes"], spec["no"])
         return Question(
             kind, phrasing.format(finding=display(finding)), answers[finding not in present], answers, finding
         )
@@ -224,15 +225,16 @@ def encode(
 ) -> Encoded:
     """Token ids of a conversation about one photograph; every assistant turn, its end token included, is supervised.
 
-    The placeholder `image_token` stands `image_tokens` times at the head of the first user turn. A conversation longer than
-    `max_length` (0 = any) loses its last question-answer turns, never image tokens.
+    The placeholder `image_token` stands `image_tokens` times at the head of the first user turn. A conversation longer
+    than `max_length` (0 = any) loses its last question-answer turns, never image tokens.
     With `generate` the conversation ends with a user turn and the template's opening of the answer.
     Raises UserError where the user's text holds the placeholder or the conversation cannot be cut to `max_length`.
     """
     for turn in turns:
         if image_token in turn.content:
             raise UserError(
-                f"the text holds {image_token!r}, which stands for the photograph; remove it from the question or prompt"
+                f"the text holds {image_token!r}, which stands for the photograph; "
+                "remove it from the question or prompt"
             )
     first_user = next(i for i, t in enumerate(turns) if t.role == "user")
     placeholder = image_token * image_tokens + ("\n" if image_tokens else "")

@@ -1,8 +1,12 @@
 """Files that are whole or not there."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from mdf.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -21,3 +25,16 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of a checkpoint holds. Raises UserError where it is not there or damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); take the checkpoint again from its run") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); take the checkpoint again from its run") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged (no JSON object); take the checkpoint again from its run")
+    return values

@@ -1,4 +1,4 @@
-"""MDFProcessor: everything that stands between a photograph or a question and the model's tensors, saved with every checkpoint."""
+"""MDFProcessor: what stands between a photograph or a question and the model's tensors; saved with a checkpoint."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdf.dialogue import Encoded, Prompts, Turn, encode
 from mdf.errors import UserError
+from mdf.files import read_json
 from mdf.imaging.decode import load_image
 from mdf.imaging.preprocess import Preprocessing
 
@@ -26,7 +27,8 @@ def choose_token(tokenizer: Any, names: tuple[str, ...], purpose: str) -> str:
         if name in vocabulary and name != tokenizer.eos_token:
             return name
     raise UserError(
-        f"the tokenizer holds none of {', '.join(names)} to serve as {purpose}; this language model is not supported yet"
+        f"the tokenizer holds none of {', '.join(names)} to serve as {purpose}; "
+        "this language model is not supported yet"
     )
 
 
@@ -37,7 +39,7 @@ class Inputs(dict):
         return Inputs({k: v.to(device) for k, v in self.items()})
 
     def blank(self) -> "Inputs":
-        """The same shapes with every pixel at the mean colour: what a model that ignores the photograph cannot tell apart."""
+        """The same shapes with every pixel at the mean colour: no difference to a model that ignores the photograph."""
         return Inputs({k: torch.zeros_like(v) if v.is_floating_point() else v for k, v in self.items()})
 
     def select(self, rows: list[int]) -> "Inputs":
@@ -85,7 +87,7 @@ class MDFProcessor:
         """uint8 [H,W,3] from a path, a PIL image or an array of that kind."""
         if isinstance(image, str | Path):
             return load_image(image)
-        array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+        array = np.array(image.convert("RGB")) if hasattr(image, "convert") else np.asarray(image)
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
             raise UserError(
                 f"a photograph is a path, a PIL image or a uint8 array [H,W,3], not {array.dtype} {array.shape}"
@@ -107,7 +109,8 @@ class MDFProcessor:
         for text in texts:
             if len(self._captions.encode(text)) + 2 > self.context_length:
                 raise UserError(
-                    f"a caption is longer than the {self.context_length} tokens of the text tower: {text[:60]!r}…; shorten it"
+                    f"a caption is longer than the {self.context_length} tokens of the text tower: {text[:60]!r}…; "
+                    "shorten it"
                 )
         return self._captions(texts)
 
@@ -131,21 +134,30 @@ class MDFProcessor:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "MDFProcessor":
-        """Read what `save_pretrained` wrote; refuses a preprocessing whose hash differs from the one it was trained with."""
+        """Read what `save_pretrained` wrote; refuses a preprocessing whose hash is not the one it was trained with."""
         from transformers import AutoTokenizer
 
         folder = Path(folder)
         if not (folder / "preprocessing.json").is_file():
             raise UserError(f"{folder} is not an mdf checkpoint: preprocessing.json is missing")
-        values = json.loads((folder / "preprocessing.json").read_text())
-        extra = {k: values.pop(k) for k in ("image_tokens", "context_length", "diagnoses")}
-        expected = values.pop("hash")
+        values = read_json(folder / "preprocessing.json")
+        names = ("image_tokens", "context_length", "diagnoses", "hash")
+        if lacking := [name for name in names if name not in values]:
+            raise UserError(f"{folder / 'preprocessing.json'}: {', '.join(lacking)} is missing; restore the file")
+        extra = {k: values.pop(k) for k in names}
+        expected = extra.pop("hash")
         preprocessing = Preprocessing.from_dict(values)
         if preprocessing.hash() != expected:
             raise UserError(
-                f"{folder / 'preprocessing.json'} was changed after training (hash {preprocessing.hash()}, trained with {expected}); "
+                f"{folder / 'preprocessing.json'} was changed after training "
+                f"(hash {preprocessing.hash()}, trained with {expected}); "
                 "restore it, or the photographs would not look to the model as they did in training"
             )
-        return cls(
-            AutoTokenizer.from_pretrained(folder / "tokenizer"), preprocessing, Prompts(folder / "prompts"), **extra
-        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{folder / 'tokenizer'} is missing or damaged ({reason}); take the checkpoint again from its run"
+            ) from error
+        return cls(tokenizer, preprocessing, Prompts(folder / "prompts"), **extra)

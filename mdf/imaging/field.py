@@ -50,7 +50,7 @@ def find_field(image: np.ndarray) -> Field:
     if factor > 1:
         # reduce() rounds the size up, so the copy covers slightly more than the picture: enlarge, then cut.
         large = Image.fromarray(mask.astype(np.uint8) * 255).resize(
-            (mask.shape[1] * factor, mask.shape[0] * factor), Image.BILINEAR
+            (mask.shape[1] * factor, mask.shape[0] * factor), Image.Resampling.BILINEAR
         )
         mask = np.asarray(large)[:height, :width] > 127
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

@@ -92,8 +92,8 @@ def _lesions(rng: np.random.Generator, canvas: Canvas, diagnosis: str) -> tuple[
     if diagnosis == "glaucoma":
         return (Finding("enlarged_cup", location="disc"),), {}
     if diagnosis == "amd":
-        placed = canvas.place("drusen", "macula", int(rng.integers(5, 26)))
-        return (Finding("drusen", location="macula", count=placed),), {}
+        drusen = canvas.place("drusen", "macula", int(rng.integers(5, 26)))
+        return (Finding("drusen", location="macula", count=drusen),), {}
     if diagnosis == "normal":
         return (), {}
     grade = int(rng.integers(1, 4))

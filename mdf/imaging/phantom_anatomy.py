@@ -177,7 +177,14 @@ def _branch(
     return grown[keep], thickness[keep]
 
 
-def _stroke(pen, points: np.ndarray, widths: np.ndarray, run: int, eye: Anatomy, glint) -> None:
+def _stroke(
+    pen: ImageDraw.ImageDraw,
+    points: np.ndarray,
+    widths: np.ndarray,
+    run: int,
+    eye: Anatomy,
+    glint: ImageDraw.ImageDraw | None,
+) -> None:
     """Draw each path in runs of `run` steps of one width."""
     points = (points + 0.5) * OVERSAMPLE
     lengths = np.isfinite(points[..., 0]).sum(axis=1).tolist()

@@ -153,7 +153,7 @@ def _coarse(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _enlarge(coarse: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.BICUBIC))
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:

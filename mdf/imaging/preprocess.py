@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,8 @@ class Preprocessing:
             raise UserError(
                 f"preprocessing: unknown setting {', '.join(unknown)}. Was it written by another version of mdf?"
             )
-        settings = cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        settings = cls(**read)
         if settings.version != cls.version:
             raise UserError(f"preprocessing: version {settings.version} is not this mdf's version {cls.version}.")
         return settings
@@ -131,9 +133,8 @@ def _square(pixels: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Tenso
     if height == width:
         return pixels
     side = max(height, width)
-    out = pixels.new_zeros((side, side, pixels.shape[0])).permute(
-        2, 0, 1
-    )  # channels last in memory: the resize is faster so
+    # channels last in memory: the resize is faster so
+    out = pixels.new_zeros((side, side, pixels.shape[0])).permute(2, 0, 1)
     y, x = (side - height) // 2, (side - width) // 2
     out[:, y : y + height, x : x + width] = pixels
     return out

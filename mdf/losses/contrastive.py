@@ -21,7 +21,8 @@ def contrastive_loss(
     Args:
         image_embeds, text_embeds: unit vectors [B,E] of this process; those of the others are gathered with gradient.
         logit_scale: the multiplier s.
-        positives: int64 [B]; rows with equal ids are mutual positives and share the target evenly. None = each row its own.
+        positives: int64 [B]; rows with equal ids are mutual positives and share the target evenly. None = each row its
+            own.
     """
     images, texts = gather_with_grad(image_embeds.float()), gather_with_grad(text_embeds.float())
     if positives is None:

@@ -1,4 +1,4 @@
-"""Embeddings of all processes, with gradient to each one's own rows: the contrastive losses compare against the whole batch."""
+"""Embeddings of all processes, with gradient to each one's own rows: contrastive losses compare the whole batch."""
 
 import torch
 import torch.distributed as dist

@@ -22,8 +22,8 @@ def label_aware_contrastive_loss(
         image_embeds, text_embeds: unit vectors [B,E] of this process.
         logit_scale: the multiplier.
         label_ids: int64 [B]; equal ids are positives.
-        label_sets: bool [B,K] instead; the overlap (intersection over union) of two sets is the target before normalising.
-            A row with an empty set matches only itself.
+        label_sets: bool [B,K] instead; the overlap (intersection over union) of two sets is the target before
+            normalising. A row with an empty set matches only itself.
     """
     if (label_ids is None) == (label_sets is None):
         raise ValueError("give either label_ids int64 [B] or label_sets bool [B,K]")

@@ -11,10 +11,10 @@ SMOOTH = 1.0  # pixels; an empty mask that is predicted empty has Dice 1
 
 
 def mask_loss(mask_logits: Tensor, masks: Tensor, known: Tensor, field: Tensor) -> Tensor:
-    """Sum over known (photograph, mask) pairs of balanced cross-entropy + (1 - soft Dice), inside the field of view only.
+    """Sum over known (photograph, mask) pairs of balanced cross-entropy + (1 - soft Dice), inside the field of view.
 
-    The cross-entropy of the background is averaged over the field, that of the foreground over the foreground and weighted
-    by `FOREGROUND`: a microaneurysm is ten pixels of forty thousand, and in a common mean it is never found.
+    The cross-entropy of the background is averaged over the field, that of the foreground over the foreground and
+    weighted by `FOREGROUND`: a microaneurysm is ten pixels of forty thousand, and in a common mean it is never found.
     Dice (Milletari et al. 2016) is 2·Σpq / (Σp + Σq) with probabilities p and truth q.
 
     Args:

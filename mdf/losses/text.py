@@ -22,7 +22,7 @@ def shift(labels: Tensor) -> tuple[Tensor, Tensor]:
 def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum (not mean) of -log softmax(logits)[target] over logits [N,V], in float32.
 
-    The trainer divides by the supervised tokens of the whole step, all micro-batches and processes together, so that how a
-    batch is cut up changes nothing.
+    The trainer divides by the supervised tokens of the whole step, all micro-batches and processes together, so that
+    how a batch is cut up changes nothing.
     """
     return F.cross_entropy(logits.float(), targets, reduction="sum")

@@ -13,9 +13,10 @@ HEAD = 64  # width of a head
 class GatedCrossAttention(nn.Module):
     """h ← h + tanh(a)·Attn(norm(h)W_q, M W_k, M W_v)W_o, then h ← h + tanh(b)·FFN(norm(h)).
 
-    The gates a and b start at 0: at step 0 the language model is exactly the pretrained one. Both updates are in units of
-    `scale`, the size of the hidden states at this layer of the pretrained language model (SmolLM2: 4 at layer 6, 16 at layer 24);
-    without it an open gate would move them by a hundredth and learning would wait for the weights to grow.
+    The gates a and b start at 0: at step 0 the language model is exactly the pretrained one. Both updates are in units
+    of `scale`, the size of the hidden states at this layer of the pretrained language model (SmolLM2: 4 at layer 6, 16
+    at layer 24); without it an open gate would move them by a hundredth and learning would wait for the weights to
+    grow.
     """
 
     scale: Tensor

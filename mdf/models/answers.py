@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def prompts(model: "MDFModel", conversations: list[list[Turn]]) -> tuple[dict[str, Tensor], list[list[int]]]:
-    """Left-padded input_ids, attention_mask and prompt_mask [B,T] of conversations that end with a user turn, and the bare ids."""
+    """Left-padded input_ids, attention_mask, prompt_mask [B,T] of conversations that end with a user turn; bare ids."""
     encoded = [model.processor.encode(turns, generate=True) for turns in conversations]
     ids = [e.input_ids for e in encoded]
     device = model.device
@@ -61,7 +61,8 @@ def score(
 ) -> list[list[float]]:
     """Log-likelihood of each candidate answer, summed over its tokens with the end token.
 
-    The prompt runs once; its cache is repeated for the candidates (never cropped: cropping cuts image keys in models that cache them).
+    The prompt runs once; its cache is repeated for the candidates (never cropped: cropping cuts image keys in models
+    that cache them).
 
     Args:
         conversations: B conversations, each ending with a user turn.
@@ -83,8 +84,8 @@ def score(
     kv = None if memory is None else model.fusion.memory_kv(memory)
     positions = (text["attention_mask"].cumsum(1) - 1).clamp(min=0)
     head = model(
-        input_ids=text["input_ids"], attention_mask=text["attention_mask"], position_ids=positions, prefix=prefix, memory=memory,
-        memory_kv=kv, use_cache=True, logits_to_keep=1,
+        input_ids=text["input_ids"], attention_mask=text["attention_mask"], position_ids=positions, prefix=prefix,
+        memory=memory, memory_kv=kv, use_cache=True, logits_to_keep=1,
     )  # fmt: skip
     cache = head.past_key_values
     cache.batch_repeat_interleave(n)
@@ -103,8 +104,10 @@ def score(
     before = text["attention_mask"].repeat_interleave(n, 0)
     start = before.sum(1, keepdim=True)
     tail = model(
-        input_ids=tokens, attention_mask=torch.cat([before, mask], 1), position_ids=start + torch.arange(tokens.shape[1], device=model.device),
-        memory=memory, memory_kv=None if kv is None else kv.repeat_interleave(n, 0), past_key_values=cache, use_cache=True,
+        input_ids=tokens, attention_mask=torch.cat([before, mask], 1),
+        position_ids=start + torch.arange(tokens.shape[1], device=model.device),
+        memory=memory, memory_kv=None if kv is None else kv.repeat_interleave(n, 0),
+        past_key_values=cache, use_cache=True,
     )  # fmt: skip
     first = head.logits[:, -1].repeat_interleave(n, 0)[:, None]
     logits = torch.cat([first, tail.logits[:, :-1]], 1).float()

@@ -1,7 +1,8 @@
 """A checkpoint directory: written whole, read strictly.
 
 `model.safetensors` holds every parameter and buffer that is not what its named base holds; `adapter/` the LoRA of the
-language model in peft's own form; config.json, tokenizer/, preprocessing.json, prompts/; bases.json names the bases with a fingerprint.
+language model in peft's own form; config.json, tokenizer/, preprocessing.json, prompts/; bases.json names the bases
+with a fingerprint.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mdf.errors import UserError
+from mdf.files import read_json
 from mdf.models.language import bare, load_language
 from mdf.processor import MDFProcessor
 
@@ -44,14 +46,13 @@ def own_tensors(model: "MDFModel") -> dict[str, Tensor]:
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
-        if name not in model.of_base
-        and not (name.startswith("language.") and ("lora_" in name or model.config.lora or tied(model, name)))
+        if name not in model.of_base and not (name.startswith("language.") and ("lora_" in name or tied(model, name)))
     }
 
 
 def tied(model: "MDFModel", name: str) -> bool:
     """Whether `name` is the output head that shares its tensor with the word embeddings."""
-    return name == "language.lm_head.weight" and bare(model.language).config.tie_word_embeddings
+    return name.endswith(".lm_head.weight") and bare(model.language).config.tie_word_embeddings
 
 
 def save(model: "MDFModel", folder: Path) -> None:
@@ -90,9 +91,33 @@ def refuse(folder: Path, what: str, missing: list[str], extra: list[str]) -> Non
         listed = [f"{len(names)} {kind}: {', '.join(sorted(names)[:8])}{' …' if len(names) > 8 else ''}"
                   for kind, names in (("missing", missing), ("not part of the model", extra)) if names]  # fmt: skip
         raise UserError(
-            f"{folder / what} does not fit the model that config.json describes; nothing was loaded. {'; '.join(listed)}. "
+            f"{folder / what} does not fit the model that config.json describes; nothing was loaded. "
+            f"{'; '.join(listed)}. "
             "The file is damaged or comes from another configuration: take the checkpoint again from its run"
         )
+
+
+def refuse_shapes(path: Path, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Raise with the tensors of a file whose shapes are not those of the model, if there are any."""
+    wrong = [
+        f"{n} {tuple(t.shape)} for {tuple(wanted[n].shape)}" for n, t in tensors.items() if t.shape != wanted[n].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"{path}: {len(wrong)} tensors of a wrong shape, nothing was loaded: {'; '.join(wrong[:8])}. "
+            "The file is damaged or comes from another configuration: take the checkpoint again from its run"
+        )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or one clear error where it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); take the checkpoint again from its run") from error
 
 
 def read_config(kind: type["MDFConfig"], folder: Path) -> "MDFConfig":
@@ -103,32 +128,34 @@ def read_config(kind: type["MDFConfig"], folder: Path) -> "MDFConfig":
         if not (folder / name).is_file():
             hint = "; did you mean its best/?" if (folder / "best").is_dir() else ""
             raise UserError(f"checkpoint {folder}: {name} is missing, so this is no whole mdf checkpoint{hint}")
-    values = json.loads((folder / "config.json").read_text())
+    values = read_json(folder / "config.json")
     values.pop("model_type", None)
-    return kind(**values)
+    config = kind(**values)
+    try:
+        config.sections()
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"checkpoint {folder}: config.json does not describe a model of this mdf ({error}); "
+            "take the checkpoint again from its run, or read it with the version of mdf that wrote it"
+        ) from None
+    return config
 
 
 def load(kind: type["MDFModel"], folder: Path, dtype: torch.dtype = torch.float32) -> "MDFModel":
-    """The model of a checkpoint directory. Raises UserError, and loads nothing, where any tensor is missing or too many."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    """The model of a checkpoint directory. Raises UserError, loads nothing, where tensors are missing or too many."""
     config = read_config(kind.config_class, folder)
-    bases = json.loads((folder / "bases.json").read_text())
-    try:
-        tensors = load_file(folder / "model.safetensors")
-    except SafetensorError as error:
-        raise UserError(
-            f"{folder / 'model.safetensors'} is damaged ({error}); take the checkpoint again from its run"
-        ) from error
+    bases = read_json(folder / "bases.json")
+    tensors = read_tensors(folder / "model.safetensors")
     own_language = [n for n in tensors if n.startswith("language.")]
     lm = config.sections()[3]
     language, _ = load_language(lm, torch.float32 if own_language else dtype)
+    if not isinstance(bases.get("language"), dict):
+        raise UserError(f"{folder / 'bases.json'} names no language model; take the checkpoint again from its run")
     expected = bases["language"].get("fingerprint")
     if expected and fingerprint(language) != expected:
         raise UserError(
-            f"language.model {lm.model!r} is not the one this checkpoint was trained on (fingerprint {fingerprint(language)}, "
-            f"trained on {expected}); nothing was loaded"
+            f"language.model {lm.model!r} is not the one this checkpoint was trained on "
+            f"(fingerprint {fingerprint(language)}, trained on {expected}); nothing was loaded"
         )
     model = kind(config, language=language, load_bases=False)  # encoder and U-Net are filled from model.safetensors
     if own_language:
@@ -137,14 +164,7 @@ def load(kind: type["MDFModel"], folder: Path, dtype: torch.dtype = torch.float3
         read_lora(model, folder)
     wanted = set(own_tensors(model))
     refuse(folder, "model.safetensors", sorted(wanted - tensors.keys()), sorted(tensors.keys() - wanted))
-    state = model.state_dict()
-    shapes = [
-        f"{n} {tuple(t.shape)} for {tuple(state[n].shape)}"
-        for n, t in tensors.items()
-        if n in state and t.shape != state[n].shape
-    ]
-    if shapes:
-        raise UserError(f"{folder / 'model.safetensors'}: wrong shapes, nothing was loaded: {'; '.join(shapes[:8])}")
+    refuse_shapes(folder / "model.safetensors", tensors, model.state_dict())
     model.load_state_dict(tensors, strict=False)
     model.processor = MDFProcessor.from_pretrained(folder)
     return model
@@ -153,14 +173,14 @@ def load(kind: type["MDFModel"], folder: Path, dtype: torch.dtype = torch.float3
 def read_lora(model: "MDFModel", folder: Path) -> None:
     """Fill the LoRA tensors from adapter/, every one of them."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
 
     path = folder / "adapter" / "adapter_model.safetensors"
     if not path.is_file():
         raise UserError(f"{path} is missing: config.json says that the language model has a LoRA; nothing was loaded")
-    lora = load_file(path)
+    lora = read_tensors(path)
     wanted = get_peft_model_state_dict(model.language)
     refuse(folder / "adapter", path.name, sorted(wanted.keys() - lora.keys()), sorted(lora.keys() - wanted.keys()))
+    refuse_shapes(path, lora, wanted)
     set_peft_model_state_dict(model.language, lora)
     check = get_peft_model_state_dict(model.language)
     wrong = [n for n in lora if not torch.equal(check[n].cpu(), lora[n].to(check[n].dtype))]

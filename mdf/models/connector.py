@@ -1,11 +1,13 @@
 """The connector: what stands between the two image towers and the language model.
 
-FiLM on each U-Net skip, patch projection into the memory, gated cross-attention adapters that read it, and the projected
-prefix of encoder tokens that a text-only LLaMA sees at its image placeholder (as in LLaVA).
+FiLM on each U-Net skip, patch projection into the memory, gated cross-attention adapters that read it, and the
+projected prefix of encoder tokens that a text-only LLaMA sees at its image placeholder (as in LLaVA).
 
 Shapes: B photographs, L depths, G² memory vectors, m memory width, A adapters, n heads of 64, d language width,
 C encoder token width, E embedding width, P = side² prefix tokens.
 """
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from mdf.models.patches import PatchProjection
 
 
 def adapter_layers(cfg: FusionConfig, count: int) -> tuple[int, ...]:
-    """Language layers that get an adapter: `fusion.layers`, or `fusion.adapters` many spread evenly over `count` layers."""
+    """Language layers that get an adapter: `fusion.layers`, or `fusion.adapters` many spread evenly over `count`."""
     if not cfg.depths:
         return ()
     layers = cfg.layers or tuple(int((i + 0.5) * count / cfg.adapters) for i in range(cfg.adapters))
@@ -29,13 +31,14 @@ def adapter_layers(cfg: FusionConfig, count: int) -> tuple[int, ...]:
         )
     if len(layers) < len(cfg.depths):
         raise UserError(
-            f"fusion: {len(layers)} adapters cannot read {len(cfg.depths)} depths; raise fusion.adapters or name fewer depths"
+            f"fusion: {len(layers)} adapters cannot read {len(cfg.depths)} depths; "
+            "raise fusion.adapters or name fewer depths"
         )
     return tuple(sorted(layers))
 
 
 class Prefix(nn.Module):
-    """Encoder tokens pooled to at most side×side, projected to the language width, at the scale of its word embeddings."""
+    """Encoder tokens pooled to at most side×side and projected to the language width, at its word embeddings' scale."""
 
     def __init__(self, width: int, grid: tuple[int, int], side: int, language_width: int, embedding_rms: float):
         super().__init__()
@@ -100,11 +103,13 @@ class Fusion(nn.Module):
 
     def memory_kv(self, memory: Tensor) -> Tensor:
         """Memory [B,L,G²,m] -> keys and values of every adapter [B,A,2,n,G²,64]."""
-        return torch.stack([a.keys_values(memory[:, self.depth_of(i)]) for i, a in enumerate(self.adapters)], 1)
+        adapters = [cast(GatedCrossAttention, a) for a in self.adapters]
+        return torch.stack([a.keys_values(memory[:, self.depth_of(i)]) for i, a in enumerate(adapters)], 1)
 
     def describe(self) -> list[str]:
         """One line an adapter and a depth, for the table printed at start."""
-        lines = [f"depth {d} (stride {2**d}): {p.describe()}" for d, p in zip(self.depths, self.patches, strict=True)]
+        patches = [cast(PatchProjection, p) for p in self.patches]
+        lines = [f"depth {d} (stride {2**d}): {p.describe()}" for d, p in zip(self.depths, patches, strict=True)]
         return lines + [
             f"adapter at layer {k} reads depth {self.depths[self.depth_of(i)]}" for i, k in enumerate(self.layers)
         ]

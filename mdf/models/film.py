@@ -1,4 +1,4 @@
-"""FiLM (Perez et al. 2018): the photograph's global embedding, and optionally the prompt, scale and shift each skip map.
+"""FiLM (Perez et al. 2018): the photograph's global embedding, optionally the prompt too, scale and shift each skip.
 
 Shapes: B photographs, E embedding width, d language width, h condition width, F_l [B,C_l,H_l,W_l].
 """
@@ -37,9 +37,10 @@ class Film(nn.Module):
         self.norm = nn.GroupNorm(1, channels, affine=False)
         self.mlp = None
         if hidden:
-            self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2 * channels))
-            nn.init.zeros_(self.mlp[-1].weight)
-            nn.init.zeros_(self.mlp[-1].bias)
+            first, last = nn.Linear(hidden, hidden), nn.Linear(hidden, 2 * channels)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.mlp = nn.Sequential(nn.SiLU(), first, nn.SiLU(), last)
 
     def forward(self, skip: Tensor, condition: Tensor | None) -> Tensor:
         """[B,C,H,W] and c [B,h] -> [B,C,H,W]."""

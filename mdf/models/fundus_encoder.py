@@ -23,7 +23,7 @@ MAX_LOGIT_SCALE = 100.0  # CLIP (Radford et al. 2021), section 2.5
 
 
 def architecture(name: str) -> dict:
-    """The open_clip model configuration of `name`: one of mdf/data/open_clip, a JSON file, or a name that open_clip knows."""
+    """The open_clip configuration of `name`: one of mdf/data/open_clip, a JSON file, or a name that open_clip knows."""
     import open_clip
 
     for path in (ARCHITECTURES / f"{name}.json", Path(name)):
@@ -42,7 +42,7 @@ def architecture(name: str) -> dict:
 
 
 def statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that the encoder's weights were trained with: the trunk's, the tag's own, or CLIP's."""
+    """Mean and standard deviation that the encoder's weights were trained with: the trunk's, the tag's, or CLIP's."""
     import open_clip
 
     if cfg.weights in BUNDLED_WEIGHTS:
@@ -104,14 +104,15 @@ class FundusEncoder(nn.Module):
             tags = open_clip.list_pretrained_tags_by_model(cfg.model)
             if cfg.weights not in tags:
                 raise UserError(
-                    f"encoder.weights: {cfg.weights!r} is no file and no open_clip tag of {cfg.model} (tags: {', '.join(tags) or 'none'})"
+                    f"encoder.weights: {cfg.weights!r} is no file and no open_clip tag of {cfg.model} "
+                    f"(tags: {', '.join(tags) or 'none'})"
                 )
             try:
                 path = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(cfg.model, cfg.weights)))
             except Exception as error:
                 raise UserError(
-                    f"encoder.weights: {cfg.model}/{cfg.weights} could not be fetched ({type(error).__name__}); on a machine without "
-                    "a model hub put the checkpoint file on disk and give its path as encoder.weights"
+                    f"encoder.weights: {cfg.model}/{cfg.weights} could not be fetched ({type(error).__name__}); "
+                    "on a machine without a model hub put the checkpoint file on disk and give its path as encoder.weights"
                 ) from error
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -124,8 +125,9 @@ class FundusEncoder(nn.Module):
         missing, unexpected = self.clip.load_state_dict(state, strict=False)
         if missing or unexpected:
             raise UserError(
-                f"encoder.weights: {path} does not fit {cfg.model}; nothing loaded. Missing: {', '.join(missing[:5]) or 'none'} "
-                f"({len(missing)}), unexpected: {', '.join(unexpected[:5]) or 'none'} ({len(unexpected)})"
+                f"encoder.weights: {path} does not fit {cfg.model}; nothing loaded. "
+                f"Missing: {', '.join(missing[:5]) or 'none'} ({len(missing)}), "
+                f"unexpected: {', '.join(unexpected[:5]) or 'none'} ({len(unexpected)})"
             )
 
     def train(self, mode: bool = True) -> "FundusEncoder":

@@ -1,7 +1,8 @@
 """MDFModel: encoder, U-Net, fusion and language model as one module with one differentiable entry, `forward`.
 
-Shapes: B rows (one photograph each), S encoder side, U U-Net side, K masks, T text tokens, V vocabulary, E embedding width,
-L depths, A adapters, n heads of 64, G² memory vectors, m memory width, P prefix tokens, d language width, C caption tokens.
+Shapes: B rows (one photograph each), S encoder side, U U-Net side, K masks, T text tokens, V vocabulary, E embedding
+width, L depths, A adapters, n heads of 64, G² memory vectors, m memory width, P prefix tokens, d language width,
+C caption tokens.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,8 +17,8 @@ from transformers.utils import ModelOutput
 from mdf.config import Config, EncoderConfig, FilmConfig, FusionConfig, LanguageConfig, PartsConfig, UNetConfig
 from mdf.dialogue import Prompts, Turn
 from mdf.imaging.preprocess import Preprocessing
-from mdf.models.fundus_encoder import FundusEncoder
 from mdf.models.connector import Fusion
+from mdf.models.fundus_encoder import FundusEncoder
 from mdf.models.language import MEMORY, MemoryCarrier, attach_lora, bare, hidden_rms, hook_adapters, load_language
 from mdf.models.unet import UNet
 from mdf.models.weights import normalisation
@@ -196,7 +197,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
     def set_trainable(self, parts: PartsConfig, losses: tuple[str, ...] = ("mask", "contrastive", "text")) -> None:
         """Say which tensors train: `parts` of a stage with these losses; what no loss reaches stays frozen.
 
-        Without a mask loss a U-Net that trains keeps its decoder as it is, and the checkpoint says that its masks are stale.
+        Without a mask loss a U-Net that trains keeps its decoder, and the checkpoint says that its masks are stale.
         """
         for name, parameter in self.named_parameters():
             part = self.part_of(name)
@@ -234,7 +235,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
     def see(
         self, pixel_values: Tensor, unet_pixels: Tensor | None, prompt: Tensor | None = None, *, masks: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Photographs -> unit embedding [B,E], prefix [B,P,d], memory [B,L,G²,m] (None for the baseline), mask logits [B,K,U,U]."""
+        """Photographs -> unit embedding [B,E], prefix [B,P,d], memory [B,L,G²,m] or None, mask logits [B,K,U,U]."""
         image_embeds, tokens = self.encoder(pixel_values)
         prefix = self.fusion.prefix(tokens)
         memory = mask_logits = None
@@ -282,7 +283,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids, attention_mask: int64 [B,T].
-            pixel_values, unet_pixels: float32 [B,3,S,S], [B,3,U,U]; not needed where `prefix` and `memory`/`memory_kv` are given.
+            pixel_values, unet_pixels: float32 [B,3,S,S], [B,3,U,U]; not needed with `prefix` and `memory`/`memory_kv`.
             prompt_mask: bool [B,T], the tokens before the first answer.
             caption_ids: int64 [B,C] for `want` contrastive.
             keep: bool [B,T]; logits are computed there only.
@@ -374,7 +375,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         )
         if carrier is not None and carrier.ran != list(range(len(self.fusion.adapters))):
             raise RuntimeError(
-                f"adapters {carrier.ran} ran, expected each of {len(self.fusion.adapters)} once: the hooks are not in place"
+                f"adapters {carrier.ran} ran, not each of {len(self.fusion.adapters)} once: the hooks are not in place"
             )
         return decoded.last_hidden_state, decoded.past_key_values
 
@@ -399,7 +400,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def segment(self, inputs: Inputs | Tensor) -> Tensor:
-        """Photographs (the processor's output, or unet_pixels [N,3,U,U]) -> probabilities [N,K,U,U], masks in `config.masks`' order."""
+        """The processor's output or unet_pixels [N,3,U,U] -> probabilities [N,K,U,U] in the order of `config.masks`."""
         was, _ = self.training, self.eval()
         pixels = inputs if isinstance(inputs, Tensor) else inputs["unet_pixels"]
         probabilities = self.unet(pixels.to(self.device)).sigmoid()
@@ -417,7 +418,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         prompt_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:  # type: ignore[override]
-        """transformers' `generate` with the photograph read once: prefix and adapters' keys and values are computed before the first token.
+        """transformers' `generate`; prefix and adapters' keys and values are computed once, before the first token.
 
         Rows of unequal length are padded on the left. The image placeholder is never generated.
         """

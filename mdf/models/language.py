@@ -1,4 +1,4 @@
-"""The language model: a stock transformers causal LM, LoRA by peft on its own layers only, adapters reached by pre-hooks.
+"""The language model: a stock transformers causal LM, peft's LoRA on its own layers, adapters reached by pre-hooks.
 
 Shapes: B rows, T text tokens, d language width, A adapters, n heads of 64, G² memory vectors.
 """
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from mdf.config import LanguageConfig
 from mdf.errors import UserError
-from mdf.models.adapter import GatedCrossAttention
 from mdf.models.weights import language_path
 
 MEMORY = "mdf_memory"  # keyword that carries the memory through the language model's forward
@@ -89,7 +88,7 @@ class MemoryCarrier:
 
 
 def hook_adapters(language: Any, adapters: nn.ModuleList, layers: tuple[int, ...]) -> list[Any]:
-    """Let adapter i act on the input of decoder layer `layers[i]`; returns the hooks' handles, whose `remove()` undoes it."""
+    """Let adapter i act on the input of decoder layer `layers[i]`; returns the hooks, whose `remove()` undoes it."""
     adapter_of = {layer: i for i, layer in enumerate(layers)}
 
     def make(layer: int) -> Any:

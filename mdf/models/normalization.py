@@ -1,9 +1,11 @@
-"""Batch statistics never depend on how a batch is cut up: BatchNorm keeps its pretrained statistics or becomes GroupNorm."""
+"""Nothing depends on how a batch is cut up: BatchNorm keeps its pretrained statistics or becomes GroupNorm."""
+
+from typing import TypeGuard
 
 from torch import nn
 
 
-def is_batchnorm(module: nn.Module) -> bool:
+def is_batchnorm(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
     """Whether the module is a BatchNorm (timm's fused BatchNormAct2d counts)."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
@@ -24,14 +26,14 @@ def batchnorm_to_groupnorm(module: nn.Module) -> None:
         if is_batchnorm(child):
             new: nn.Module = groupnorm(child.num_features)
             if hasattr(child, "act"):
-                new = nn.Sequential(new, child.drop, child.act)
+                new = nn.Sequential(new, child.get_submodule("drop"), child.get_submodule("act"))
             setattr(module, name, new)
         else:
             batchnorm_to_groupnorm(child)
 
 
 def freeze_statistics(module: nn.Module) -> None:
-    """Put every BatchNorm below `module` in eval mode: stored statistics are used and not updated; its affine part may train."""
+    """Put every BatchNorm below `module` in eval mode: stored statistics are not updated; its affine part may train."""
     for child in module.modules():
         if is_batchnorm(child):
             child.eval()

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAX_PATCH = (
-    4096  # C·p² above this is reduced first; a wider projection costs memory and adds nothing that survives to width m
-)
+# C·p² above this is reduced first: a wider projection costs memory and adds nothing that survives to width m.
+MAX_PATCH = 4096
 
 
 def sincos(grid: int, width: int) -> Tensor:

@@ -18,7 +18,8 @@ DEPTHS = 4  # skips handed out: strides 2, 4, 8, 16
 class UNet(nn.Module):
     """U-Net with a pretrained encoder (its BatchNorm keeps its statistics) or one from scratch (GroupNorm).
 
-    The decoder always trains from scratch and uses GroupNorm. It reads the skips before FiLM, so masks never depend on a prompt.
+    The decoder always trains from scratch and uses GroupNorm. It reads the skips before FiLM, so masks never depend on
+    a prompt.
     """
 
     def __init__(self, cfg: UNetConfig, load: bool = True):

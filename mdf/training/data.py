@@ -1,6 +1,6 @@
 """The photographs of a stage: loaded, checked to be there, and sorted by whether its losses can learn from them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,14 +120,33 @@ def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *
     )
 
 
-def loader(samples: FundusDataset, batches: Iterable[list[Key]], *, workers: int) -> Iterable[Batch]:
-    """Batches in the order of `batches`; the loader draws its own random numbers, so that it leaves torch's alone."""
+class Guarded(torch.utils.data.Dataset):
+    """Samples, or the UserError in a sample's place: raised in a worker it would arrive wrapped in a traceback."""
 
-    def together(rows: list[Sample]) -> Batch:
-        return collate(rows, samples.processor)
+    def __init__(self, samples: FundusDataset):
+        self.samples = samples
 
-    return torch.utils.data.DataLoader(
-        samples,
+    def __getitem__(self, key: Key) -> Sample | UserError:
+        try:
+            return self.samples[key]
+        except UserError as error:
+            return error
+
+
+def loader(samples: FundusDataset, batches: Iterable[list[Key]], *, workers: int) -> Iterator[Batch]:
+    """Batches in the order of `batches`; the loader draws its own random numbers, so that it leaves torch's alone.
+
+    Raises UserError for a photograph that cannot be read, whichever process read it.
+    """
+
+    def together(rows: list[Sample | UserError]) -> Batch | UserError:
+        try:
+            return next((r for r in rows if isinstance(r, UserError)), None) or collate(rows, samples.processor)  # type: ignore[arg-type]
+        except UserError as error:
+            return error
+
+    loaded = torch.utils.data.DataLoader(
+        Guarded(samples),
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=together,
         num_workers=workers,
@@ -135,6 +154,10 @@ def loader(samples: FundusDataset, batches: Iterable[list[Key]], *, workers: int
         persistent_workers=False,
         prefetch_factor=2 if workers else None,
     )
+    for batch in loaded:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 def loading_workers(device: torch.device, local_processes: int) -> int:

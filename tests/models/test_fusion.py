@@ -184,7 +184,7 @@ def questions(model, texts):
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_batched_generation_equals_single(world, beams):
-    model, batch = build(world)
+    model, _ = build(world)
     model.eval()
     open_gates(model)
     x = model.processor([model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(2)])
@@ -236,7 +236,7 @@ def test_a_hook_that_does_not_run_is_an_error(world):
 
 
 def test_the_baseline_has_no_adapters_and_answers(world):
-    cfg, manifest = world
+    cfg, _ = world
     from dataclasses import replace
 
     base = MDFModel.build(replace(cfg, fusion=replace(cfg.fusion, depths=())), ("normal",)).eval()

@@ -1,0 +1,77 @@
+"""Measure what the fusion costs, as ratios against the same model without it."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdf.cli import run
+
+NAMES = ("generate", "step")
+DESCRIPTION = """\
+Measure what the fusion costs: ratios, each against a named reference that is measured in the same run, turn by turn.
+
+benchmarks:
+  generate    tokens a second of an answer, over the same language model without adapters    (at least 0.85)
+  step        seconds of a fuse training step with the U-Net frozen, over the baseline MLLM's (at most 1.35);
+              and with the U-Net training beside it
+"""
+EPILOG = """\
+examples:
+  python scripts/benchmark.py
+  python scripts/benchmark.py step --config odir5k fuse.batch_size=4 --repeats 20 --json step.json
+
+A missed bar is printed as "short" and is no failure. Close other jobs before you trust seconds; ratios bear them.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="benchmark.py",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("words", nargs="*", metavar="NAME | key.sub=value", help="benchmarks (default: all) and settings")
+    made.add_argument("--config", metavar="FILE", help="YAML file or name of a bundled one (default: quickstart)")
+    made.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds after the warm-up (default: 7)")
+    made.add_argument("--json", metavar="OUT", help="also write every round's numbers to this file")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_intermixed_args(argv)
+    settings = [word for word in args.words if "=" in word]
+    names = [word for word in args.words if "=" not in word] or list(NAMES)
+
+    from mdf.errors import UserError
+
+    if unknown := sorted(set(names) - set(NAMES)):
+        raise UserError(
+            f"no benchmark {', '.join(unknown)}; choose from {', '.join(NAMES)}, or write settings as key.sub=value"
+        )
+    if args.repeats < 1:
+        raise UserError(f"--repeats must be at least 1, not {args.repeats}")
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise UserError(f"--json: the folder of {args.json} does not exist; make it first")
+
+    from mdf.config import load_config
+
+    cfg = load_config(args.config, settings)
+
+    from mdf.benchmarks import Benchmarks, table
+
+    benchmarks = Benchmarks(cfg)
+    rows = benchmarks.run(names, args.repeats)
+    print(f"\n{table(rows)}")
+    print(
+        f"medians of {args.repeats} rounds, in brackets the least and the greatest; a ratio is taken within its round"
+    )
+    if args.json:
+        found = {**benchmarks.facts, "repeats": args.repeats, "rows": [row.to_dict() for row in rows]}
+        Path(args.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,92 @@
+"""The benchmark script measures what it says, on a configuration that is too small for its numbers to mean anything."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mdf.config import save_config
+from tests.conftest import REPO, assert_refused
+from tests.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """YAML file of the tiny configuration."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    save_config(tiny_config(folder), folder / "tiny.yaml")
+    return folder / "tiny.yaml"
+
+
+def test_it_prints_ratios_beside_their_references_and_bars(settings, run_script, tmp_path):
+    out = tmp_path / "ratios.json"
+    done = run_script("benchmark.py", "--config", settings, "fuse.batch_size=2", "--repeats", 2, "--json", out)
+    assert done.returncode == 0, done.stderr
+    for part in ("precision fp32", "1 CPU threads", "noise for", ">= 0.85", "<= 1.35", "generate without fusion"):
+        assert part in done.stdout
+    found = json.loads(out.read_text())
+    assert [(row["name"], row["bar"], row["bar_is"]) for row in found["rows"]] == [
+        ("generate", 0.85, "at least"),
+        ("step, U-Net frozen", 1.35, "at most"),
+        ("step, U-Net trains", None, None),
+    ]
+    for row in found["rows"]:
+        assert len(row["measured"]) == len(row["reference"]) == 2
+        assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+        assert row["verdict"] in (("-",) if row["bar"] is None else ("ok", "short"))
+        assert f"{row['ratio']:.3f}" in done.stdout
+
+
+def test_a_verdict_follows_from_the_median_of_the_rounds():
+    from mdf.benchmarks import Row, table
+
+    lower = Row("a", "b", "tokens/s", [9.0, 8.0, 1.0], [10.0, 10.0, 10.0], bar=0.85)
+    upper = Row("a", "b", "s", [9.0, 8.0, 1.0], [10.0, 10.0, 10.0], bar=0.85, at_least=False)
+    assert (lower.ratio, lower.verdict, upper.verdict) == (0.8, "short", "ok")
+    assert "0.800 (0.100-0.900)" in table([lower])
+
+
+def test_actions_take_turns_after_the_warm_up():
+    import torch
+
+    from mdf.benchmarks import interleave
+
+    order: list[str] = []
+    actions = [lambda: order.append("a"), lambda: order.append("b")]
+    seconds = interleave(actions, 3, warm_up=1, device=torch.device("cpu"))
+    assert "".join(order) == "abababab"
+    assert [len(times) for times in seconds] == [3, 3]
+
+
+def test_a_training_batch_is_half_supervised_and_the_models_differ_in_their_adapters_alone(settings):
+    import torch
+
+    from mdf.benchmarks import LENGTH, Benchmarks, training_batch
+    from mdf.config import load_config
+
+    made = Benchmarks(load_config(settings), say=lambda text: None)
+    batch = training_batch(made.cfg, made.fused)
+    assert batch.input_ids.shape == (4, LENGTH)
+    assert batch.supervised == 4 * LENGTH // 2
+    fused, baseline = made.fused.state_dict(), made.baseline.state_dict()
+    assert set(baseline) < set(fused)
+    assert all(torch.equal(fused[name], tensor) for name, tensor in baseline.items() if "lora_" not in name)
+    made.training_step(made.cfg, made.fused, batch)()
+    assert any("adapters" in n and p.requires_grad for n, p in made.fused.named_parameters())
+    assert not any(n.startswith("unet.") and p.requires_grad for n, p in made.fused.named_parameters())
+
+
+def test_wrong_input_is_refused(settings, run_script, tmp_path):
+    assert_refused(run_script("benchmark.py", "sped"), "sped", "generate, step")
+    assert_refused(run_script("benchmark.py", "--repeats", 0), "--repeats")
+    assert_refused(run_script("benchmark.py", "--json", tmp_path / "no" / "x.json"), "does not exist")
+    assert_refused(run_script("benchmark.py", "--config", settings, "fusion.depths=[]"), "fusion.depths")
+
+
+def test_help_needs_no_torch():
+    code = "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['benchmark.py', '--help']; "
+    code += "runpy.run_path('scripts/benchmark.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, env={"PYTHONPATH": str(REPO)}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"generate" in done.stdout
