@@ -87,7 +87,6 @@ class FundusDataset(torch.utils.data.Dataset):
         masks: tuple[str, ...] = (),
         want_text: bool = True,
         want_caption: bool = False,
-        accept_non_retina: bool = False,
     ):
         self.records, self.manifest, self.processor, self.dialogue = records, manifest, processor, dialogue
         self.seed, self.augment, self.masks = seed, augment, masks

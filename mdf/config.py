@@ -35,7 +35,6 @@ class DataConfig:
     limit: int = 0  # photographs a split at the most, drawn by the seed; 0 = all
     count: int = 1400  # name: phantom; photographs drawn
     size: int = 256  # name: phantom; side in pixels
-    accept_non_retina: bool = False  # true: photographs that do not look like a retina are used anyway, with a warning
 
 
 @dataclass(frozen=True)

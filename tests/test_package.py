@@ -24,7 +24,7 @@ def python(*arguments: str, **more) -> subprocess.CompletedProcess:
 
 def readme_tree() -> list[str]:
     """Paths of the indented list of files in the README."""
-    fence = next(block for block in re.findall(r"```\n(.*?)```", README, re.S) if block.startswith("mdf/"))
+    fence = next(block for block in re.findall(r"^```\w*\n(.*?)^```", README, re.S | re.M) if block.startswith("mdf/"))
     paths, folders = [], {0: ""}
     for line in fence.splitlines():
         if not (found := re.match(r"( *)(\S+)", line)):

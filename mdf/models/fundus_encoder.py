@@ -112,7 +112,8 @@ class FundusEncoder(nn.Module):
             except Exception as error:
                 raise UserError(
                     f"encoder.weights: {cfg.model}/{cfg.weights} could not be fetched ({type(error).__name__}); "
-                    "on a machine without a model hub put the checkpoint file on disk and give its path as encoder.weights"
+                    "on a machine without a model hub put the checkpoint file on disk and give its path "
+                    "as encoder.weights"
                 ) from error
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

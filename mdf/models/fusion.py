@@ -5,18 +5,18 @@ width, L depths, A adapters, n heads of 64, G² memory vectors, m memory width, 
 C caption tokens.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import GenerationMixin, PreTrainedModel
 
-from mdf.config import Config, EncoderConfig, FilmConfig, FusionConfig, LanguageConfig, PartsConfig, UNetConfig
+from mdf.config import Config, PartsConfig
 from mdf.dialogue import Prompts, Turn
 from mdf.imaging.preprocess import Preprocessing
+from mdf.models.configuration import MDFConfig, MDFOutput
 from mdf.models.connector import Fusion
 from mdf.models.fundus_encoder import FundusEncoder
 from mdf.models.language import MEMORY, MemoryCarrier, attach_lora, bare, hidden_rms, hook_adapters, load_language
@@ -26,70 +26,6 @@ from mdf.processor import Inputs, MDFProcessor
 from mdf.resources import bundled
 
 PARTS = ("encoder", "unet", "fusion", "language")
-
-
-class MDFConfig(PretrainedConfig):
-    """Sections encoder, unet, fusion and language of the run's configuration, and what the model learnt to name."""
-
-    model_type = "mdf"
-
-    def __init__(
-        self,
-        mdf: dict | None = None,
-        lora: bool = False,
-        stale_masks: bool = False,
-        language: dict | None = None,
-        **kwargs: Any,
-    ):
-        self.mdf = mdf or {}
-        self.lora = lora
-        self.stale_masks = (
-            stale_masks  # the U-Net's encoder trained after its decoder: masks are no longer to be trusted
-        )
-        self.language = language or {}  # the language model's own configuration
-        super().__init__(**kwargs)
-
-    @property
-    def masks(self) -> list[str]:
-        """Names of the U-Net's output maps, in order."""
-        return list(self.mdf["unet"]["masks"]) if self.mdf else []
-
-    def sections(self) -> tuple[EncoderConfig, UNetConfig, FusionConfig, LanguageConfig]:
-        """The four sections as dataclasses."""
-
-        def tuples(d: dict) -> dict:
-            return {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
-
-        fusion = tuples(self.mdf["fusion"])
-        fusion["film"] = FilmConfig(**fusion["film"])
-        return (
-            EncoderConfig(**self.mdf["encoder"]),
-            UNetConfig(**tuples(self.mdf["unet"])),
-            FusionConfig(**fusion),
-            LanguageConfig(**tuples(self.mdf["language"])),
-        )
-
-    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
-        """The language model's configuration, from which generation makes its cache."""
-        if not self.language:
-            return self
-        from transformers import AutoConfig
-
-        values = dict(self.language)
-        return AutoConfig.for_model(values.pop("model_type"), **values)
-
-
-@dataclass
-class MDFOutput(ModelOutput):
-    """What `forward` was asked for; the rest is None."""
-
-    logits: Tensor | None = None  # [B,T,V], or [N_kept,V] where `keep` was given
-    image_embeds: Tensor | None = None  # [B,E] unit vectors
-    text_embeds: Tensor | None = None  # [B,E] unit vectors
-    logit_scale: Tensor | None = None  # scalar multiplier
-    mask_logits: Tensor | None = None  # [B,K,U,U]
-    past_key_values: Any = None
-    memory: Tensor | None = None  # [B,L,G²,m]
 
 
 class MDFModel(PreTrainedModel, GenerationMixin):
@@ -375,7 +311,8 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         )
         if carrier is not None and carrier.ran != list(range(len(self.fusion.adapters))):
             raise RuntimeError(
-                f"adapters {carrier.ran} ran, not each of {len(self.fusion.adapters)} once: the hooks are not in place"
+                f"adapters {carrier.ran} ran, expected each of {len(self.fusion.adapters)} once: "
+                "the hooks are not in place"
             )
         return decoded.last_hidden_state, decoded.past_key_values
 

@@ -105,7 +105,6 @@ def check_files(manifest: Manifest, records: list[FundusRecord], masks: tuple[st
 
 def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *, train: bool) -> FundusDataset:
     """The records of a stage as samples with what its losses need; only training photographs are augmented."""
-    wanted = task.stage.data or cfg.data
     return FundusDataset(
         data.train if train else data.val,
         data.manifest,
@@ -116,7 +115,6 @@ def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *
         masks=cfg.unet.masks if "masks" in task.want else (),
         want_text="text" in task.want,
         want_caption=task.wants_captions,
-        accept_non_retina=wanted.accept_non_retina,
     )
 
 

@@ -1,0 +1,77 @@
+"""MDFConfig, what a checkpoint knows of its model, and MDFOutput, what a forward returns.
+
+Shapes: as in `mdf.models.fusion`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import PretrainedConfig
+from transformers.utils import ModelOutput
+
+from mdf.config import EncoderConfig, FilmConfig, FusionConfig, LanguageConfig, UNetConfig
+
+
+class MDFConfig(PretrainedConfig):
+    """Sections encoder, unet, fusion and language of the run's configuration, and what the model learnt to name."""
+
+    model_type = "mdf"
+
+    def __init__(
+        self,
+        mdf: dict | None = None,
+        lora: bool = False,
+        stale_masks: bool = False,
+        language: dict | None = None,
+        **kwargs: Any,
+    ):
+        self.mdf = mdf or {}
+        self.lora = lora
+        self.stale_masks = (
+            stale_masks  # the U-Net's encoder trained after its decoder: masks are no longer to be trusted
+        )
+        self.language = language or {}  # the language model's own configuration
+        super().__init__(**kwargs)
+
+    @property
+    def masks(self) -> list[str]:
+        """Names of the U-Net's output maps, in order."""
+        return list(self.mdf["unet"]["masks"]) if self.mdf else []
+
+    def sections(self) -> tuple[EncoderConfig, UNetConfig, FusionConfig, LanguageConfig]:
+        """The four sections as dataclasses."""
+
+        def tuples(d: dict) -> dict:
+            return {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
+
+        fusion = tuples(self.mdf["fusion"])
+        fusion["film"] = FilmConfig(**fusion["film"])
+        return (
+            EncoderConfig(**self.mdf["encoder"]),
+            UNetConfig(**tuples(self.mdf["unet"])),
+            FusionConfig(**fusion),
+            LanguageConfig(**tuples(self.mdf["language"])),
+        )
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PretrainedConfig:
+        """The language model's configuration, from which generation makes its cache."""
+        if not self.language:
+            return self
+        from transformers import AutoConfig
+
+        values = dict(self.language)
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+@dataclass
+class MDFOutput(ModelOutput):
+    """What `forward` was asked for; the rest is None."""
+
+    logits: Tensor | None = None  # [B,T,V], or [N_kept,V] where `keep` was given
+    image_embeds: Tensor | None = None  # [B,E] unit vectors
+    text_embeds: Tensor | None = None  # [B,E] unit vectors
+    logit_scale: Tensor | None = None  # scalar multiplier
+    mask_logits: Tensor | None = None  # [B,K,U,U]
+    past_key_values: Any = None
+    memory: Tensor | None = None  # [B,L,G²,m]
