@@ -21,15 +21,16 @@ help:  ## this list
 
 $(VENV): $(STAMP)
 
-# Again only when pyproject.toml has changed. uv is tried first where it is on the PATH: it takes a fraction of the time,
-# but does not read pip's configuration, so that pip has the last word.
+# Again only when pyproject.toml has changed. uv is tried first: it takes a fraction of pip's time, but does not read pip's
+# configuration, so that pip has the last word.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $$($(PYTHON) --version) is too old, mdf needs 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@set -e; start=$$(date +%s); \
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
 	echo "installing mdf and what it needs into $(VENV)"; \
-	{ command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python -e '.[dev]'; } || \
+	{ $(BIN)/python -m pip install --quiet --disable-pip-version-check uv && \
+	    $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'; } || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
 	touch $@; echo "installation: $$(($$(date +%s) - start)) s"
 
