@@ -29,6 +29,7 @@ COLOURS = (  # of the masks in their order; told apart with red-green blindness 
     (255, 140, 0),
     (170, 120, 255),
     (255, 255, 255),
+    (40, 80, 255),
 )
 
 
