@@ -188,7 +188,7 @@ def test_the_unet_may_train_in_fuse():
     full = PartConfig("full", 1e-4)
     cfg = Config()
     fuse = replace(cfg.fuse, losses={"text": 1.0}, parts=replace(cfg.fuse.parts, unet=full, fusion=full))
-    check(replace(cfg, run=replace(cfg.run, stages=("fuse",)), fuse=fuse))
+    assert check(replace(cfg, run=replace(cfg.run, stages=("fuse",)), fuse=fuse)) is None
 
 
 def test_a_key_written_twice_is_refused(tmp_path: Path):
