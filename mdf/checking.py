@@ -24,7 +24,8 @@ CHOICES = {
     "fusion.film.condition": ("none", "image", "image+prompt"),
     "language.attention": ("sdpa", "eager"),
 }
-DATA_NAMES = ("phantom", "odir5k", "hrf", "folder", "table", "manifest")
+DATASETS = ("hrf", "odir5k")  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
+DATA_NAMES = ("phantom", *DATASETS, "folder", "table", "manifest")
 
 # intervals in the usual notation: [ and ] belong to it, ( and ) do not
 RANGES = {
@@ -136,7 +137,7 @@ def check_data(data: DataConfig, path: str) -> Iterator[str]:
     yield from outside(data, DATA_RANGES, f"{path}.")
     if data.name not in DATA_NAMES:
         yield f"{path}.name: {data.name!r} must be one of {', '.join(DATA_NAMES)}"
-    if data.name in ("folder", "table", "odir5k", "hrf") and not data.root:
+    if data.name in ("folder", "table", *DATASETS) and not data.root:
         yield f"{path}.root: missing; name: {data.name} needs the folder of the photographs, {path}.root=DIR"
     for kind, what in (("table", "a CSV or TSV file"), ("manifest", "a JSONL file")):
         value = getattr(data, kind)

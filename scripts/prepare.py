@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdf import cli
+from mdf.checking import DATASETS
 
 if TYPE_CHECKING:
     from mdf.records import Manifest
@@ -42,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--vocabulary", metavar="FILE", help="YAML, a line `their string: canonical_name` each")
 
     verbs.add_parser("list", help="data sets: what they hold, licence, citation, where to get them, layout")
-    verbs.add_parser("odir5k", parents=[shared], help="ODIR-5K")
-    verbs.add_parser("hrf", parents=[shared], help="HRF")
+    for name in DATASETS:
+        verbs.add_parser(name, parents=[shared], help="a published data set, see `list`")
     verbs.add_parser("folder", parents=[shared, own], help="a folder of photographs, sub-folders are diagnoses")
     table = verbs.add_parser("table", parents=[shared, own], help="a CSV or TSV table with one photograph a row")
     table.add_argument("--table", required=True, metavar="FILE", help="CSV or TSV, the first line names the columns")

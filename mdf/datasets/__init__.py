@@ -1,10 +1,12 @@
 """One file a data set: its published layout becomes records. `load` chooses by the configuration's `data.name`."""
 
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
+from mdf.checking import DATASETS
 from mdf.config import DataConfig
 from mdf.errors import UserError
 from mdf.records import SPLITS, FundusRecord, Manifest, group_of, read_manifest, split_by_patient
@@ -44,14 +46,8 @@ def read(cfg: DataConfig, seed: int = 0, cache_dir: Path | None = None) -> Manif
     root = required(cfg.root, "root")
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}")
-    if cfg.name == "odir5k":
-        from mdf.datasets import odir5k
-
-        records = odir5k.read(root)
-    elif cfg.name == "hrf":
-        from mdf.datasets import hrf
-
-        records = hrf.read(root)
+    if cfg.name in DATASETS:
+        records = import_module(f"mdf.datasets.{cfg.name}").read(root)
     elif cfg.name == "folder":
         from mdf.datasets import folder as folder_reader
 

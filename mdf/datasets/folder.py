@@ -5,9 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mdf.datasets.common import image_files, unique_ids
+from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord
 from mdf.vocabulary import map_all
+
+GUIDE = Guide(
+    "folder",
+    "your photographs, sorted into sub-folders by diagnosis, or all in one folder without diagnoses",
+    "any",
+    "yours",
+    "yours",
+    "your own",
+    "DIR/glaucoma/a.jpg, DIR/normal/b.jpg, … or DIR/train/glaucoma/a.jpg, DIR/test/… or DIR/a.jpg, …",
+)
 
 SPLIT_NAMES = {
     "train": "train",

@@ -6,8 +6,19 @@ The release numbers photographs, not patients: the three `01` are of three peopl
 from pathlib import Path
 
 from mdf.datasets.common import image_files, require_files
+from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+
+GUIDE = Guide(
+    "hrf",
+    "healthy, diabetic retinopathy and glaucoma; masks of vessels and field of view",
+    "45 (15 each)",
+    "CC BY 4.0",
+    "Budai et al., Robust Vessel Segmentation in Fundus Images, International Journal of Biomedical Imaging, 2013",
+    "the High-Resolution Fundus image database of the pattern recognition lab in Erlangen",
+    "DIR/images/01_dr.JPG, DIR/manual1/01_dr.tif, DIR/mask/01_dr_mask.tif, …",
+)
 
 DIAGNOSES = {"h": "normal", "dr": "diabetic_retinopathy", "g": "glaucoma"}
 

@@ -8,8 +8,19 @@ import ast
 from pathlib import Path
 
 from mdf.datasets.common import read_rows, require_files
+from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+
+GUIDE = Guide(
+    "odir5k",
+    "both eyes of a person in eight classes, specialists' keywords, age, sex, patient",
+    "about 7,000 of 3,500 people",
+    "challenge data, for research",
+    "Peking University International Competition on Ocular Disease Intelligent Recognition (ODIR), 2019",
+    "the challenge's page, or the Kaggle set 'Ocular Disease Recognition' with the table by eye",
+    "DIR/full_df.csv, DIR/preprocessed_images/0_left.jpg, …",
+)
 
 CLASSES = {
     "N": "normal",

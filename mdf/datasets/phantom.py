@@ -14,9 +14,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.imaging import phantom
 from mdf.records import FundusRecord, Manifest, read_manifest, split_by_patient, write_manifest
+
+GUIDE = Guide(
+    "phantom",
+    "drawn photographs with known vessels, disc, fovea and lesions: masks, findings, grades and reports agree",
+    "any number",
+    "CC0 1.0",
+    "none needed",
+    "drawn here: prepare.py phantom --count 100 --size 256 --seed 0 --out DIR",
+    "DIR/*.jsonl (the manifest), DIR/images/, DIR/masks/",
+)
 
 MANIFEST = "manifest.jsonl"
 REQUEST = "request.json"  # what was asked for; equal requests are not drawn again

@@ -8,9 +8,20 @@ from typing import Any
 
 from mdf.datasets.common import read_rows, require_files, require_folder, unique_ids
 from mdf.datasets.folder import SPLIT_NAMES
+from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord, leaves_root
 from mdf.vocabulary import lookup, map_all, squash
+
+GUIDE = Guide(
+    "table",
+    "your photographs with a CSV or TSV table: diagnosis, text, patient, eye, age, sex, split, masks; a row each",
+    "any",
+    "yours",
+    "yours",
+    "your own; StoneRounds too, once its cases are written into a table of image, diagnosis, text",
+    "--root DIR --table T.csv, paths in the table relative to DIR; --columns image=FILE_COLUMN diagnosis=LABEL …",
+)
 
 # our field -> names of columns that are taken for it, first match first
 GUESSES = {
