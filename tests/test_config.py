@@ -164,7 +164,7 @@ def test_everything_wrong_is_in_one_message_with_its_full_key(base: Path):
         ("data.name=hrf", "data.root: missing"),
         ("data.name=manifest", "data.manifest: missing"),
         ("data.manifest=m.jsonl", "write data.name=manifest or leave it out"),
-        ("data.name=odir", "must be one of phantom, odir5k"),
+        ("data.name=odir", "must be one of phantom"),
         ("data.count=0", "data.count: 0 must be a number at least 1"),
         ("dialogue.questions.colour=1", "no such question"),
         ("segment.data.name=folder", "segment.data.root: missing"),
