@@ -35,6 +35,7 @@ class Batch:
     attention_mask: Tensor | None = None  # int64 {0,1} [B,T]
     labels: Tensor | None = None  # int64 [B,T], -100 = not supervised
     prompt_mask: Tensor | None = None  # bool [B,T], before the first supervised token
+    focus: Tensor | None = None  # int64 [B,T], the row of `masks` that the next token speaks of; -1 = none that is known
     caption_ids: Tensor | None = None  # int64 [B,C] for the CLIP text tower
     caption_group: Tensor | None = None  # int64 [B], equal for equal captions
     label_ids: Tensor | None = None  # int64 [B], equal for equal diagnoses
@@ -58,6 +59,7 @@ class Sample:
     prepared: Any  # imaging.preprocess.Prepared
     conversation: Encoded | None
     caption: str | None
+    focus: list[int] | None = None  # one a token, see Batch
 
 
 def stable_hash(text: str) -> int:
@@ -114,7 +116,11 @@ class FundusDataset(torch.utils.data.Dataset):
             if self.want_caption
             else None
         )
-        return Sample(record, prepared, conversation, text)
+        focus = None
+        if conversation is not None and self.masks:
+            rows = {name: row for row, name in enumerate(self.masks) if name in record.masks}
+            focus = [rows.get(name, -1) for name in (*conversation.findings[1:], None)]
+        return Sample(record, prepared, conversation, text, focus)
 
 
 def pad(rows: list[list[int]], value: int, *, left: bool = False) -> Tensor:
@@ -147,6 +153,8 @@ def collate(samples: list[Sample], processor: Any) -> Batch:
         batch.input_ids = pad([c.input_ids for c in conversations], processor.pad_id)
         batch.labels = pad([c.labels for c in conversations], IGNORED)
         batch.prompt_mask = pad([[int(m) for m in c.prompt_mask] for c in conversations], 0).bool()
+        if all(s.focus is not None for s in samples):
+            batch.focus = pad([s.focus for s in samples if s.focus is not None], -1)
         # from the lengths, never from the ids: a pad id inside the text must stay visible
         lengths = torch.tensor([len(c.input_ids) for c in conversations])
         batch.attention_mask = (torch.arange(batch.input_ids.shape[1])[None] < lengths[:, None]).long()

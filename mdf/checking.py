@@ -16,6 +16,7 @@ LOSSES = {
     "contrastive": ("encoder",),
     "label_aware": ("encoder",),
     "text": ("fusion", "language", "unet", "encoder"),
+    "grounding": ("fusion", "language", "unet", "encoder"),
 }
 EXAMPLES = {"segment": "mask", "align": "contrastive", "fuse": "text"}  # the loss that a message proposes
 
@@ -200,6 +201,17 @@ def check_modes(stage: StageConfig, name: str) -> Iterator[str]:
             yield f"{name}.losses.text: only the stage fuse has conversations; remove it with {name}.losses.text=null"
 
 
+def check_grounding(cfg: Config, losses: list[str], name: str) -> Iterator[str]:
+    """What the attention needs to be supervised."""
+    remove = f"remove it with {name}.losses.grounding=null"
+    if not cfg.fusion.depths:
+        yield f"{name}.losses.grounding: fusion.depths is empty, so there are no adapters to ground; {remove}"
+    if "text" not in losses:
+        yield f"{name}.losses.grounding: needs the loss text beside it, whose answers it grounds; {remove}"
+    if not cfg.unet.masks:
+        yield f"{name}.losses.grounding: unet.masks is empty, so no lesion has a place; {remove}"
+
+
 def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
     """Contradictions of a stage that is run."""
     if stage.steps == 0 and stage.epochs == 0:
@@ -209,6 +221,8 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
         yield f"{name}.losses: empty, but run.stages lists {name}; for example {name}.losses.{EXAMPLES[name]}=1"
     if "mask" in losses and not cfg.unet.masks:
         yield f"{name}.losses.mask: unet.masks is empty, so there is no mask to learn; for example unet.masks=[vessel]"
+    if "grounding" in losses:
+        yield from check_grounding(cfg, losses, name)
     trained = [part for part in PARTS if getattr(stage.parts, part).mode != "frozen"]
     if not trained:
         part = LOSSES[EXAMPLES[name]][0]

@@ -125,7 +125,7 @@ class PartsConfig:
 @dataclass(frozen=True)
 class StageConfig:
     parts: PartsConfig = field(default_factory=PartsConfig)
-    losses: dict[str, float] = field(default_factory=dict)  # weight of each: mask, contrastive, label_aware, text
+    losses: dict[str, float] = field(default_factory=dict)  # weight of each: mask, contrastive, label_aware, text, grounding
     epochs: float = 1.0  # passes over the training photographs; ignored where steps > 0
     steps: int = 0  # optimiser steps; 0 = from epochs
     batch_size: int = 8  # photographs a process and micro-batch

@@ -3,7 +3,7 @@
 Shapes: T tokens of one conversation. Batches are made in `mdf.batches`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Turn:
 
     role: str
     content: str
+    finding: str | None = None  # the lesion that an answer speaks of
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]  # the id where the token is supervised, IGNORED elsewhere
     prompt_mask: list[bool]  # True before the first supervised token of the conversation
+    findings: list[str | None]  # of a supervised token the lesion that its answer speaks of
 
 
 class Prompts:
@@ -144,7 +146,7 @@ def ask(
         return None if text is None else Question(kind, phrasing, sentence(spec["answer"].format(report=text)))
     if kind == "eye":
         sides = tuple(sentence(spec["answer"].format(eye=side)) for side in ("left", "right"))
-        return None if record.eye is None else Question(kind, phrasing, sides[record.eye == "right"], sides)
+        return None if record.eye is None else Question(kind, phrasing, sides[record.eye == "right"], sides, "disc")
     if record.findings is None:
         return None
     present = {f.name: f for f in record.findings}
@@ -162,7 +164,7 @@ def ask(
             kind, phrasing.format(finding=display(finding)), answers[finding not in present], answers, finding
         )
     if kind == "quadrant":
-        known = [n for n, f in present.items() if f.location in QUADRANTS and n in SMALL_LESIONS]
+        known = [n for n, f in present.items() if f.location and n in SMALL_LESIONS]
         answers = tuple(sentence(spec["answer"].format(location=q)) for q in QUADRANTS)
     else:
         known = [n for n, f in present.items() if f.count is not None and n in SMALL_LESIONS]
@@ -176,6 +178,7 @@ def ask(
     truth = present[finding]
     if kind == "quadrant":
         answer = sentence(spec["answer"].format(location=truth.location))
+        answers = answers if answer in answers else ()  # in several quadrants, or in the macula: no closed list
     else:
         assert truth.count is not None
         answer = prompts.count_answer(truth.count)
@@ -200,7 +203,7 @@ def converse(
     questions = sorted(asked.values(), key=lambda q: -1 if opening and q.kind == "diagnosis" else ORDER.index(q.kind))
     turns = [Turn("system", prompts.system)]
     for question in questions:
-        turns += [Turn("user", question.text), Turn("assistant", question.answer)]
+        turns += [Turn("user", question.text), Turn("assistant", question.answer, question.finding)]
     if not asked:
         raise UserError(
             f"record {record.id}: no question of {', '.join(kinds)} can be answered from it; leave it out of `fuse`"
@@ -238,7 +241,7 @@ def encode(
             )
     first_user = next(i for i, t in enumerate(turns) if t.role == "user")
     placeholder = image_token * image_tokens + ("\n" if image_tokens else "")
-    turns = [Turn(t.role, placeholder + t.content) if i == first_user else t for i, t in enumerate(turns)]
+    turns = [replace(t, content=placeholder + t.content) if i == first_user else t for i, t in enumerate(turns)]
     text = render(turns, tokenizer, generate=generate)
     spans = []
     for i, turn in enumerate(turns):
@@ -249,25 +252,25 @@ def encode(
             raise UserError(
                 "the chat template does not render a conversation turn by turn; this language model is not supported"
             )
-        spans.append((len(head), len(whole.rstrip())))
+        spans.append((len(head), len(whole.rstrip()), turn.finding))
     tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = tokens["input_ids"], tokens["offset_mapping"]
-    labels = [IGNORED] * len(ids)
-    for start, end in spans:
+    labels, findings = [IGNORED] * len(ids), list[str | None]([None] * len(ids))
+    for start, end, finding in spans:
         for i, (a, b) in enumerate(offsets):
             if a < start < b:
                 raise UserError(
                     "a token crosses the start of an answer; generation would see other tokens than training"
                 )
             if start <= a and b <= end and b > a:
-                labels[i] = ids[i]
+                labels[i], findings[i] = ids[i], finding
     if max_length and len(ids) > max_length:
         users = [i for i, t in enumerate(turns) if t.role == "user"]
         if len(users) < 2 or generate:
             raise UserError(
                 f"a conversation of {len(ids)} tokens is longer than dialogue.max_length={max_length}; raise it"
             )
-        turns = [Turn(t.role, t.content.removeprefix(placeholder)) for t in turns[: users[-1]]]
+        turns = [replace(t, content=t.content.removeprefix(placeholder)) for t in turns[: users[-1]]]
         return encode(turns, tokenizer, image_token, image_tokens, max_length=max_length)
     prompt_end = next((i for i, label in enumerate(labels) if label != IGNORED), len(ids))
-    return Encoded(ids, labels, [i < prompt_end for i in range(len(ids))])
+    return Encoded(ids, labels, [i < prompt_end for i in range(len(ids))], findings)

@@ -30,7 +30,8 @@ class SpatialQuestion:
 
 def spatial_questions(records: Sequence[FundusRecord], prompts: Prompts, *, seed: int = 0) -> list[SpatialQuestion]:
     """All questions that the records can answer. Presence is asked for every kind of small lesion as often where it is
-    as where it is not (the rarer side decides how often); quadrant and count of every lesion whose record knows them.
+    as where it is not (the rarer side decides how often); count of every lesion whose record knows it, quadrant of those
+    that lie in one alone.
     """
     rng = np.random.default_rng(seed)
     chosen: list[SpatialQuestion] = []
@@ -43,7 +44,7 @@ def spatial_questions(records: Sequence[FundusRecord], prompts: Prompts, *, seed
                 sides[item.truth].append(item)
             for kind in ("quadrant", "count"):
                 question = ask(record, kind, prompts, (), finding=lesion)
-                if question is not None:
+                if question is not None and question.candidates:
                     chosen.append(SpatialQuestion(row, question))
         size = min(map(len, sides))
         for side in sides:

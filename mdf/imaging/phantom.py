@@ -14,8 +14,9 @@ from mdf.imaging.phantom_paint import Scene, paint
 from mdf.imaging.phantom_report import write_report
 from mdf.records import Finding
 
-VERSION = 1  # raised when the same seed draws another photograph
+VERSION = 2  # raised when the same seed draws another photograph
 DIAGNOSES = ("normal", "diabetic_retinopathy", "amd", "glaucoma")
+SHARES = (0.2, 0.4, 0.2, 0.2)  # of the diagnoses; diabetic retinopathy alone has lesions in quadrants
 MASKS = ("vessel", *LESIONS, "disc", "cup", "field")
 MIN_SIZE = 96  # pixels; smaller, lesions run together and cannot be counted
 
@@ -51,7 +52,7 @@ def draw(seed: int, size: int = 256, eye: str | None = None) -> Phantom:
     """
     check_size(size)
     rng = np.random.default_rng(seed)
-    diagnosis = DIAGNOSES[rng.integers(len(DIAGNOSES))]
+    diagnosis = str(rng.choice(DIAGNOSES, p=SHARES))
     anatomy = draw_anatomy(rng, size, diagnosis == "glaucoma", eye)
     vessels = draw_vessels(rng, anatomy)
     y, x = np.ogrid[:size, :size]

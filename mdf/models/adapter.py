@@ -1,6 +1,7 @@
 """Gated cross-attention adapter in front of one language layer, after Flamingo (Alayrac et al. 2022, section 2.2).
 
-Shapes: B rows, T text tokens, d language width, m memory width, G² memory vectors, n heads of 64.
+Shapes: B rows, T text tokens, d language width, m memory width, G² memory vectors and one that is nothing, n heads of
+64, N grounded positions.
 """
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEAD = 64  # width of a head
+GATE = 0.5
 
 
 class GatedCrossAttention(nn.Module):
@@ -17,6 +19,9 @@ class GatedCrossAttention(nn.Module):
     of `scale`, the size of the hidden states at this layer of the pretrained language model (SmolLM2: 4 at layer 6, 16
     at layer 24); without it an open gate would move them by a hundredth and learning would wait for the weights to
     grow.
+
+    Beside the patches a head may read nothing: a key and a value of zeros (as `add_zero_attn` of torch's own attention).
+    So "there is none" has somewhere to look, and more lesions weigh more against it.
     """
 
     scale: Tensor
@@ -30,21 +35,35 @@ class GatedCrossAttention(nn.Module):
         self.v, self.o = nn.Linear(m, m, bias=False), nn.Linear(m, width, bias=False)
         self.ffn = nn.Sequential(nn.Linear(width, 2 * m, bias=False), nn.GELU(), nn.Linear(2 * m, width, bias=False))
         self.register_buffer("scale", torch.tensor(scale))
-        self.attn_gate, self.ffn_gate = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+        self.attn_gate, self.ffn_gate = nn.Parameter(torch.full((1,), GATE)), nn.Parameter(torch.full((1,), GATE))
+        nn.init.zeros_(self.o.weight)
+        nn.init.zeros_(self.ffn[2].weight)
 
     def keys_values(self, memory: Tensor) -> Tensor:
-        """Memory [B,G²,m] -> keys and values [B,2,n,G²,64]; computed once a prompt."""
+        """Memory [B,G²,m] -> keys and values [B,2,n,G²+1,64], the last ones nothing; computed once a prompt."""
         kv = torch.stack([self.k(memory), self.v(memory)], 1)
-        return kv.unflatten(-1, (self.heads, HEAD)).transpose(2, 3)
+        return F.pad(kv.unflatten(-1, (self.heads, HEAD)).transpose(2, 3), (0, 0, 0, 1))
 
-    def forward(self, hidden: Tensor, kv: Tensor) -> Tensor:
-        """[B,T,d] and [B,2,n,G²,64] -> [B,T,d] in the dtype of `hidden`."""
+    def forward(self, hidden: Tensor, kv: Tensor, grounded: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """[B,T,d] and [B,2,n,G²+1,64] -> [B,T,d] in the dtype of `hidden`, and attention [N,G²+1], its mean over heads,
+        of the positions `grounded` bool [B,T].
+        """
         dtype = self.attn_norm.weight.dtype
         q = self.q(self.attn_norm(hidden.to(dtype))).unflatten(-1, (self.heads, HEAD)).transpose(1, 2)
         k, v = kv.to(q.dtype).unbind(1)
         # every query sees every patch: called directly, because attention dispatchers may default to a causal mask
         read = F.scaled_dot_product_attention(q, k, v, is_causal=False)
+        attention = None if grounded is None else self.attention(q, k, grounded)
         update = self.o(read.transpose(1, 2).flatten(2))
         hidden = hidden + (self.attn_gate.tanh() * self.scale * update).to(hidden.dtype)
         update = self.ffn(self.ffn_norm(hidden.to(dtype)))
-        return hidden + (self.ffn_gate.tanh() * self.scale * update).to(hidden.dtype)
+        return hidden + (self.ffn_gate.tanh() * self.scale * update).to(hidden.dtype), attention
+
+    @staticmethod
+    def attention(q: Tensor, k: Tensor, grounded: Tensor) -> Tensor:
+        """Queries [B,n,T,64] at `grounded` bool [B,T], keys [B,n,G²+1,64] -> attention float32 [N,G²+1], row by row."""
+        rows = [
+            (queries[:, here].float() @ keys.float().transpose(1, 2) / HEAD**0.5).softmax(-1).mean(0)
+            for queries, keys, here in zip(q, k, grounded, strict=True)
+        ]
+        return torch.cat(rows)

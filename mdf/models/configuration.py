@@ -75,3 +75,4 @@ class MDFOutput(ModelOutput):
     mask_logits: Tensor | None = None  # [B,K,U,U]
     past_key_values: Any = None
     memory: Tensor | None = None  # [B,L,G²,m]
+    attention: Tensor | None = None  # float32 [N,A,G²] of the positions `grounded`; the rest of 1 went to nothing

@@ -102,7 +102,7 @@ class Fusion(nn.Module):
         )
 
     def memory_kv(self, memory: Tensor) -> Tensor:
-        """Memory [B,L,G²,m] -> keys and values of every adapter [B,A,2,n,G²,64]."""
+        """Memory [B,L,G²,m] -> keys and values of every adapter [B,A,2,n,G²+1,64]."""
         adapters = [cast(GatedCrossAttention, a) for a in self.adapters]
         return torch.stack([a.keys_values(memory[:, self.depth_of(i)]) for i, a in enumerate(adapters)], 1)
 

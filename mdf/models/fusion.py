@@ -1,7 +1,7 @@
 """MDFModel: encoder, U-Net, fusion and language model as one module with one differentiable entry, `forward`.
 
 Shapes: B rows (one photograph each), S encoder side, U U-Net side, K masks, T text tokens, V vocabulary, E embedding
-width, L depths, A adapters, n heads of 64, G² memory vectors, m memory width, P prefix tokens, d language width,
+width, L depths, A adapters, n heads of 64, G² memory vectors, N grounded positions, m memory width, P prefix tokens, d language width,
 C caption tokens.
 """
 
@@ -206,6 +206,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         *,
         caption_ids: Tensor | None = None,
         keep: Tensor | None = None,
+        grounded: Tensor | None = None,
         want: tuple[str, ...] = ("text",),
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
@@ -223,8 +224,9 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             prompt_mask: bool [B,T], the tokens before the first answer.
             caption_ids: int64 [B,C] for `want` contrastive.
             keep: bool [B,T]; logits are computed there only.
+            grounded: bool [B,T]; the adapters' attention over the patches is returned for these positions.
             want: which of text, contrastive, masks to compute.
-            memory, memory_kv: [B,L,G²,m], [B,A,2,n,G²,64] computed before.
+            memory, memory_kv: [B,L,G²,m], [B,A,2,n,G²+1,64] computed before.
             prefix: [B,P,d] computed before.
         """
         out = MDFOutput()
@@ -256,7 +258,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
                 raise ValueError("neither pixel_values nor memory was given: the adapters have nothing to read")
             memory_kv = self.fusion.memory_kv(memory)
         out.memory = memory
-        hidden, out.past_key_values = self.decode_text(
+        hidden, out.past_key_values, out.attention = self.decode_text(
             input_ids,
             self.place_prefix(embeds, input_ids, prefix),
             attention_mask,
@@ -264,6 +266,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             past_key_values,
             use_cache,
             memory_kv,
+            grounded,
             backbone,
         )
         if keep is not None:
@@ -294,11 +297,12 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         past_key_values: Any,
         use_cache: bool | None,
         memory_kv: Tensor | None,
+        grounded: Tensor | None,
         backbone: dict,
-    ) -> tuple[Tensor, Any]:
+    ) -> tuple[Tensor, Any, Tensor | None]:
         """Through the decoder layers; every adapter runs exactly once, or it is an error."""
         extra = {k: v for k, v in backbone.items() if k in ("cache_position",)}
-        carrier = MemoryCarrier(memory_kv) if memory_kv is not None else None
+        carrier = MemoryCarrier(memory_kv, grounded) if memory_kv is not None else None
         if carrier is not None:
             extra[MEMORY] = carrier
         decoded = bare(self.language).model(
@@ -314,7 +318,8 @@ class MDFModel(PreTrainedModel, GenerationMixin):
                 f"adapters {carrier.ran} ran, expected each of {len(self.fusion.adapters)} once: "
                 "the hooks are not in place"
             )
-        return decoded.last_hidden_state, decoded.past_key_values
+        attention = torch.stack(carrier.attention, 1)[..., :-1] if carrier is not None and carrier.attention else None
+        return decoded.last_hidden_state, decoded.past_key_values, attention
 
     # -- without gradients --------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The language model: a stock transformers causal LM, peft's LoRA on its own layers, adapters reached by pre-hooks.
 
-Shapes: B rows, T text tokens, d language width, A adapters, n heads of 64, G² memory vectors.
+Shapes: B rows, T text tokens, d language width, A adapters, n heads of 64, G² memory vectors, N grounded positions.
 """
 
 import re
@@ -83,8 +83,10 @@ class MemoryCarrier:
     Made anew for each call and passed as an argument, never stored on a module: two forwards in flight cannot mix.
     """
 
-    kv: Tensor  # [B,A,2,n,G²,64]
+    kv: Tensor  # [B,A,2,n,G²+1,64]
+    grounded: Tensor | None = None  # bool [B,T], positions whose attention is wanted
     ran: list[int] = field(default_factory=list)
+    attention: list[Tensor] = field(default_factory=list)  # [N,G²+1] of each adapter, where `grounded` was given
 
 
 def hook_adapters(language: Any, adapters: nn.ModuleList, layers: tuple[int, ...]) -> list[Any]:
@@ -98,7 +100,10 @@ def hook_adapters(language: Any, adapters: nn.ModuleList, layers: tuple[int, ...
                 return args, kwargs
             i = adapter_of[layer]
             carrier.ran.append(i)
-            return (adapters[i](args[0], carrier.kv[:, i]), *args[1:]), kwargs
+            hidden, attention = adapters[i](args[0], carrier.kv[:, i], carrier.grounded)
+            if attention is not None:
+                carrier.attention.append(attention)
+            return (hidden, *args[1:]), kwargs
 
         return hook
 

@@ -1,4 +1,4 @@
-"""Patch projection: a modulated skip map becomes G² memory vectors with position and depth embeddings.
+"""Patch projection: a modulated skip map becomes G² memory vectors that know what is there and where.
 
 Shapes: B photographs, F̃ [B,C,H,W], G patches a side, p = H/G pixels a patch side, m memory width.
 """
@@ -25,7 +25,12 @@ def sincos(grid: int, width: int) -> Tensor:
 
 
 class PatchProjection(nn.Module):
-    """One depth's map cut into G×G patches, each projected to width m."""
+    """One depth's map cut into G×G patches, each projected to width m, with position and depth, then a small MLP.
+
+    The projection starts as the patch's mean, the same weights for every pixel of it: a lesion of two pixels can lie
+    anywhere in a patch. The MLP joins content and place ("a haemorrhage, up here"): without it a value is a sum of the
+    two, and attention that is still even tells nothing of where.
+    """
 
     def __init__(self, channels: int, side: int, grid: int, width: int):
         super().__init__()
@@ -43,8 +48,12 @@ class PatchProjection(nn.Module):
                 self.pool *= 2
         self.patch = p // self.pool
         self.project = nn.Linear(self.channels * self.patch**2, width)
+        with torch.no_grad():  # columns in the order of pixel_unshuffle: channel, then place in the patch
+            shared = torch.randn(width, self.channels, 1) / self.channels**0.5
+            self.project.weight.copy_((shared / self.patch**2).expand(-1, -1, self.patch**2).flatten(1))
         self.position = nn.Parameter(sincos(grid, width))
         self.depth = nn.Parameter(torch.randn(width) * 0.02)
+        self.mix = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
         self.norm = nn.LayerNorm(width)
 
     def describe(self) -> str:
@@ -59,4 +68,5 @@ class PatchProjection(nn.Module):
         if self.pool > 1:
             x = F.avg_pool2d(x, self.pool)
         x = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
-        return self.norm(self.project(x) + self.position + self.depth)
+        x = self.project(x) + self.position + self.depth
+        return self.norm(x + self.mix(x))

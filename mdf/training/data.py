@@ -86,7 +86,7 @@ def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, sa
     val = suited(manifest.split("val"), task, cfg, prompts, "validation", say)
     order = np.random.default_rng([cfg.run.seed, 1]).permutation(len(val))[: task.stage.eval_photographs]
     val = [val[i] for i in sorted(order)]
-    check_files(manifest, train + val, cfg.unet.masks if "masks" in task.want else ())
+    check_files(manifest, train + val, cfg.unet.masks if task.wants_masks else ())
     say(f"{task.name}: {len(train)} training and {len(val)} validation photographs")
     return StageData(manifest, train, val)
 
@@ -112,7 +112,7 @@ def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *
         cfg.dialogue,
         seed=cfg.run.seed,
         augment=cfg.augment if train and task.stage.augment else None,
-        masks=cfg.unet.masks if "masks" in task.want else (),
+        masks=cfg.unet.masks if task.wants_masks else (),
         want_text="text" in task.want,
         want_caption=task.wants_captions,
     )

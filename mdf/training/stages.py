@@ -6,23 +6,25 @@ Shapes: B photographs of a micro-batch, K masks.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mdf.batches import Batch
 from mdf.config import Config, StageConfig
 from mdf.losses.contrastive import contrastive_loss
+from mdf.losses.grounding import grounding_loss
 from mdf.losses.label_aware import label_aware_contrastive_loss
 from mdf.losses.masks import mask_loss
 from mdf.losses.text import shift, text_loss
 
 Terms = dict[str, tuple[Tensor, float]]  # name -> sum over what is counted, count
-WANT = {"text": "text", "contrastive": "contrastive", "label_aware": "contrastive", "mask": "masks"}
+WANT = {"text": "text", "grounding": "text", "contrastive": "contrastive", "label_aware": "contrastive", "mask": "masks"}
 
 
 class Task:
     """The weighted losses of one stage.
 
-    `text` counts supervised tokens and `mask` known (photograph, mask) pairs, so that a step weighs each the same
+    `text` counts supervised tokens, `grounding` those of answers about a lesion with a mask, and `mask` known (photograph, mask) pairs, so that a step weighs each the same
     however it is cut into micro-batches and processes. The contrastive terms are means over the pairs that are
     compared with each other, weighted by B: processes enlarge the set of negatives, accumulation does not.
     """
@@ -31,17 +33,24 @@ class Task:
         self.name, self.stage = name, stage_of(cfg, name)
         self.weights = {loss: weight for loss, weight in self.stage.losses.items() if weight > 0}
         self.want = tuple(dict.fromkeys(WANT[loss] for loss in self.weights))
-        self.has_adapters = bool(cfg.fusion.depths)
+        self.has_adapters, self.grid = bool(cfg.fusion.depths), cfg.fusion.grid
 
     @property
     def wants_captions(self) -> bool:
         return "contrastive" in self.want
+
+    @property
+    def wants_masks(self) -> bool:
+        return bool({"mask", "grounding"} & set(self.weights))
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """What each term of this batch is a sum over; needs no forward."""
         number = {"contrastive": len(batch.sample_ids), "label_aware": len(batch.sample_ids)}
         if "text" in self.weights:
             number["text"] = batch.supervised
+        if "grounding" in self.weights:
+            assert batch.focus is not None
+            number["grounding"] = int((batch.focus >= 0).sum())
         if "mask" in self.weights:
             assert batch.mask_known is not None
             number["mask"] = int(batch.mask_known.sum())
@@ -65,6 +74,9 @@ class Task:
                 "keep": shift(batch.labels)[0],
                 **batch.backbone,
             }
+        if "grounding" in self.weights:
+            assert batch.focus is not None
+            given["grounded"] = batch.focus >= 0
         return given
 
     def __call__(self, model: Any, batch: Batch) -> tuple[Terms, Any]:
@@ -79,6 +91,8 @@ class Task:
             if loss == "text":
                 assert batch.labels is not None
                 terms[loss] = (text_loss(out.logits, shift(batch.labels)[1]), count)
+            elif loss == "grounding":
+                terms[loss] = (grounding_loss(out.attention, self.patches(batch)), count)
             elif loss == "mask":
                 assert batch.masks is not None and batch.mask_known is not None
                 terms[loss] = (mask_loss(out.mask_logits, batch.masks, batch.mask_known, batch.field), count)
@@ -93,6 +107,13 @@ class Task:
                 )
                 terms[loss] = (mean * count, count)
         return terms, out
+
+    def patches(self, batch: Batch) -> Tensor:
+        """bool [N,G²]: for each position of `focus` the patches with the lesion that it speaks of."""
+        assert batch.masks is not None and batch.focus is not None
+        held = F.adaptive_max_pool2d(batch.masks, self.grid).flatten(2) > 0  # [B,K,G²]
+        rows = (batch.focus >= 0).nonzero()[:, 0]
+        return held[rows, batch.focus[batch.focus >= 0]]
 
     def total(self, terms: Terms, totals: dict[str, float], processes: int) -> Tensor:
         """The scalar to differentiate: Σ weight · sum / total · processes, `totals` being the counts of the whole step.
