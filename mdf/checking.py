@@ -24,7 +24,11 @@ CHOICES = {
     "fusion.film.condition": ("none", "image", "image+prompt"),
     "language.attention": ("sdpa", "eager"),
 }
-DATASETS = ("hrf", "odir5k")  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
+DATASETS = (  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
+    "aptos2019", "chase_db1", "csdi", "deepdrid", "drive", "eyepacs", "fives", "hrf", "idrid", "les_av", "messidor2",
+    "odir5k", "rfmid", "stare", "stonerounds",
+)  # fmt: skip
+OWN_WORDS = ("stonerounds",)  # of these: the diagnoses are the user's strings, read(root, aliases)
 DATA_NAMES = ("phantom", *DATASETS, "folder", "table", "manifest")
 
 # intervals in the usual notation: [ and ] belong to it, ( and ) do not

@@ -87,7 +87,6 @@ def to_rows(rows: list[list[str]], table: Path, columns: Sequence[str] = ()) -> 
     return [{h: cell.strip() for h, cell in zip(header, row, strict=True)} for row in rows[1:]]
 
 
-
 def to_grade(cell: str, top: int, where: str) -> int | None:
     """The grade from 0 to `top` that a cell holds, None where it is empty. Raises UserError for anything else."""
     if not cell:
