@@ -9,7 +9,9 @@ from pathlib import Path
 from mdf.errors import UserError
 from mdf.imaging.mask_files import mask_file
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".ppm.gz")
+# grade 0 to 4 of the International Clinical Diabetic Retinopathy scale; 0 says nothing of other diseases
+ICDR = ("no_diabetic_retinopathy", "mild_npdr", "moderate_npdr", "severe_npdr", "pdr")
 SHOWN = 5  # paths listed in one message
 
 
@@ -18,11 +20,11 @@ def image_files(folder: Path, name: str) -> list[Path]:
     require_folder(folder, name)
     inside = (f for f in sorted(folder.rglob("*")) if f.is_file())
     files = [f for f in inside if not any(part.startswith(".") for part in f.relative_to(folder).parts)]
-    images = [f for f in files if f.suffix.lower() in IMAGE_ENDINGS]
+    images = [f for f in files if f.name.lower().endswith(IMAGE_ENDINGS)]
     if not images:
         raise UserError(f"{name}: {folder} holds no photograph ({', '.join(IMAGE_ENDINGS)})")
     if len(images) < len(files):
-        endings = sorted({f.suffix or f.name for f in files if f.suffix.lower() not in IMAGE_ENDINGS})
+        endings = sorted({f.suffix or f.name for f in set(files) - set(images)})
         count = len(files) - len(images)
         print(f"note: {count} files below {folder} are no photographs ({', '.join(endings[:SHOWN])})")
     return images
@@ -57,8 +59,19 @@ def read_rows(table: Path, name: str, columns: Sequence[str] = (), encoding: str
         rows = [r for r in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(c.strip() for c in r)]
     except csv.Error as error:
         raise UserError(f"{table} cannot be read as a table: {error}") from None
+    return to_rows(rows, table, columns)
+
+
+def to_rows(rows: list[list[str]], table: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Rows of cells below a row of column names as {column: stripped text}; `columns` have to be there.
+
+    Columns with neither a name nor a cell are left out; some releases end their lines with a row of commas.
+    Raises UserError for no row, ragged rows, names that stand twice, or columns that are not there.
+    """
     if len(rows) < 2:
         raise UserError(f"{table} holds no photograph: a line of column names and one line a photograph are needed")
+    filled = max(i for row in rows for i, cell in enumerate(row, 1) if cell.strip())
+    rows = [row[:filled] if len(row) > filled else row for row in rows]
     header = [h.strip() for h in rows[0]]
     twice = sorted({h for h in header if header.count(h) > 1})
     if twice:
@@ -111,6 +124,25 @@ def some(items: Iterable[object]) -> str:
     """The first few of many things, for a message."""
     found = list(items)
     return ", ".join(map(str, found[:SHOWN])) + (f", … ({len(found)} in all)" if len(found) > SHOWN else "")
+
+
+
+def to_grade(cell: str, top: int, where: str) -> int | None:
+    """The grade from 0 to `top` that a cell holds, None where it is empty. Raises UserError for anything else."""
+    if not cell:
+        return None
+    try:
+        grade = float(cell)
+    except ValueError:
+        grade = -1
+    if grade not in range(top + 1):
+        raise UserError(f"{where}: {cell!r} must be a grade from 0 to {top}")
+    return int(grade)
+
+
+def unpacked(root: Path, name: str) -> Path:
+    """The folder `name` below `root`; archives often unpack into a folder of their own name inside it."""
+    return root / name / name if (root / name / name).is_dir() else root / name
 
 
 def unique_ids(names: Sequence[str]) -> list[str]:
