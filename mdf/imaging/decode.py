@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mdf.errors import UserError
+from mdf.imaging.mask_files import in_ranges, read_label_map, read_outline, split_part
 
 MAX_PIXELS = 200_000_000
 
@@ -28,9 +29,17 @@ def load_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
     """Read a mask as bool [H, W], in the same orientation as `load_image` gives.
 
     With at most two levels, one of them 0, the other is foreground; with more (grey edges, JPEG) everything above half
-    of the largest value that the format can hold. Raises UserError as `load_image` does.
+    of the largest value that the format can hold. `path` may name one class of a file or an outline, see mask_files.
+    Raises UserError as `load_image` does.
     """
-    return _decode(path, max_pixels, "mask", _to_bool)
+    file, part = split_part(path)
+    if part is None:
+        return _decode(file, max_pixels, "mask", _to_bool)
+    if "x" in part:
+        return read_outline(file, part, max_pixels)
+    if file.suffix == ".gz":
+        return in_ranges(read_label_map(file, max_pixels), part)
+    return _decode(file, max_pixels, "mask", lambda image: in_ranges(_to_levels(image), part))
 
 
 def _decode(
@@ -94,6 +103,11 @@ def _to_8bit(grey: np.ndarray) -> np.ndarray:
     else:
         full = 4095.0 if 255 < top <= 4095 else 255.0 if top <= 255 and grey.dtype.itemsize > 2 else 65535.0
     return np.clip(values * (255.0 / full) + 0.5, 0, 255).astype(np.uint8)
+
+
+def _to_levels(image: Image.Image) -> np.ndarray:
+    """Grey levels as they are stored, 16-bit ones unscaled; a palette's colours become grey."""
+    return np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("L"))
 
 
 def _to_bool(image: Image.Image) -> np.ndarray:
