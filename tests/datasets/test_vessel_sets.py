@@ -1,4 +1,4 @@
-"""Readers of the sets with vessel masks: DRIVE, CHASE_DB1, LES-AV, FIVES, STARE; small folders in the published layout."""
+"""Readers of the sets with vessel masks, tested on small folders that are made in the published layouts."""
 
 import gzip
 import io
@@ -138,8 +138,11 @@ class TestFives:
         write_workbook(root / "Quality Assessment.xlsx", sheets)
         records = {r.id: r for r in fives.read(root)}
         assert {i: r.diagnosis for i, r in records.items()} == {
-            "train/1_A": ("amd",), "train/2_N": ("normal",), "test/1_D": ("diabetic_retinopathy",), "test/2_G": ("glaucoma",)
-        }  # fmt: skip
+            "train/1_A": ("amd",),
+            "train/2_N": ("normal",),
+            "test/1_D": ("diabetic_retinopathy",),
+            "test/2_G": ("glaucoma",),
+        }
         assert records["train/1_A"].extra == {"quality_ic": 1, "quality_blur": 0, "quality_lc": 1}
         assert records["test/1_D"].split == "test" and records["test/1_D"].masks == {
             "vessel": "test/Ground truth/1_D.png"
