@@ -25,9 +25,11 @@ CHOICES = {
     "language.attention": ("sdpa", "eager"),
 }
 DATASETS = (  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
-    "acrima", "brset", "deepeyenet", "hei_med", "hrf", "jsiec", "mbrset", "mm_retinal", "mmac", "odir5k", "papila",
-    "refuge",
+    "acrima", "aptos2019", "brset", "chase_db1", "csdi", "deepdrid", "deepeyenet", "drive", "eyepacs", "fives",
+    "hei_med", "hrf", "idrid", "jsiec", "les_av", "mbrset", "messidor2", "mm_retinal", "mmac", "odir5k", "papila",
+    "refuge", "rfmid", "stare", "stonerounds",
 )  # fmt: skip
+OWN_WORDS = ("stonerounds",)  # of these: the diagnoses are the user's strings, read(root, aliases)
 DATA_NAMES = ("phantom", *DATASETS, "flair", "folder", "huggingface", "table", "manifest")
 TABLES = ("table", "flair")  # read a table, or a folder of them, beside the photographs
 

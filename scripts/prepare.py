@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdf import cli
-from mdf.checking import DATASETS
+from mdf.checking import DATASETS, OWN_WORDS
 
 if TYPE_CHECKING:
     from mdf.records import Manifest
@@ -46,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("list", help="data sets: what they hold, licence, citation, where to get them, layout")
     for name in DATASETS:
-        verbs.add_parser(name, parents=[shared], help="a published data set, see `list`")
+        parents = [shared, own] if name in OWN_WORDS else [shared]
+        verbs.add_parser(name, parents=parents, help="a published data set, see `list`")
     verbs.add_parser("folder", parents=[shared, own], help="a folder of photographs, sub-folders are diagnoses")
     table = verbs.add_parser("table", parents=[shared, own], help="a table with one photograph a row")
     table.add_argument("--table", required=True, metavar="FILE", help="CSV, TSV, JSON lines or Parquet")

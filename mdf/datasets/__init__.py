@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdf.checking import DATASETS
+from mdf.checking import DATASETS, OWN_WORDS
 from mdf.config import DataConfig
 from mdf.errors import UserError
 from mdf.records import SPLITS, FundusRecord, Manifest, group_of, read_manifest, split_by_patient
@@ -53,7 +53,8 @@ def read(cfg: DataConfig, seed: int = 0, cache_dir: Path | None = None) -> Manif
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}")
     if cfg.name in DATASETS:
-        records = import_module(f"mdf.datasets.{cfg.name}").read(root)
+        reader = import_module(f"mdf.datasets.{cfg.name}")
+        records = reader.read(root, aliases) if cfg.name in OWN_WORDS else reader.read(root)
     elif cfg.name == "folder":
         from mdf.datasets import folder as folder_reader
 

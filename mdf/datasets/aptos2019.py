@@ -27,7 +27,9 @@ def read(root: Path) -> list[FundusRecord]:
     rows = read_rows(root / "train.csv", "APTOS 2019", ("id_code", "diagnosis"))
     require_files(root, [f"train_images/{row['id_code']}.png" for row in rows])
     if (root / "test_images").is_dir():
-        print(f"note: APTOS 2019: {len(image_files(root / 'test_images', 'APTOS 2019'))} test photographs have no grade; left out")
+        print(
+            f"note: APTOS 2019: {len(image_files(root / 'test_images', 'APTOS 2019'))} test photographs have no grade; left out"
+        )
     return [to_record(row, f"train.csv line {line}") for line, row in enumerate(rows, 2)]
 
 

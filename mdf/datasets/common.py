@@ -126,7 +126,6 @@ def some(items: Iterable[object]) -> str:
     return ", ".join(map(str, found[:SHOWN])) + (f", … ({len(found)} in all)" if len(found) > SHOWN else "")
 
 
-
 def to_grade(cell: str, top: int, where: str) -> int | None:
     """The grade from 0 to `top` that a cell holds, None where it is empty. Raises UserError for anything else."""
     if not cell:

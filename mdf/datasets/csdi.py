@@ -1,9 +1,9 @@
 """CSDI: `CSDI_annotations.csv` with one photograph a row, `original_images/`.
 
 The score from 0 to 10 (`grade.cataract`) is the label. The release names no class: the diagnosis is cataract where the
-English description says the word, else it is not known. Boxes are written in pixels of the original photograph, whose size
-the table gives; here they are scaled to the file. Names such as HAY1 and HAY2 are taken for one patient: the release does
-not say so, but if they are, they must not be torn apart. L and R (OD, OS) in a name is the eye.
+English description says the word, else it is not known. Boxes are written in pixels of the original photograph, whose
+size the table gives; here they are scaled to the file. Names such as HAY1 and HAY2 are taken for one patient: the
+release does not say so, but if they are, they must not be torn apart. OD, OS, left and right in a name are the eye.
 """
 
 import re
@@ -58,7 +58,9 @@ def to_record(row: dict[str, str], root: Path, line: int) -> FundusRecord:
         raise UserError(f"CSDI_annotations.csv line {line}: score, sizes and boxes must be numbers") from None
     for name, (left, top, right, bottom) in boxes.items():
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            raise UserError(f"CSDI_annotations.csv line {line}: the box of the {name} leaves the photograph of {width}x{height}")
+            raise UserError(
+                f"CSDI_annotations.csv line {line}: the box of the {name} leaves the photograph of {width}x{height}"
+            )
     if not 0 <= score <= 10:
         raise UserError(f"CSDI_annotations.csv line {line}: score {score:g} must be from 0 to 10")
     wide, high = file_size(root / image)

@@ -6,7 +6,7 @@ colour), `quality_blur`, `quality_lc` (low contrast).
 
 from pathlib import Path
 
-from mdf.datasets.common import image_files, require_files
+from mdf.datasets.common import image_files, require_files, to_grade
 from mdf.datasets.guide import Guide
 from mdf.datasets.spreadsheet import read_sheet
 from mdf.errors import UserError
@@ -38,7 +38,9 @@ def read(root: Path) -> list[FundusRecord]:
         files = image_files(root / split / "Original", "FIVES")
         records += [to_record(file.name, split, marks.pop(file.stem, {}), root) for file in files]
         if marks:
-            print(f"note: FIVES: {TABLE} marks {len(marks)} photographs that {split}/Original lacks, one is {min(marks)}")
+            print(
+                f"note: FIVES: {TABLE} marks {len(marks)} photographs that {split}/Original lacks, one is {min(marks)}"
+            )
     require_files(root, [path for r in records for path in r.masks.values()])
     unmarked = sum(not r.extra for r in records)
     if unmarked and (root / TABLE).is_file():
@@ -46,22 +48,26 @@ def read(root: Path) -> list[FundusRecord]:
     return records
 
 
-def read_marks(root: Path, split: str) -> dict[str, dict[str, str]]:
+def read_marks(root: Path, split: str) -> dict[str, dict[str, int | None]]:
     """Name of a photograph without ending -> its marks."""
     if not (root / TABLE).is_file():
         return {}
     rows = read_sheet(root / TABLE, "FIVES", ("Disease", "Number", *MARKS), sheet=split)
     return {
-        f"{row['Number']}_{row['Disease'].upper()}": {f"quality_{m.lower()}": row[m] for m in MARKS if row[m]}
+        f"{row['Number']}_{row['Disease'].upper()}": {
+            f"quality_{m.lower()}": to_grade(row[m], 1, TABLE) for m in MARKS if row[m]
+        }
         for row in rows
     }
 
 
-def to_record(name: str, split: str, marks: dict[str, str], root: Path) -> FundusRecord:
+def to_record(name: str, split: str, marks: dict[str, int | None], root: Path) -> FundusRecord:
     stem = Path(name).stem
     letter = stem.rpartition("_")[2]
     if letter not in DIAGNOSES:
-        raise UserError(f"{root / split}: names such as 1_A.png are expected, the letter of {', '.join(DIAGNOSES)}; got {name}")
+        raise UserError(
+            f"{root / split}: names such as 1_A.png are expected, the letter of {', '.join(DIAGNOSES)}; got {name}"
+        )
     return FundusRecord(
         id=f"{split}/{stem}",
         image=f"{split}/Original/{name}",

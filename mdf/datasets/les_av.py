@@ -54,13 +54,15 @@ def to_record(row: dict[str, str], root: Path, line: int) -> FundusRecord:
         measures = {ours: float(row[column]) for column, (ours, _) in MEASURES.items() if row[column]}
     except (KeyError, ValueError):
         raise UserError(
-            f"Data.xlsx row {line}: expected Diagnosis5 of {', '.join(DIAGNOSES)}, eye of {', '.join(EYES)}, "
-            f"{SEX} of 0, 1, and numbers; got {', '.join(f'{k} {v!r}' for k, v in row.items())}"
+            f"Data.xlsx row {line}: Diagnosis5 must be of {', '.join(DIAGNOSES)}, eye of {', '.join(EYES)}, {SEX} of 0, 1, "
+            "and everything else numbers"
         ) from None
     for column, (ours, most) in MEASURES.items():
         if measures.get(ours, 0) > most:
             print(f"note: LES-AV: photograph {name}: {column} {measures[ours]:g} cannot be right; kept as released")
-    masks = {mask: f"{folder}/{name}.png" for mask, folder in FOLDERS.items() if mask == "vessel" or (root / folder).is_dir()}
+    masks = {
+        mask: f"{folder}/{name}.png" for mask, folder in FOLDERS.items() if mask == "vessel" or (root / folder).is_dir()
+    }
     extra: dict[str, str | float] = dict(measures)
     if (root / "arteries-and-veins" / f"{name}.png").is_file():
         extra["artery_vein_picture"] = f"arteries-and-veins/{name}.png"

@@ -14,7 +14,9 @@ MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 LINK = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 
 
-def read_sheet(workbook: Path, name: str, columns: Sequence[str] = (), sheet: str | None = None) -> list[dict[str, str]]:
+def read_sheet(
+    workbook: Path, name: str, columns: Sequence[str] = (), sheet: str | None = None
+) -> list[dict[str, str]]:
     """Rows of a sheet (the first one, or the one named `sheet` in any case) as {column: stripped text}.
 
     Whole numbers are written without a point: 80, not 80.0. Raises UserError for a missing or damaged file, a sheet

@@ -60,14 +60,20 @@ def read(root: Path) -> list[FundusRecord]:
             for file in image_files(root / folder, "STARE"):
                 masks.setdefault(file.name.partition(".")[0], {})[mask] = f"{folder}/{file.name}"
                 if f".{ending}." not in file.name:
-                    raise UserError(f"{root / folder}: names such as im0001.{ending}.ppm.gz are expected, got {file.name}")
+                    raise UserError(
+                        f"{root / folder}: names such as im0001.{ending}.ppm.gz are expected, got {file.name}"
+                    )
     absent = sorted((diagnoses.keys() | masks.keys()) - photographs.keys())
     if absent:
-        print(f"note: STARE: {len(absent)} names have a diagnosis or masks but no photograph: {', '.join(absent[:SHOWN])}")
+        print(
+            f"note: STARE: {len(absent)} names have a diagnosis or masks but no photograph: {', '.join(absent[:SHOWN])}"
+        )
     records = [to_record(name, path, diagnoses.get(name), masks.get(name, {})) for name, path in photographs.items()]
     silent = sum(r.id not in diagnoses for r in records)
     unsure = sum("uncertain" in r.extra for r in records)
-    print(f"note: STARE: {unsure} diagnoses are uncertain (OR, ?) and taken as text only; {silent} photographs have none")
+    print(
+        f"note: STARE: {unsure} diagnoses are uncertain (OR, ?) and taken as text only; {silent} photographs have none"
+    )
     return records
 
 
@@ -100,7 +106,9 @@ def read_diagnoses(table: Path) -> dict[str, tuple[str, str]]:
             continue
         codes, text = (cells[1] if len(cells) > 1 else ""), " ".join(c for c in cells[2:] if c)
         if not codes or not all(c.isdigit() and int(c) < len(CODES) for c in codes.split()):
-            raise UserError(f"{table} line {number}: expected a name, a tab and codes of 0 to {len(CODES) - 1}, got {codes!r}")
+            raise UserError(
+                f"{table} line {number}: expected a name, a tab and codes of 0 to {len(CODES) - 1}, got {codes!r}"
+            )
         if cells[0] in found:
             raise UserError(f"{table} line {number}: {cells[0]} stands twice")
         found[cells[0]] = (codes, text)

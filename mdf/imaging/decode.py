@@ -1,5 +1,6 @@
 """Image files to arrays: upright, eight bits, three channels, and one clear error for every bad file."""
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ def load_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.n
 
     16-bit files are scaled to 8 bits (by 4095 where no value is above it, else by 65535), grey becomes three equal
     channels, transparent pixels become black, of several frames the first is taken. The size is read from the header
-    and refused above `max_pixels` before anything is decoded. Raises UserError for every file that cannot be read.
+    and refused above `max_pixels` before anything is decoded. A name that ends in .gz is unpacked on the way, no
+    further than the header's size asks for. Raises UserError for every file that cannot be read.
     """
     return _decode(path, max_pixels, "photograph", _to_rgb)
 
@@ -51,7 +53,7 @@ def _decode(
     try:
         if file.stat().st_size == 0:
             raise UserError(f"{noun} {file}: the file is empty. Copy it again or remove it from the manifest.")
-        with Image.open(file) as image:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream, Image.open(stream) as image:
             width, height = image.size
             if width < 1 or height < 1:
                 raise UserError(f"{noun} {file}: its size is {width}x{height} pixels. Remove it from the manifest.")
