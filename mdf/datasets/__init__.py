@@ -18,7 +18,8 @@ def load(cfg: DataConfig, seed: int, cache_dir: Path | None = None) -> Manifest:
     """The photographs of `cfg`, every record with a split; says aloud how many there are.
 
     `seed` is of the split, of the photographs that `limit` draws, and of the phantoms. These, and what a Hugging Face
-    data set keeps inside tables, are written to `cache_dir` (default: the user's cache). Raises UserError for anything that is not as the data set's layout says.
+    data set keeps inside tables, are written to `cache_dir` (default: the user's cache).
+    Raises UserError for anything that is not as the data set's layout says.
     """
     manifest = read(cfg, seed, cache_dir)
     records = split_by_patient(manifest.records, val=cfg.val, test=cfg.test, seed=seed)

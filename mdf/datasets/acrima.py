@@ -1,6 +1,7 @@
-"""ACRIMA: `Im001_ACRIMA.jpg` is normal, `Im686_g_ACRIMA.jpg` is glaucoma. The photographs are cut out around the disc.
+"""ACRIMA: `Im001_ACRIMA.jpg` has no glaucoma, `Im686_g_ACRIMA.jpg` has. The photographs are cut out around the disc.
 
-The release says neither patient nor eye. In a cut-out there is no macula and no field of view to find.
+The release says neither patient nor eye. In a cut-out there is no macula and no field of
+view to find, so that "normal" says no more than no glaucoma.
 """
 
 import re
@@ -13,8 +14,8 @@ from mdf.records import FundusRecord
 
 GUIDE = Guide(
     "acrima",
-    "glaucoma or normal; cut out around the disc",
-    "705 (396 glaucoma, 309 normal)",
+    "glaucoma or none; cut out around the disc",
+    "705 (396 glaucoma, 309 without)",
     "CC BY 4.0",
     "Diaz-Pinto et al., CNNs for automatic glaucoma assessment using fundus images: an extensive validation, "
     "BioMedical Engineering OnLine, 2019",
@@ -36,7 +37,7 @@ def read(root: Path) -> list[FundusRecord]:
         FundusRecord(
             id=id_,
             image=name,
-            diagnosis=("glaucoma" if match is not None and match[1] else "normal",),
+            diagnosis=("glaucoma" if match is not None and match[1] else "no_glaucoma",),
             source="acrima",
             license="CC BY 4.0",
             extra={"crop": "disc"},

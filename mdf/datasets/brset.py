@@ -8,11 +8,12 @@ is not diabetic: no findings are recorded, since absent ones of diabetic eyes we
 
 from pathlib import Path
 
-from mdf.datasets.common import ICDR, read_rows, require_files, some, to_grade
+from mdf.datasets.common import read_rows, require_files, some, to_grade
 from mdf.datasets.guide import Guide
+from mdf.datasets.table import number
 from mdf.errors import UserError
 from mdf.records import FundusRecord
-from mdf.datasets.table import number
+from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "brset",
@@ -25,20 +26,11 @@ GUIDE = Guide(
     "DIR/labels_brset.csv or DIR/labels.csv, DIR/fundus_photos/img00001.jpg, …",
 )
 
-FLAGS = {
-    "macular_edema": "macular_oedema",
-    "scar": "chorioretinal_scar",
-    "nevus": "choroidal_nevus",
-    "amd": "amd",
-    "vascular_occlusion": "retinal_vascular_occlusion",
-    "hypertensive_retinopathy": "hypertensive_retinopathy",
-    "drusens": "drusen",
-    "hemorrhage": "haemorrhage",
-    "retinal_detachment": "retinal_detachment",
-    "myopic_fundus": "myopic_fundus",
-    "increased_cup_disc": "enlarged_cup",
-    "other": "other",
-}
+# beside diabetic_retinopathy; what each is called here stands in mdf/data/grades.yaml
+FLAGS = (
+    "macular_edema", "scar", "nevus", "amd", "vascular_occlusion", "hypertensive_retinopathy", "drusens", "hemorrhage",
+    "retinal_detachment", "myopic_fundus", "increased_cup_disc", "other",
+)  # fmt: skip
 RETINOPATHY = "diabetic_retinopathy"
 ANATOMY = ("optic_disc", "vessels", "macula")
 EYES = {"1": "right", "2": "left"}
@@ -50,13 +42,17 @@ MISSING = ("", "na", "nan")
 
 def read(root: Path) -> list[FundusRecord]:
     """A record for each row. Raises UserError for another table, missing photographs or flags that are not 0 or 1."""
-    table = next((t for n in ("labels_brset.csv", "labels.csv") if (t := root / n).is_file()), root / "labels_brset.csv")
+    table = next(
+        (t for n in ("labels_brset.csv", "labels.csv") if (t := root / n).is_file()), root / "labels_brset.csv"
+    )
     rows = read_rows(table, "BRSET", COLUMNS)
     require_files(root, [image_of(row) for row in rows])
     flags = (RETINOPATHY, *FLAGS)
     wrong = [line for line, row in enumerate(rows, 2) if any(row[c] not in ("0", "1") for c in flags)]
     if wrong:
-        raise UserError(f"{table}: {len(wrong)} rows have flags ({', '.join(flags)}) other than 0 and 1: rows {some(wrong)}")
+        raise UserError(
+            f"{table}: {len(wrong)} rows have flags ({', '.join(flags)}) other than 0 and 1: rows {some(wrong)}"
+        )
     odd = [row["patient_age"] for row in rows if row["patient_age"].lower() not in MISSING and to_age(row) is None]
     if odd:
         print(f"note: BRSET: {len(odd)} ages are no years from 0 to 130 and count as unknown: {some(odd)}")
@@ -65,9 +61,9 @@ def read(root: Path) -> list[FundusRecord]:
 
 def to_record(row: dict[str, str], where: str) -> FundusRecord:
     icdr, sdrg = (to_grade(known(row[c]), 4, where) for c in ("DR_ICDR", "DR_SDRG"))
-    names = [ours for theirs, ours in FLAGS.items() if row[theirs] == "1"]
+    names = [from_grade("brset", flag) for flag in FLAGS if row[flag] == "1"]
     if row[RETINOPATHY] == "1" or icdr:
-        names.insert(0, ICDR[icdr] if icdr else RETINOPATHY)
+        names.insert(0, from_grade("icdr", icdr) if icdr else RETINOPATHY)
     normal = not names and icdr == 0 and not any(row[c] == "2" for c in ANATOMY)
     grades = {"icdr": icdr, "sdrg": sdrg}
     return FundusRecord(

@@ -36,7 +36,9 @@ def read(root: Path) -> list[FundusRecord]:
     seen: dict[str, str | None] = {}
     twice = [r.id for r in records if seen.setdefault(r.id, r.split) != r.split]
     if twice or len(seen) < len(records):
-        raise UserError(f"DeepEyeNet: {len(records) - len(seen)} pictures stand more than once: {some(twice) or 'in one file'}")
+        raise UserError(
+            f"DeepEyeNet: {len(records) - len(seen)} pictures stand more than once: {some(twice) or 'in one file'}"
+        )
     return records
 
 

@@ -1,8 +1,9 @@
 """HEI-MED: `DMED/(00000003).jpg` with files of the same name: .meta, .GND, .map.gz and _vess.png.
 
-An expert outlined the bright lesions without telling hard exudates from cotton wool spots: the mask is `exudate`, a name
-of its own. `.map.gz` numbers the regions and `.GND` says what each is. A photograph without these files has no lesion by
-the release's own rule; there is no file that could be its empty mask, so none is recorded, and `extra.exudates` is 0.
+An expert outlined the bright lesions, all called exudates, without telling hard ones from cotton wool spots or drusen:
+the mask is `bright_lesion`. `.map.gz` numbers the regions and `.GND` says what each is. A photograph without these files has no lesion by
+the release's own rule; there is no file that could be its empty mask, so none is recorded, and
+`extra.bright_lesions` is 0.
 The vessels were drawn by a program and are no ground truth: their path is in `extra`. The date of birth is not taken over.
 """
 
@@ -17,7 +18,7 @@ from mdf.records import FundusRecord
 
 GUIDE = Guide(
     "hei_med",
-    "masks of exudates (hard and soft together), the disc's place, sex, ethnicity, type of diabetes, a quality score; "
+    "masks of bright lesions (exudates, cotton wool spots, drusen together), the disc's place, sex, ethnicity, type of diabetes, a quality score; "
     "vessels drawn by a program",
     "169, one a patient",
     "for research only, no commercial use",
@@ -52,8 +53,8 @@ def to_record(root: Path, image: Path) -> FundusRecord:
     exudates = [i for i, kind in enumerate(regions, 1) if "exudate" in kind.lower()]
     masks = {}
     if exudates and beside[".map.gz"].is_file():
-        masks["exudate"] = f"{beside['.map.gz'].relative_to(root).as_posix()}#{ranges(exudates)}"
-    extra: dict[str, Any] = {"exudates": len(exudates)}
+        masks["bright_lesion"] = f"{beside['.map.gz'].relative_to(root).as_posix()}#{ranges(exudates)}"
+    extra: dict[str, Any] = {"bright_lesions": len(exudates)}
     extra |= {ours: meta[key] for key, ours in EXTRA.items() if meta.get(key)}
     if beside["_vess.png"].is_file():
         extra["machine_vessels"] = beside["_vess.png"].relative_to(root).as_posix()

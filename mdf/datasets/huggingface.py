@@ -195,5 +195,3 @@ def ending(content: bytes, stem: str) -> str:
     except (OSError, Image.DecompressionBombError) as error:
         raise UserError(f"huggingface: photograph {stem} is no image: {error}") from None
     return {"jpeg": ".jpg", "tiff": ".tif", "mpo": ".jpg"}.get(kind, f".{kind}")
-
-

@@ -7,11 +7,12 @@ quality was too low have no grade. Sex is 0 for female and 1 for male; every oth
 from pathlib import Path
 
 from mdf.datasets.brset import known
-from mdf.datasets.common import ICDR, read_rows, some, to_grade
+from mdf.datasets.common import read_rows, some, to_grade
 from mdf.datasets.guide import Guide
 from mdf.datasets.table import number
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "mbrset",
@@ -50,9 +51,9 @@ def read(root: Path) -> list[FundusRecord]:
 
 def to_record(row: dict[str, str], where: str) -> FundusRecord:
     icdr = to_grade(known(row["final_icdr"]), 4, where)
-    names = [] if icdr is None else [ICDR[icdr]]
+    names = [] if icdr is None else [from_grade("icdr", icdr)]
     if row["final_edema"].lower() == "yes":
-        names.append("macular_oedema")
+        names.append(from_grade("brset", "final_edema"))
     try:
         age = float(row["age"]) if known(row["age"]) else None
     except ValueError:

@@ -12,6 +12,7 @@ from mdf.datasets.common import read_rows, require_files, to_grade
 from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "mmac",
@@ -26,9 +27,7 @@ GUIDE = Guide(
     "DIR/2. Segmentation of Myopic Maculopathy Plus Lesions/1. Lacquer Cracks/…, DIR/3. Prediction of Spherical Equivalent/…",
 )
 
-GRADES = ("no_myopic_maculopathy", "tessellated_fundus", "diffuse_chorioretinal_atrophy",
-          "patchy_chorioretinal_atrophy", "macular_atrophy")  # fmt: skip
-LESIONS = {"1": "lacquer_crack", "2": "cnv", "3": "fuchs_spot"}
+LESIONS = {"1": "lacquer_crack", "2": "myopic_neovascularisation", "3": "fuchs_spot"}  # by the folder's number
 SPLITS = {"training": "train", "validation": "val"}
 SEXES = {"female": "female", "f": "female", "male": "male", "m": "male"}
 GRADE, EQUIVALENT = "myopic_maculopathy_grade", "spherical_equivalent"
@@ -49,8 +48,8 @@ def read(root: Path) -> list[FundusRecord]:
         folder = only(task, "1", "1" if split == "train" else "2")
         rows = read_rows(table, "MMAC", ("image",))
         masks = only(task, "2", folder.name[0]) if lesion else None
-        records += [to_record(root, folder, masks, lesion, split, row, f"{table.name} line {line}")
-                    for line, row in enumerate(rows, 2)]  # fmt: skip
+        for line, row in enumerate(rows, 2):
+            records.append(to_record(root, folder, masks, lesion, split, row, f"{table.name} line {line}"))
     require_files(root, [path for r in records for path in (r.image, *r.masks.values())])
     return records
 
@@ -70,7 +69,7 @@ def to_record(
     return FundusRecord(
         id=Path(row["image"]).stem if lesion is None else f"{Path(row['image']).stem}/{lesion}",
         image=image,
-        diagnosis=None if grade is None else (GRADES[grade],),
+        diagnosis=None if grade is None else (from_grade("mmac", grade),),
         masks={} if masks is None or lesion is None else {lesion: (masks / row["image"]).relative_to(root).as_posix()},
         grade={} if grade is None else {"mmac": grade},
         age=age,

@@ -16,6 +16,7 @@ from mdf.datasets.guide import Guide
 from mdf.datasets.spreadsheet import read_cells
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "papila",
@@ -30,7 +31,6 @@ GUIDE = Guide(
 )
 
 EYES = {"OD": "right", "OS": "left"}
-DIAGNOSES = {"0": "normal", "1": "glaucoma", "2": "suspected_glaucoma"}
 SEXES = {"0": "male", "1": "female"}
 MASKS = {"disc": "disc_exp1", "cup": "cup_exp1", "disc_expert2": "disc_exp2", "cup_expert2": "cup_exp2"}
 NEEDED = ("age", "gender", "diagnosis")
@@ -53,7 +53,7 @@ def read(root: Path) -> list[FundusRecord]:
 
 def to_record(root: Path, prefix: str, id_: str, eye: str, image: str, row: dict[str, str]) -> FundusRecord:
     where = f"PAPILA: patient_data_{eye.lower()}.xlsx, patient #{id_}"
-    if row["diagnosis"] not in DIAGNOSES or row["gender"] not in (*SEXES, ""):
+    if row["diagnosis"] not in ("0", "1", "2") or row["gender"] not in (*SEXES, ""):
         raise UserError(f"{where}: Diagnosis must be 0, 1 or 2, and Gender 0 or 1")
     extra: dict[str, Any] = {}
     try:
@@ -68,7 +68,7 @@ def to_record(root: Path, prefix: str, id_: str, eye: str, image: str, row: dict
         image=image,
         patient=id_,
         eye=EYES[eye],
-        diagnosis=(DIAGNOSES[row["diagnosis"]],),
+        diagnosis=(from_grade("papila", row["diagnosis"]),),
         masks={name: f"{path}#{size}" for name, path in outlines.items() if (root / path).is_file()},
         age=age,
         sex=SEXES.get(row["gender"]),

@@ -15,6 +15,7 @@ from mdf.datasets.guide import Guide
 from mdf.datasets.spreadsheet import read_sheet
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "refuge",
@@ -30,7 +31,6 @@ GUIDE = Guide(
 
 NAME = re.compile(r"[gnVT]\d{4}")
 SPLITS = {"g": "train", "n": "train", "V": "val", "T": "test"}
-DIAGNOSES = {"1": "glaucoma", "0": "no_glaucoma"}
 # the challenge used one camera for training and another for the rest
 CAMERAS = {"train": "Zeiss Visucam 500", "val": "Canon CR-2", "test": "Canon CR-2"}
 # copies of the same photographs, cut out, squared or drawn upon
@@ -59,8 +59,6 @@ def read(root: Path) -> list[FundusRecord]:
 
 def to_record(stem: str, image: str, mask: str | None, row: dict[str, str]) -> FundusRecord:
     label = {"g": "1", "n": "0"}.get(stem[0]) or next((row[c] for c in LABELS if row.get(c)), None)
-    if label is not None and label not in DIAGNOSES:
-        raise UserError(f"REFUGE: {stem}: the glaucoma label {label!r} must be 0 or 1")
     split = SPLITS[stem[0]]
     try:
         fovea = [float(row[c]) for c in ("Fovea_X", "Fovea_Y") if row.get(c)]
@@ -69,7 +67,7 @@ def to_record(stem: str, image: str, mask: str | None, row: dict[str, str]) -> F
     return FundusRecord(
         id=stem,
         image=image,
-        diagnosis=None if label is None else (DIAGNOSES[label],),
+        diagnosis=None if label is None else (from_grade("glaucoma", label),),
         masks={} if mask is None else {name: mask + part for name, part in PARTS.items()},
         points={"fovea": fovea} if len(fovea) == 2 else {},
         camera=CAMERAS[split],
