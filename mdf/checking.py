@@ -159,7 +159,7 @@ def check_data(data: DataConfig, path: str) -> Iterator[str]:
     if data.encoding != "utf-8" and data.name != "table":
         yield f"{path}.encoding: given, but {path}.name is {data.name}; only name: table reads it"
     if not known_encoding(data.encoding):
-        yield f"{path}.encoding: {data.encoding!r} is none that Python knows; for example utf-8, cp1252, gb18030, utf-16"
+        yield f"{path}.encoding: {data.encoding!r} is none that Python knows; take utf-8, cp1252, gb18030, utf-16, …"
     if data.val + data.test >= 1:
         yield f"{path}.val + {path}.test: {data.val + data.test:g} leaves nothing to train on; must be below 1"
 

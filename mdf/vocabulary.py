@@ -354,7 +354,9 @@ def parent_problems(found: Mapping[str, Entry]) -> list[str]:
             for name in names:
                 if name not in found:
                     close = get_close_matches(name, list(found), n=1)
-                    wrong.append(f"{entry.name}: {key}: no entry {name}" + (f"; did you mean {close[0]}?" if close else ""))
+                    wrong.append(
+                        f"{entry.name}: {key}: no entry {name}" + (f"; did you mean {close[0]}?" if close else "")
+                    )
         above, queue = set(), list(entry.parents)
         while queue:
             name = queue.pop()

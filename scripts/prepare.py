@@ -3,7 +3,7 @@
   python scripts/prepare.py list                                                 data sets, their licences and layouts
   python scripts/prepare.py hrf --root DIR --out hrf.jsonl --validate            a published data set
   python scripts/prepare.py folder --root DIR --out mine.jsonl                   sub-folders named by diagnosis
-  python scripts/prepare.py table --root DIR --table T.csv --out mine.jsonl --columns diagnosis=LABEL|COLUMNS.yaml
+  python scripts/prepare.py table --root DIR --table T.csv --out mine.jsonl --columns text=REPORT
   python scripts/prepare.py huggingface --root OWNER/NAME --out mine.jsonl        a folder or a name on the hub
   python scripts/prepare.py flair --root FUNDUS --table DATAFRAMES --out flair.jsonl
   python scripts/prepare.py phantom --count 100 --size 256 --seed 0 --out DIR    drawn photographs, nothing needed
@@ -56,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
     for verb in (table, hub):
         verb.add_argument(
             "--columns", nargs="+", default=[], metavar="FIELD=COLUMN",
-            help="which column holds image, id, diagnosis, text, patient, study, eye, age, sex, camera, license, split, "
-            "mask_NAME, text_KIND, grade_SCALE, extra_NAME, or a YAML file of such lines; obvious names are guessed",
+            help="which column holds image, id, diagnosis, text, patient, study, eye, age, sex, camera, license, "
+            "split, mask_NAME, text_KIND, grade_SCALE, extra_NAME, or a YAML file of such lines; obvious names are guessed",
         )  # fmt: skip
     flair = verbs.add_parser("flair", parents=[shared, own], help="the 38 sets of FLAIR by its own tables")
     flair.add_argument("--table", required=True, metavar="FILE|DIR", help="one of FLAIR's CSV files, or their folder")

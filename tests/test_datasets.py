@@ -121,9 +121,7 @@ class TestTable:
         columns = {"image": "foto", "diagnosis": "befund", "grade_icdr": "icdr", "text_de": "befund"}
         (record,) = table.read(tmp_path, file, columns)
         assert (
-            record.diagnosis == ("normal",)
-            and record.grade == {"icdr": 0}
-            and record.texts == {"de": "normal fundus"}
+            record.diagnosis == ("normal",) and record.grade == {"icdr": 0} and record.texts == {"de": "normal fundus"}
         )
 
     def test_wrong_fields_and_columns_are_listed_with_what_was_meant(self, tmp_path: Path, photograph: Write):

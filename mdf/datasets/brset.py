@@ -17,7 +17,8 @@ from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "brset",
-    "grades of retinopathy (ICDR, SDRG), thirteen diseases and signs, quality marks, camera, age, sex, both eyes, diabetes",
+    "grades of retinopathy (ICDR, SDRG), thirteen diseases and signs, quality marks, camera, age, sex, both eyes, "
+    "diabetes",
     "16,266 of 8,524 patients",
     "PhysioNet Credentialed Health Data License, see the release",
     "Nakayama et al., BRSET: A Brazilian Multilabel Ophthalmological Dataset of Retina Fundus Photos, "

@@ -1,4 +1,4 @@
-"""DeepEyeNet: `DeepEyeNet_train.json`, `…_valid.json`, `…_test.json`, each a list of {path: {keywords, clinical-description}}.
+"""DeepEyeNet: `DeepEyeNet_train.json`, `…_valid.json`, `…_test.json`: [{path: {keywords, clinical-description}}, …].
 
 The keywords and the description are two texts: the release's task is to write the second with the first at hand, so a
 description that is to be told from the photograph alone must not be given the keywords. Both may be the report here.
@@ -21,7 +21,8 @@ GUIDE = Guide(
     "not told apart",
     "15,709 (13,898 colour photographs, 1,811 angiographies)",
     "for research, see the release",
-    "Huang et al., DeepOpht: Medical Report Generation for Retinal Images via Deep Models and Visual Explanation, WACV, 2021",
+    "Huang et al., DeepOpht: Medical Report Generation for Retinal Images via Deep Models and Visual Explanation, "
+    "WACV, 2021",
     "the repository DeepOpht of Jhhuangkay on GitHub, which names the place of the data",
     "DIR/DeepEyeNet_train.json, DIR/DeepEyeNet_valid.json, DIR/DeepEyeNet_test.json, DIR/eyenet0420/train_set/….jpg, …",
 )

@@ -1,10 +1,10 @@
 """HEI-MED: `DMED/(00000003).jpg` with files of the same name: .meta, .GND, .map.gz and _vess.png.
 
 An expert outlined the bright lesions, all called exudates, without telling hard ones from cotton wool spots or drusen:
-the mask is `bright_lesion`. `.map.gz` numbers the regions and `.GND` says what each is. A photograph without these files has no lesion by
-the release's own rule; there is no file that could be its empty mask, so none is recorded, and
-`extra.bright_lesions` is 0.
-The vessels were drawn by a program and are no ground truth: their path is in `extra`. The date of birth is not taken over.
+the mask is `bright_lesion`. `.map.gz` numbers the regions and `.GND` says what each is. A photograph without these two
+has no lesion by the release's own rule; no file could be its empty mask, so `extra.bright_lesions` is 0 and no mask is
+recorded. The vessels were drawn by a program and are no ground truth: their path is in `extra`. The date of birth is
+not taken over.
 """
 
 import re
@@ -18,12 +18,13 @@ from mdf.records import FundusRecord
 
 GUIDE = Guide(
     "hei_med",
-    "masks of bright lesions (exudates, cotton wool spots, drusen together), the disc's place, sex, ethnicity, type of diabetes, a quality score; "
+    "masks of bright lesions (exudates, cotton wool spots, drusen together), the disc's place, sex, ethnicity, type of "
+    "diabetes, a quality score; "
     "vessels drawn by a program",
     "169, one a patient",
     "for research only, no commercial use",
-    "Giancardo et al., Exudate-based diabetic macular edema detection in fundus images using publicly available datasets, "
-    "Medical Image Analysis 16, 2012",
+    "Giancardo et al., Exudate-based diabetic macular edema detection in fundus images using publicly available "
+    "datasets, Medical Image Analysis 16, 2012",
     "the repository HEI-MED of lgiancaUTH on GitHub",
     "DIR/DMED/(00000003).jpg, DIR/DMED/(00000003).meta, DIR/DMED/(00000003).GND, DIR/DMED/(00000003).map.gz, …",
 )

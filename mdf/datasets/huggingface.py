@@ -29,8 +29,8 @@ GUIDE = Guide(
     "that of the data set",
     "that of the data set",
     "your own, or the hub",
-    "--root DIR with metadata.jsonl or metadata.csv (column file_name), there or in train/, test/, …; DIR as save_to_disk "
-    "writes it; OWNER/NAME or OWNER/NAME:CONFIG on the hub; --columns FIELD=COLUMN",
+    "--root DIR with metadata.jsonl or metadata.csv (column file_name), there or in train/, test/, …; DIR as "
+    "save_to_disk writes it; OWNER/NAME or OWNER/NAME:CONFIG on the hub; --columns FIELD=COLUMN",
 )
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")

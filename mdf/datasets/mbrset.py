@@ -16,12 +16,12 @@ from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "mbrset",
-    "grades of retinopathy (ICDR) and macular oedema of people with diabetes, from a handheld camera; quality, eye, age, "
-    "sex, other diseases, education, insurance",
+    "grades of retinopathy (ICDR) and macular oedema of people with diabetes, from a handheld camera; quality, eye, "
+    "age, sex, other diseases, education, insurance",
     "5,164 of 1,291 patients",
     "PhysioNet Credentialed Health Data License, see the release",
-    "Wu et al., A portable retina fundus photos dataset for clinical, demographic, and diabetic retinopathy prediction, "
-    "Scientific Data, 2025",
+    "Wu et al., A portable retina fundus photos dataset for clinical, demographic, and diabetic retinopathy "
+    "prediction, Scientific Data, 2025",
     "PhysioNet, 'mBRSET, a Mobile Brazilian Retinal Dataset', after training and agreement",
     "DIR/labels_mbrset.csv, DIR/images/1.1.jpg, …",
 )

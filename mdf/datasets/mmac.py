@@ -1,4 +1,4 @@
-"""MMAC 2023: grades of myopic maculopathy, masks of three lesions, and the spherical equivalent: three tasks, three sets.
+"""MMAC 2023: grades of myopic maculopathy, masks of three lesions, spherical equivalent: three tasks, three sets.
 
 `1. Classification of Myopic Maculopathy/{1. Images,2. Groundtruths}/…`, likewise `2. Segmentation …/1. Lacquer Cracks/`
 and `3. Prediction of Spherical Equivalent/`. What is there is read. A mask is of its own lesion only: the others are
@@ -16,15 +16,16 @@ from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "mmac",
-    "grades of myopic maculopathy (META-PM 0-4); masks of lacquer cracks, choroidal neovascularisation and Fuchs spots; "
-    "spherical equivalent; age, sex, height, weight where known; its own split into training and validation",
+    "grades of myopic maculopathy (META-PM 0-4); masks of lacquer cracks, choroidal neovascularisation and Fuchs "
+    "spots; spherical equivalent; age, sex, height, weight where known; its own split into training and validation",
     "see the release; the three tasks have sets of their own",
     "for research, see the release",
     "Qian et al., A Competition for the Diagnosis of Myopic Maculopathy by Artificial Intelligence Algorithms, "
     "JAMA Ophthalmology, 2024",
     "the challenge MMAC 2023 (Myopic Maculopathy Analysis Challenge)",
     "DIR/1. Classification of Myopic Maculopathy/1. Images/1. Training Set/….png, DIR/1. …/2. Groundtruths/….csv, "
-    "DIR/2. Segmentation of Myopic Maculopathy Plus Lesions/1. Lacquer Cracks/…, DIR/3. Prediction of Spherical Equivalent/…",
+    "DIR/2. Segmentation of Myopic Maculopathy Plus Lesions/1. Lacquer Cracks/…, "
+    "DIR/3. Prediction of Spherical Equivalent/…",
 )
 
 LESIONS = {"1": "lacquer_crack", "2": "myopic_neovascularisation", "3": "fuchs_spot"}  # by the folder's number
@@ -35,7 +36,7 @@ GRADE, EQUIVALENT = "myopic_maculopathy_grade", "spherical_equivalent"
 
 def read(root: Path) -> list[FundusRecord]:
     """Records of the tasks whose folders are there. Raises UserError where none is, or files are missing."""
-    tasks = [(f, None) for n in ("1", "3") for f in numbered(root, n)]
+    tasks: list[tuple[Path, str | None]] = [(f, None) for n in ("1", "3") for f in numbered(root, n)]
     tasks += [(f, LESIONS[n]) for task in numbered(root, "2") for n in LESIONS for f in numbered(task, n)]
     tables = [(task, lesion, t) for task, lesion in tasks for t in sorted(task.glob("2*Groundtruths/*.csv"))]
     if not tables:
@@ -86,7 +87,7 @@ def numbered(folder: Path, number: str) -> list[Path]:
 
 
 def only(task: Path, *numbers: str) -> Path:
-    """The folder reached by numbers: `1. Images/2. Validation Set` for "1", "2". Raises UserError where it is missing."""
+    """The folder that numbers lead to: `1. Images/2. Validation Set` for "1", "2". Raises UserError where none does."""
     folder = task
     for number in numbers:
         inside = numbered(folder, number)

@@ -23,8 +23,8 @@ GUIDE = Guide(
     "both eyes: glaucoma, suspected or none; two experts' disc and cup; age, sex, refraction, pressure, eye length",
     "488 of 244 patients",
     "CC BY 4.0",
-    "Kovalyk et al., PAPILA: Dataset with fundus images and clinical data of both eyes of the same patient for glaucoma "
-    "assessment, Scientific Data, 2022",
+    "Kovalyk et al., PAPILA: Dataset with fundus images and clinical data of both eyes of the same patient for "
+    "glaucoma assessment, Scientific Data, 2022",
     "figshare, 'PAPILA'",
     "DIR/FundusImages/RET002OD.jpg, DIR/ClinicalData/patient_data_od.xlsx, DIR/ClinicalData/patient_data_os.xlsx, "
     "DIR/ExpertsSegmentations/Contours/RET002OD_disc_exp1.txt, …",

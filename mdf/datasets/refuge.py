@@ -22,8 +22,8 @@ GUIDE = Guide(
     "glaucoma or not; masks of disc and cup; the fovea's place; its own split",
     "1,200 (400 for training, validation and test each; one in ten has glaucoma)",
     "challenge data, for research, see the release",
-    "Orlando et al., REFUGE Challenge: A unified framework for evaluating automated methods for glaucoma assessment from "
-    "fundus photographs, Medical Image Analysis 59, 2020",
+    "Orlando et al., REFUGE Challenge: A unified framework for evaluating automated methods for glaucoma assessment "
+    "from fundus photographs, Medical Image Analysis 59, 2020",
     "the REFUGE challenge's page, or the Kaggle set 'Glaucoma Datasets'",
     "the unpacked archives in DIR (Training400, Annotation-Training400, REFUGE-Validation400, REFUGE-Validation400-GT, "
     "Test400, REFUGE-Test-GT), or DIR/train/index.json, DIR/train/Images/g0001.jpg, DIR/train/gts/g0001.bmp, DIR/val/…",

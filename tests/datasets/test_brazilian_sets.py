@@ -18,7 +18,8 @@ class TestBrset:
         "diabetic_retinopathy,macular_edema,scar,nevus,amd,vascular_occlusion,hypertensive_retinopathy,drusens,"
         "hemorrhage,retinal_detachment,myopic_fundus,increased_cup_disc,other,quality\n"
     )
-    ILL = 'img00001,1,Canon CR,"48,5","diabetes1, hypertension",12,yes,1,2,yes,Brazil,1,2,1,2,3,1,1,1,1,1,1,0,0,0,0,0,1,0,0,0,0,0,Adequate\n'
+    ILL = 'img00001,1,Canon CR,"48,5","diabetes1, hypertension",12,yes,1,2,yes,Brazil,1,2,1,2,3,1,1,1,1,'
+    ILL += "1,1,0,0,0,0,0,1,0,0,0,0,0,Adequate\n"
     WELL = "img00002,2,NIKON NF5050,3O,NA,NA,no,2,1,no,Brazil,1,1,1,0,0,2,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0,Inadequate\n"
     ODD = "img00003,2,NIKON NF5050,60,NA,NA,no,2,1,no,Brazil,2,1,1,0,0,2,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0,Adequate\n"
 

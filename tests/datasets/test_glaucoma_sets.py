@@ -113,14 +113,17 @@ class TestAcrima:
 
 
 class TestPapila:
-    HEAD: list[list[str | None]] = [
+    HEAD = (
         [None, "Age", "Gender", "Diagnosis", "Refractive_Defect", None, None, "Phakic/Pseudophakic", "IOP", None],
         ["ID", None, None, None, None, None, None, None, None, None],
         [None, None, None, None, "dioptre_1", "dioptre_2", "astigmatism", None, "Pneumatic", "Perkins"],
-    ]
+    )
 
     def make(self, root: Path, photograph: Write) -> Path:
-        rows = {"od": [["#002", 47, 0, 2, 0.75, -1.75, 90, 0, 21, None]], "os": [["#002", 47, 0, 0, 0.5, None, None, 0, 20, 19]]}
+        rows = {
+            "od": [["#002", 47, 0, 2, 0.75, -1.75, 90, 0, 21, None]],
+            "os": [["#002", 47, 0, 0, 0.5, None, None, 0, 20, 19]],
+        }
         for eye, lines in rows.items():
             write_workbook(root / "ClinicalData" / f"patient_data_{eye}.xlsx", [*self.HEAD, *lines])
             stem = f"RET002{eye.upper()}"
@@ -133,8 +136,19 @@ class TestPapila:
 
     def test_both_eyes_their_measures_and_both_experts(self, tmp_path: Path, photograph: Write):
         right, left = papila.read(self.make(tmp_path, photograph))
-        assert (right.id, right.patient, right.eye, right.diagnosis) == ("RET002OD", "002", "right", ("suspected_glaucoma",))
-        assert (left.patient, left.eye, left.diagnosis, left.age, left.sex) == ("002", "left", ("no_glaucoma",), 47, "male")
+        assert (right.id, right.patient, right.eye, right.diagnosis) == (
+            "RET002OD",
+            "002",
+            "right",
+            ("suspected_glaucoma",),
+        )
+        assert (left.patient, left.eye, left.diagnosis, left.age, left.sex) == (
+            "002",
+            "left",
+            ("no_glaucoma",),
+            47,
+            "male",
+        )
         assert right.extra == {
             "dioptre_1": 0.75,
             "dioptre_2": -1.75,

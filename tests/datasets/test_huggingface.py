@@ -58,7 +58,12 @@ class TestSaved:
         )
         files = [photograph(tmp_path / "source" / name, seed=i) for i, name in enumerate(("a.png", "b.jpg", "c.tif"))]
         cells = [
-            {"image": {"bytes": f.read_bytes(), "path": f.name}, "vessels": str(files[0]), "label": i % 2, "report": f"r{i}"}
+            {
+                "image": {"bytes": f.read_bytes(), "path": f.name},
+                "vessels": str(files[0]),
+                "label": i % 2,
+                "report": f"r{i}",
+            }
             for i, f in enumerate(files)
         ]
         parts = {"train": cells[:2], "validation": cells[2:]}
@@ -88,7 +93,7 @@ class TestSaved:
         datasets = pytest.importorskip("datasets")
         data = datasets.load_from_disk(str(saved)).rename_column("image", "fundus")
         data.save_to_disk(str(tmp_path / "two"))
-        with pytest.raises(UserError, match="2 columns are of the type Image.*--columns image=COLUMN"):
+        with pytest.raises(UserError, match=r"2 columns are of the type Image.*--columns image=COLUMN"):
             huggingface.read(str(tmp_path / "two"), tmp_path / "out")
         records, _ = huggingface.read(str(tmp_path / "two"), tmp_path / "out", {"image": "fundus"})
         assert len(records) == 3
@@ -107,7 +112,7 @@ class TestSaved:
 class TestHub:
     @pytest.mark.parametrize("name", ["a/b/c", "no where", "../x", ""])
     def test_what_is_neither_folder_nor_name_is_refused(self, name: str, tmp_path: Path):
-        with pytest.raises(UserError, match="no name on the hub|data.root"):
+        with pytest.raises(UserError, match=r"no name on the hub|data.root"):
             load(DataConfig(name="huggingface", root=name), seed=0, cache_dir=tmp_path)
 
     def test_a_hub_that_does_not_answer_is_said(self, tmp_path: Path, monkeypatch):

@@ -17,14 +17,16 @@ Write = Callable[..., Path]
 
 class TestJsiec:
     FOLDERS = (
-        "0.0.Normal", "0.1.Tessellated fundus", "0.2.Large optic cup", "0.3.DR1", "1.0.DR2", "1.1.DR3", "2.0.BRVO", "2.1.CRVO",
-        "3.RAO", "4.Rhegmatogenous RD", "5.0.CSCR", "5.1.VKH disease", "6.Maculopathy", "7.ERM", "8.MH", "9.Pathological myopia",
-        "10.0.Possible glaucoma", "10.1.Optic atrophy", "11.Severe hypertensive retinopathy", "12.Disc swelling and elevation",
-        "13.Dragged Disc", "14.Congenital disc abnormality", "15.0.Retinitis pigmentosa", "15.1.Bietti crystalline dystrophy",
-        "16.Peripheral retinal degeneration and break", "17.Myelinated nerve fiber", "18.Vitreous particles", "19.Fundus neoplasm",
-        "20.Massive hard exudates", "21.Yellow-white spots-flecks", "22.Cotton-wool spots", "23.Vessel tortuosity",
-        "24.Chorioretinal atrophy-coloboma", "25.Preretinal hemorrhage", "26.Fibrosis", "27.Laser Spots", "28.Silicon oil in eye",
-        "29.0.Blur fundus without PDR", "29.1.Blur fundus with suspected PDR",
+        "0.0.Normal", "0.1.Tessellated fundus", "0.2.Large optic cup", "0.3.DR1", "1.0.DR2", "1.1.DR3", "2.0.BRVO",
+        "2.1.CRVO", "3.RAO", "4.Rhegmatogenous RD", "5.0.CSCR", "5.1.VKH disease", "6.Maculopathy", "7.ERM", "8.MH",
+        "9.Pathological myopia", "10.0.Possible glaucoma", "10.1.Optic atrophy", "11.Severe hypertensive retinopathy",
+        "12.Disc swelling and elevation", "13.Dragged Disc", "14.Congenital disc abnormality",
+        "15.0.Retinitis pigmentosa", "15.1.Bietti crystalline dystrophy",
+        "16.Peripheral retinal degeneration and break", "17.Myelinated nerve fiber", "18.Vitreous particles",
+        "19.Fundus neoplasm", "20.Massive hard exudates", "21.Yellow-white spots-flecks", "22.Cotton-wool spots",
+        "23.Vessel tortuosity", "24.Chorioretinal atrophy-coloboma", "25.Preretinal hemorrhage", "26.Fibrosis",
+        "27.Laser Spots", "28.Silicon oil in eye", "29.0.Blur fundus without PDR",
+        "29.1.Blur fundus with suspected PDR",
     )  # fmt: skip
 
     def test_each_of_the_39_folders_has_a_name(self, tmp_path: Path, photograph: Write):
@@ -33,12 +35,16 @@ class TestJsiec:
         records = jsiec.read(tmp_path)
         assert len(records) == len(scales()["jsiec"].values) == 39
         found = {r.extra["folder"]: r.diagnosis for r in records}
-        assert found["0.0.Normal"] == ("normal",) and found["0.3.DR1"] == ("mild_npdr",) and found["8.MH"] == ("macular_hole",)
-        assert len({d for d in found.values()}) == 39
+        assert (
+            found["0.0.Normal"] == ("normal",)
+            and found["0.3.DR1"] == ("mild_npdr",)
+            and found["8.MH"] == ("macular_hole",)
+        )
+        assert len(set(found.values())) == 39
 
     def test_another_folder_is_refused(self, tmp_path: Path, photograph: Write):
         photograph(tmp_path / "1000images" / "0.0.Normal" / "a.jpg")
-        with pytest.raises(UserError, match="none of the 39 classes.*1000images"):
+        with pytest.raises(UserError, match=r"none of the 39 classes.*1000images"):
             jsiec.read(tmp_path)
 
 
@@ -113,7 +119,11 @@ class TestHeiMed:
         ill, healthy = hei_med.read(self.make(tmp_path, photograph))
         assert (ill.id, ill.sex, ill.points) == ("00000003", "female", {"disc": [302, 920]})
         assert ill.masks == {"bright_lesion": "DMED/(00000003).map.gz#1,3"}
-        assert load_mask(tmp_path / ill.masks["bright_lesion"]).astype(int).tolist() == [[0, 1, 0, 1], [0, 1, 0, 0], [0] * 4]
+        assert load_mask(tmp_path / ill.masks["bright_lesion"]).astype(int).tolist() == [
+            [0, 1, 0, 1],
+            [0, 1, 0, 0],
+            [0] * 4,
+        ]
         assert ill.extra["bright_lesions"] == 2 and ill.extra["machine_vessels"] == "DMED/(00000003)_vess.png"
         assert healthy.masks == {} and healthy.extra["bright_lesions"] == 0 and healthy.sex == "male"
 

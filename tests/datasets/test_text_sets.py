@@ -25,7 +25,7 @@ class TestMmRetinal:
         assert second.image == "CFP/2.jpg" and second.texts == {} and second.extra == {"book": "3"}
         assert "1 photographs have no English text: 2" in capsys.readouterr().out
         (tmp_path / "CFP" / "2.jpg").unlink()
-        with pytest.raises(UserError, match="1 of 2 photographs are missing.*: 2"):
+        with pytest.raises(UserError, match=r"1 of 2 photographs are missing.*: 2"):
             mm_retinal.read(tmp_path)
 
 
@@ -51,7 +51,7 @@ class TestDeepEyeNet:
         with pytest.raises(UserError, match="stand more than once"):
             deepeyenet.read(root)
         (root / "DeepEyeNet_test.json").write_text('[{"a.jpg": {"keywords": "x"}}]')
-        with pytest.raises(UserError, match="DeepEyeNet_test.json: expected"):
+        with pytest.raises(UserError, match=r"DeepEyeNet_test.json: expected"):
             deepeyenet.read(root)
 
 

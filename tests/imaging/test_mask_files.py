@@ -66,7 +66,11 @@ def test_a_number_sign_in_a_file_name_is_part_of_the_name(tmp_path: Path):
         ("a.map.gz#1", b"no gzip", "damaged or cut short"),
         ("a.map.gz#1", gzip.compress(b"abc"), "its header is that of no map"),
         ("a.map.gz#1", gzip.compress(np.array([0, 9, 9], dtype="<i4").tobytes()), "cut short, 9x9"),
-        ("a.map.gz#1", gzip.compress(np.array([0, 90000, 90000], dtype="<i4").tobytes()), "its header is that of no map"),
+        (
+            "a.map.gz#1",
+            gzip.compress(np.array([0, 90000, 90000], dtype="<i4").tobytes()),
+            "its header is that of no map",
+        ),
         ("a.bmp#0", b"no image", "not an image"),
     ],
 )
