@@ -212,7 +212,7 @@ class TestOdir5k:
         assert (left.id, left.patient, left.eye, left.age, left.sex) == ("7_left", "7", "left", 69, "female")
         assert left.diagnosis == ("cataract",) and right.diagnosis == ("normal",)
         assert left.texts == {"keywords": "cataract, lens dust"} and right.texts == {"keywords": "normal fundus"}
-        assert left.findings is None and right.extra == {"patient_flags": "C"}
+        assert left.findings is None and right.extra == {"patient_flags": "C", "fellow_keywords": "cataract, lens dust"}
 
     def test_another_table_is_refused_with_the_columns_that_are_missing(self, tmp_path: Path):
         (tmp_path / "full_df.csv").write_text("ID,labels\n1,['N']\n")

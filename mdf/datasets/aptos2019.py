@@ -6,10 +6,11 @@ is known, though several photographs are of the same eye: look at what `validate
 
 from pathlib import Path
 
-from mdf.datasets.common import ICDR, image_files, read_rows, require_files, to_grade
+from mdf.datasets.common import image_files, read_rows, require_files, to_grade
 from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "aptos2019",
@@ -27,9 +28,8 @@ def read(root: Path) -> list[FundusRecord]:
     rows = read_rows(root / "train.csv", "APTOS 2019", ("id_code", "diagnosis"))
     require_files(root, [f"train_images/{row['id_code']}.png" for row in rows])
     if (root / "test_images").is_dir():
-        print(
-            f"note: APTOS 2019: {len(image_files(root / 'test_images', 'APTOS 2019'))} test photographs have no grade; left out"
-        )
+        left_out = len(image_files(root / "test_images", "APTOS 2019"))
+        print(f"note: APTOS 2019: {left_out} test photographs have no grade and are left out")
     return [to_record(row, f"train.csv line {line}") for line, row in enumerate(rows, 2)]
 
 
@@ -40,7 +40,7 @@ def to_record(row: dict[str, str], where: str) -> FundusRecord:
     return FundusRecord(
         id=row["id_code"],
         image=f"train_images/{row['id_code']}.png",
-        diagnosis=(ICDR[grade],),
+        diagnosis=(from_grade("icdr", grade),),
         grade={"icdr": grade},
         source="aptos2019",
     )

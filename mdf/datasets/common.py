@@ -10,8 +10,6 @@ from mdf.errors import UserError
 from mdf.imaging.mask_files import mask_file
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".ppm.gz")
-# grade 0 to 4 of the International Clinical Diabetic Retinopathy scale; 0 says nothing of other diseases
-ICDR = ("no_diabetic_retinopathy", "mild_npdr", "moderate_npdr", "severe_npdr", "pdr")
 SHOWN = 5  # paths listed in one message
 
 

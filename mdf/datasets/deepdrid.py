@@ -1,19 +1,20 @@
 """DeepDRiD: two photographs of either eye of a person (`regular_fundus_images/`), and ultra-widefield ones beside them.
 
 The grade of the photograph's eye is `grade.icdr`, that of the person `extra.patient_icdr`; a grade of 5 says that the
-photograph cannot be graded. Quality is kept as released: overall 0 or 1, clarity, field and artifact on their scales of
-0 to 10. Ultra-widefield photographs have the modality `uwf`; their patients are other people, whose numbers begin again.
+photograph cannot be graded. Quality is kept as released: overall 0 or 1, clarity, field and artifact on their scales
+of 0 to 10. Ultra-widefield photographs have the modality `uwf`; their patients are other people, numbered anew.
 Where the name says one eye and the table the other (56_r3, 56_l3), the eye is not known.
 """
 
 from pathlib import Path
 from typing import Any
 
-from mdf.datasets.common import ICDR, read_rows, require_files, require_folder, to_grade
+from mdf.datasets.common import read_rows, require_files, require_folder, to_grade
 from mdf.datasets.guide import Guide
 from mdf.datasets.spreadsheet import read_sheet
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "deepdrid",
@@ -126,7 +127,7 @@ def to_record(
         patient=f"uwf/{patient}" if wide else patient,
         eye=eye if side in (None, eye) else None,
         modality="uwf" if wide else "cfp",
-        diagnosis=(ICDR[grade],) if grade is not None and graded else None,
+        diagnosis=(from_grade("icdr", grade),) if grade is not None and graded else None,
         grade={"icdr": grade} if graded else {},
         source="deepdrid",
         split=split,

@@ -1,16 +1,17 @@
 """EyePACS (Kaggle 2015): `trainLabels.csv` (image, level), `train/10_left.jpeg`; the grade is ICDR, 0 to 4, of the eye.
 
-The grades of `test/` were published after the competition as `retinopathy_solution.csv` (image, level, Usage): with that
-file the release's split is kept, without it the test photographs are left out. The number is the patient.
+The grades of `test/` were published after the competition as `retinopathy_solution.csv` (image, level, Usage): with
+that file the release's split is kept, without it the test photographs are left out. The number is the patient.
 """
 
 import re
 from pathlib import Path
 
-from mdf.datasets.common import ICDR, read_rows, require_files, to_grade
+from mdf.datasets.common import read_rows, require_files, to_grade
 from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "eyepacs",
@@ -54,7 +55,7 @@ def to_record(row: dict[str, str], folder: str, split: str | None, where: str) -
         image=f"{folder}/{row['image']}.jpeg",
         patient=match[1],
         eye=match[2],
-        diagnosis=(ICDR[grade],),
+        diagnosis=(from_grade("icdr", grade),),
         grade={"icdr": grade},
         source="eyepacs",
         split=split,

@@ -1,8 +1,8 @@
 """IDRiD: lesion masks (part A), grades (part B), centres of disc and fovea (part C), each with photographs of its own.
 
 Parts number their photographs anew, and some photographs are in several parts: files with the same bytes become one
-record with all that the parts know. A lesion for which a photograph has no mask file is not known to be absent. Part B's
-`Risk of macular edema` is `grade.dme` of 0 to 2. A photograph that is a test photograph of any part stays one.
+record with all that the parts know. A lesion for which a photograph has no mask file is not known to be absent.
+Part B's `Risk of macular edema` is `grade.dme` of 0 to 2. A photograph that is for the test in any part stays so.
 """
 
 import hashlib
@@ -10,10 +10,11 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from mdf.datasets.common import ICDR, image_files, read_rows, to_grade, unpacked
+from mdf.datasets.common import image_files, read_rows, to_grade, unpacked
 from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "idrid",
@@ -86,7 +87,7 @@ def read_grades(root: Path, folder: Path, split: str) -> Labels:
         scales = {"icdr": grade, "dme": oedema}
         labels[row["Image name"]] = FundusRecord(
             id="", image="",
-            diagnosis=None if grade is None else (ICDR[grade],),
+            diagnosis=None if grade is None else (from_grade("icdr", grade),),
             grade={scale: value for scale, value in scales.items() if value is not None},
         )  # fmt: skip
     return labels

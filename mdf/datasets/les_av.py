@@ -1,8 +1,8 @@
 """LES-AV: `Data.xlsx`, `images/12.png`, `vessel-segmentations/12.png`, `masks/12_mask.gif` (field of view).
 
-The release also has masks of arteries and veins: `arteries/`, `veins/` are taken where they are there. The coloured
-`arteries-and-veins/` (red artery, blue vein, green crossing, white unsure) is no mask of one thing: its path is in `extra`.
-The table's systolic pressure of photograph 42 is 412. That is a typing error of the release: it is kept and said aloud.
+The release also has `arteries-and-veins/12.png`, red arteries, blue veins, green where they cross, white where it is
+unsure; where it is there, `artery` and `vein` are the grey levels of those colours in it. The systolic pressure of
+photograph 42 is 412, a typing error of the release: it is kept and said aloud.
 """
 
 from pathlib import Path
@@ -35,7 +35,9 @@ MEASURES = {
     "HR": ("heart_rate_bpm", 300),
     "IOP": ("eye_pressure_mmhg", 90),
 }
-FOLDERS = {"vessel": "vessel-segmentations", "artery": "arteries", "vein": "veins"}
+COLOURED = "arteries-and-veins"
+# grey levels of red 76, green 150, blue 29
+PARTS = {"artery": "#76,150", "vein": "#29,150"}
 
 
 def read(root: Path) -> list[FundusRecord]:
@@ -54,18 +56,15 @@ def to_record(row: dict[str, str], root: Path, line: int) -> FundusRecord:
         measures = {ours: float(row[column]) for column, (ours, _) in MEASURES.items() if row[column]}
     except (KeyError, ValueError):
         raise UserError(
-            f"Data.xlsx row {line}: Diagnosis5 must be of {', '.join(DIAGNOSES)}, eye of {', '.join(EYES)}, {SEX} of 0, 1, "
-            "and everything else numbers"
+            f"Data.xlsx row {line}: Diagnosis5 must be of {', '.join(DIAGNOSES)}, eye of {', '.join(EYES)}, "
+            f"{SEX} of 0, 1, and everything else numbers"
         ) from None
     for column, (ours, most) in MEASURES.items():
         if measures.get(ours, 0) > most:
             print(f"note: LES-AV: photograph {name}: {column} {measures[ours]:g} cannot be right; kept as released")
-    masks = {
-        mask: f"{folder}/{name}.png" for mask, folder in FOLDERS.items() if mask == "vessel" or (root / folder).is_dir()
-    }
-    extra: dict[str, str | float] = dict(measures)
-    if (root / "arteries-and-veins" / f"{name}.png").is_file():
-        extra["artery_vein_picture"] = f"arteries-and-veins/{name}.png"
+    masks = {"vessel": f"vessel-segmentations/{name}.png"}
+    if (root / COLOURED).is_dir():
+        masks |= {mask: f"{COLOURED}/{name}.png{part}" for mask, part in PARTS.items()}
     return FundusRecord(
         id=name,
         image=f"images/{name}.png",
@@ -77,5 +76,5 @@ def to_record(row: dict[str, str], root: Path, line: int) -> FundusRecord:
         sex=sex,
         source="les_av",
         license="science only, not commercial",
-        extra=extra,
+        extra=dict(measures),
     )

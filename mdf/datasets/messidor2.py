@@ -7,10 +7,11 @@ Endings are written in another case in the tables than in the files, so names ar
 
 from pathlib import Path
 
-from mdf.datasets.common import ICDR, SHOWN, image_files, read_rows, to_grade
+from mdf.datasets.common import SHOWN, image_files, read_rows, to_grade
 from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+from mdf.vocabulary import from_grade
 
 GUIDE = Guide(
     "messidor2",
@@ -78,7 +79,7 @@ def read_pairs(table: Path, images: dict[str, str]) -> dict[str, tuple[str, str 
     if unknown or len(found) < len(images):
         alone = len(images) - len(found)
         print(
-            f"note: MESSIDOR-2: {unknown} lines of {table.name} name no two photographs; {alone} photographs are in no pair"
+            f"note: MESSIDOR-2: {alone} photographs are in no pair; {unknown} lines of {table.name} name no two photographs"
         )
     return found
 
@@ -95,7 +96,7 @@ def to_record(
         image=path,
         patient=patient,
         eye=eye,
-        diagnosis=None if grade is None else (ICDR[grade],),
+        diagnosis=None if grade is None else (from_grade("icdr", grade),),
         grade={scale: value for scale, value in scales.items() if value is not None},
         source="messidor2",
         extra={} if gradable is None else {"gradable": gradable},

@@ -1,7 +1,8 @@
 """RFMiD: 45 conditions a photograph, 0 or 1 each, and `Disease_Risk`; three tables with a folder of photographs each.
 
-Every condition that is marked is a diagnosis here, signs such as drusen too: the release lists them side by side, and marks
-no finding as looked for beyond these. `Disease_Risk` 0 is a normal eye. Two layouts are published, both are read.
+Every condition that is marked is a diagnosis here, signs such as drusen too: the release lists them side by side.
+`findings` are not known, since no other sign was looked for. `Disease_Risk` 0 is a normal eye. Two layouts are
+published, both are read.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from mdf.datasets.common import read_rows, require_files, unpacked
 from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord
-from mdf.vocabulary import NORMAL, OTHER, canonical
+from mdf.vocabulary import NORMAL, OTHER, from_grade, scales, written
 
 GUIDE = Guide(
     "rfmid",
@@ -20,7 +21,8 @@ GUIDE = Guide(
     "Pachade et al., Retinal Fundus Multi-Disease Image Dataset (RFMiD), Data, 2021",
     "IEEE DataPort, 'Retinal Fundus Multi-disease Image Dataset (RFMiD)'",
     "DIR/Training_Set/RFMiD_Training_Labels.csv, DIR/Training_Set/Training/1.png, …, DIR/Evaluation_Set/…, "
-    "DIR/Test_Set/…; or DIR/1. Original Images/a. Training Set/1.png, DIR/2. Groundtruths/a. RFMiD_Training_Labels.csv, …",
+    "DIR/Test_Set/…; or DIR/1. Original Images/a. Training Set/1.png, …, DIR/2. Groundtruths/"
+    "a. RFMiD_Training_Labels.csv, …",
 )
 
 # split -> archive, its folder of photographs, the table's word, the other layout's folder
@@ -29,71 +31,27 @@ SETS = {
     "val": ("Evaluation_Set", "Validation", "Validation", "b. Validation Set"),
     "test": ("Test_Set", "Test", "Testing", "c. Testing Set"),
 }
-CONDITIONS = {
-    "DR": "diabetic retinopathy",
-    "ARMD": "age-related macular degeneration",
-    "MH": "media haze",
-    "DN": "drusen",
-    "MYA": "myopia",
-    "BRVO": "branch retinal vein occlusion",
-    "TSLN": "tessellation",
-    "ERM": "epiretinal membrane",
-    "LS": "laser scars",
-    "MS": "macular scar",
-    "CSR": "central serous retinopathy",
-    "ODC": "optic disc cupping",
-    "CRVO": "central retinal vein occlusion",
-    "TV": "tortuous vessels",
-    "AH": "asteroid hyalosis",
-    "ODP": "optic disc pallor",
-    "ODE": "optic disc oedema",
-    "ST": "optociliary shunt",
-    "AION": "anterior ischaemic optic neuropathy",
-    "PT": "parafoveal telangiectasia",
-    "RT": "retinal traction",
-    "RS": "retinitis",
-    "CRS": "chorioretinitis",
-    "EDN": "exudation",
-    "RPEC": "retinal pigment epithelium changes",
-    "MHL": "macular hole",
-    "RP": "retinitis pigmentosa",
-    "CWS": "cotton wool spots",
-    "CB": "coloboma",
-    "ODPM": "optic disc pit maculopathy",
-    "PRH": "preretinal haemorrhage",
-    "MNF": "myelinated nerve fibres",
-    "HR": "haemorrhagic retinopathy",
-    "CRAO": "central retinal artery occlusion",
-    "TD": "tilted disc",
-    "CME": "cystoid macular oedema",
-    "PTCR": "post-traumatic choroidal rupture",
-    "CF": "choroidal folds",
-    "VH": "vitreous haemorrhage",
-    "MCA": "retinal macroaneurysm",
-    "VS": "vasculitis",
-    "BRAO": "branch retinal artery occlusion",
-    "PLQ": "plaque",
-    "HPED": "haemorrhagic pigment epithelial detachment",
-    "CL": "collateral vessels",
-}
 
 
 def read(root: Path) -> list[FundusRecord]:
     """A record for each row of the three tables. Raises UserError for other tables or missing photographs."""
-    names = {column: canonical(words) for column, words in CONDITIONS.items()}
     records = []
     for split in SETS:
         table, folder = find(root, split)
         rows = read_rows(table, "RFMiD", ("ID", "Disease_Risk"))
-        unknown = rows[0].keys() - CONDITIONS.keys() - {"ID", "Disease_Risk"}
+        columns = scales()["rfmid"].values
+        unknown = [c for c in rows[0] if c != "ID" and written(c) not in columns]
         if unknown:
-            raise UserError(f"{table}: unknown columns {', '.join(sorted(unknown))}; known: {', '.join(CONDITIONS)}")
+            raise UserError(f"{table}: unknown columns {', '.join(unknown)}; known: {', '.join(columns)}")
         below = folder.relative_to(root).as_posix()
-        records += [to_record(row, split, below, names, f"{table.name} line {i}") for i, row in enumerate(rows, 2)]
+        records += [to_record(row, split, below, f"{table.name} line {i}") for i, row in enumerate(rows, 2)]
     require_files(root, [r.image for r in records])
     odd = sum(r.diagnosis == (OTHER,) for r in records)
     if odd:
-        print(f"note: RFMiD: {odd} photographs have Disease_Risk 1 and no condition marked; taken as other disease")
+        print(f"note: RFMiD: {odd} photographs are `other`: Disease_Risk is 1 and no condition is marked by name")
+    against = sum(r.extra["disease_risk"] == 0 and r.diagnosis != (NORMAL,) for r in records)
+    if against:
+        print(f"note: RFMiD: {against} photographs have Disease_Risk 0 and a condition marked; the condition is taken")
     return records
 
 
@@ -106,18 +64,16 @@ def find(root: Path, split: str) -> tuple[Path, Path]:
     return unpacked(root, archive) / f"RFMiD_{word}_Labels.csv", unpacked(root, archive) / photographs
 
 
-def to_record(row: dict[str, str], split: str, below: str, names: dict[str, str], where: str) -> FundusRecord:
+def to_record(row: dict[str, str], split: str, below: str, where: str) -> FundusRecord:
     flags = {column: value for column, value in row.items() if column != "ID"}
     if not set(flags.values()) <= {"0", "1"}:
         raise UserError(f"{where}: every mark must be 0 or 1")
-    marked = tuple(dict.fromkeys(names[column] for column, value in flags.items() if value == "1" and column in names))
+    marked = dict.fromkeys(from_grade("rfmid", c) for c, flag in flags.items() if flag == "1" and c != "Disease_Risk")
     risk = flags["Disease_Risk"] == "1"
-    if marked and not risk:
-        print(f"note: RFMiD: {where}: Disease_Risk is 0, but a condition is marked; the condition is taken")
     return FundusRecord(
         id=f"{split}/{row['ID']}",
         image=f"{below}/{row['ID']}.png",
-        diagnosis=marked or ((OTHER,) if risk else (NORMAL,)),
+        diagnosis=tuple(marked) or ((OTHER,) if risk else (NORMAL,)),
         source="rfmid",
         split=split,
         license="CC BY 4.0",

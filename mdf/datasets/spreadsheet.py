@@ -30,7 +30,7 @@ def read_sheet(
 
 
 def read_cells(workbook: Path, name: str) -> dict[str, list[list[str]]]:
-    """Every sheet's rows of text cells by the sheet's name, without empty rows; all rows of a sheet are equally long."""
+    """Rows of text cells of every sheet, by its name; without empty rows, and all of a sheet equally long."""
     if not workbook.is_file():
         raise UserError(f"{name}: there is no table {workbook}; `prepare.py list` shows the layout that is expected")
     try:

@@ -1,9 +1,9 @@
 """STARE: photographs `im0001.ppm.gz`, experts' diagnoses in `all-mg-codes.txt`, vessels as two observers drew them.
 
-`labels-ah/` (Hoover) is `vessel`, `labels-vk/` (Kouznetsova) is `vessel_second`; 20 photographs have them. The text file
-has no column names: the photograph's name, codes separated by blanks, then the diagnosis in one of the later columns.
-A diagnosis that the expert wrote with OR or a question mark is not certain: its text and codes are kept, `diagnosis` is
-not known.
+`labels-ah/` (Hoover) is `vessel`, `labels-vk/` (Kouznetsova) is `vessel_second`; 20 photographs have them. The text
+file has no column names: the photograph's name, codes separated by blanks, then the diagnosis in a later column.
+A diagnosis that the expert wrote with OR or a question mark is not certain: its text and codes are kept, `diagnosis`
+is not known.
 """
 
 import re
@@ -13,7 +13,7 @@ from mdf.datasets.common import SHOWN, image_files
 from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord
-from mdf.vocabulary import OTHER, canonical
+from mdf.vocabulary import from_grade, scales
 
 GUIDE = Guide(
     "stare",
@@ -30,23 +30,6 @@ GUIDE = Guide(
 IMAGES = ("stare-images", "all-images")
 OBSERVERS = {"vessel": ("labels-ah", "ah"), "vessel_second": ("labels-vk", "vk")}
 TABLE = "all-mg-codes.txt"
-CODES = (
-    "normal",
-    "hollenhorst emboli",
-    "branch retinal artery occlusion",
-    "cilioretinal artery occlusion",
-    "branch retinal vein occlusion",
-    "central retinal vein occlusion",
-    "hemi-central retinal vein occlusion",
-    "background diabetic retinopathy",
-    "proliferative diabetic retinopathy",
-    "arteriosclerotic retinopathy",
-    "hypertensive retinopathy",
-    "coats disease",
-    "retinal macroaneurysm",
-    "choroidal neovascularisation",
-    OTHER,
-)
 UNSURE = re.compile(r"\?|\bOR\b")
 
 
@@ -105,10 +88,8 @@ def read_diagnoses(table: Path) -> dict[str, tuple[str, str]]:
         if not any(cells):
             continue
         codes, text = (cells[1] if len(cells) > 1 else ""), " ".join(c for c in cells[2:] if c)
-        if not codes or not all(c.isdigit() and int(c) < len(CODES) for c in codes.split()):
-            raise UserError(
-                f"{table} line {number}: expected a name, a tab and codes of 0 to {len(CODES) - 1}, got {codes!r}"
-            )
+        if not codes or not set(codes.split()) <= scales()["stare"].values.keys():
+            raise UserError(f"{table} line {number}: expected a name, a tab and its codes of 0 to 14")
         if cells[0] in found:
             raise UserError(f"{table} line {number}: {cells[0]} stands twice")
         found[cells[0]] = (codes, text)
@@ -118,7 +99,7 @@ def read_diagnoses(table: Path) -> dict[str, tuple[str, str]]:
 def to_record(name: str, path: str, diagnosis: tuple[str, str] | None, masks: dict[str, str]) -> FundusRecord:
     codes, text = diagnosis or ("", "")
     unsure = bool(UNSURE.search(text))
-    names = tuple(dict.fromkeys(canonical(CODES[int(code)]) for code in codes.split()))
+    names = tuple(dict.fromkeys(from_grade("stare", code) for code in codes.split()))
     extra: dict[str, str | bool] = {"codes": codes} if codes else {}
     return FundusRecord(
         id=name,

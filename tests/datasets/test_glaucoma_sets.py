@@ -72,15 +72,15 @@ class TestRefuge:
             grey(tmp_path / folder / f"{stem}.bmp", [[0, 128, 255]])
         write_workbook(
             tmp_path / "Annotation-Training400" / "Fovea_location.xlsx",
-            [["ID", "ImgName", "Fovea_X", "Fovea_Y"], [1, "g0001.jpg", 1057.3, 1032.4], [2, "n0001.jpg", 10, 20]],
+            {"a": [["ID", "ImgName", "Fovea_X", "Fovea_Y"], [1, "g0001.jpg", 1057.3, 1032.4], [2, "n0001.jpg", 10, 20]]},
         )
         write_workbook(
             tmp_path / "REFUGE-Validation400-GT" / "Fovea_locations.xlsx",
-            [["ID", "ImgName", "Glaucoma Label", "Fovea_X", "Fovea_Y"], [1, "V0001.jpg", 0, 7, 8]],
+            {"a": [["ID", "ImgName", "Glaucoma Label", "Fovea_X", "Fovea_Y"], [1, "V0001.jpg", 0, 7, 8]]},
         )
         write_workbook(
             tmp_path / "REFUGE-Test-GT" / "Glaucoma_label_and_Fovea_location.xlsx",
-            [["ID", "ImgName", "Label(Glaucoma=1)", "Fovea_X", "Fovea_Y"], [1, "T0001.jpg", 1, 7, 8]],
+            {"a": [["ID", "ImgName", "Label(Glaucoma=1)", "Fovea_X", "Fovea_Y"], [1, "T0001.jpg", 1, 7, 8]]},
         )
         records = {r.id: r for r in refuge.read(tmp_path)}
         assert [records[i].diagnosis for i in ("g0001", "n0001", "V0001", "T0001")] == [
@@ -125,7 +125,7 @@ class TestPapila:
             "os": [["#002", 47, 0, 0, 0.5, None, None, 0, 20, 19]],
         }
         for eye, lines in rows.items():
-            write_workbook(root / "ClinicalData" / f"patient_data_{eye}.xlsx", [*self.HEAD, *lines])
+            write_workbook(root / "ClinicalData" / f"patient_data_{eye}.xlsx", {"a": [*self.HEAD, *lines]})
             stem = f"RET002{eye.upper()}"
             photograph(root / "FundusImages" / f"{stem}.jpg", size=(20, 10))
             for end in ("disc_exp1", "cup_exp1", "disc_exp2", "cup_exp2"):
@@ -171,6 +171,6 @@ class TestPapila:
         (root / "FundusImages" / "RET002OS.jpg").unlink()
         with pytest.raises(UserError, match="1 of 2 files are missing"):
             papila.read(root)
-        write_workbook(root / "ClinicalData" / "patient_data_od.xlsx", [["ID", "Age"], ["#002", 5]])
+        write_workbook(root / "ClinicalData" / "patient_data_od.xlsx", {"a": [["ID", "Age"], ["#002", 5]]})
         with pytest.raises(UserError, match="expected columns age, gender, diagnosis"):
             papila.read(root)
