@@ -24,6 +24,7 @@ TABLES = (DATA / "vocabulary.yaml", DATA / "findings.yaml")
 GRADES = DATA / "grades.yaml"
 # section of a table -> kind: what a disease is called, what is seen, what is said not to be there, what the photograph is worth
 KINDS = {"diagnoses": "diagnosis", "findings": "finding", "absences": "absence", "quality": "quality"}
+SHOWN = 40  # unknown strings listed in one message
 KEYS = ("display", "describe", "parents", "synonyms", "denies")
 # One spelling of the words that are written in several ways: British and American English, one word or two.
 FOLDS = tuple(
@@ -230,12 +231,16 @@ def near(name: object) -> str:
 def map_all(strings: Mapping[str, int], where: str, aliases: Mapping[str, str] | None = None) -> dict[str, str]:
     """The canonical name of each string; `strings` counts how many photographs carry it. Says aloud how many it knows.
 
-    Raises UserError that lists every unknown string with its nearest names and says how to map them.
+    Raises UserError that lists the unknown strings, the most frequent first, with their nearest names, and says how to map
+    them.
     """
     unknown = [s for s in strings if lookup(s, aliases) is None]
     print(share_known(strings, unknown, where))
     if unknown:
-        lines = [f"  {s!r} ({strings[s]} photographs){near(s)}" for s in unknown]
+        unknown.sort(key=lambda s: -strings[s])
+        lines = [f"  {s!r} ({strings[s]} photographs){near(s)}" for s in unknown[:SHOWN]]
+        if len(unknown) > SHOWN:
+            lines.append(f"  … and {len(unknown) - SHOWN} rarer ones")
         example = "\n".join(f'  "{s}": {(nearest(s) or [OTHER])[0]}' for s in unknown[:2])
         raise UserError(
             f"{where}: {len(unknown)} diagnosis strings are not in the vocabulary:\n" + "\n".join(lines) + "\n"
@@ -349,7 +354,9 @@ def parent_problems(found: Mapping[str, Entry]) -> list[str]:
             for name in names:
                 if name not in found:
                     close = get_close_matches(name, list(found), n=1)
-                    wrong.append(f"{entry.name}: {key}: no entry {name}" + (f"; did you mean {close[0]}?" if close else ""))
+                    wrong.append(
+                        f"{entry.name}: {key}: no entry {name}" + (f"; did you mean {close[0]}?" if close else "")
+                    )
         above, queue = set(), list(entry.parents)
         while queue:
             name = queue.pop()

@@ -106,7 +106,7 @@ def decode(table: Path, encoding: str = "utf-8") -> str:
 
 
 def likely_encoding(raw: bytes) -> str:
-    """A guess for text that is not UTF-8: UTF-16 by its byte order mark, Chinese by its pairs of bytes, else Western."""
+    """A guess where it is not UTF-8: UTF-16 by its byte order mark, Chinese by its pairs of bytes, else Western."""
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     runs = re.findall(rb"[\x81-\xfe][\x40-\xfe]", raw)  # a character of two bytes in GB 18030

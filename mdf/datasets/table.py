@@ -21,8 +21,8 @@ from mdf.vocabulary import lookup, map_all, squash
 
 GUIDE = Guide(
     "table",
-    "your photographs with a table (CSV, TSV, JSON lines, Parquet), a row each: diagnosis, text, patient, eye, age, sex, "
-    "split, masks, grades",
+    "your photographs with a table (CSV, TSV, JSON lines, Parquet), a row each: diagnosis, text, patient, eye, age, "
+    "sex, split, masks, grades",
     "any",
     "yours",
     "yours",
@@ -95,7 +95,8 @@ def to_records(
     ages = [problems.age(i, text) for i, text in enumerate(cells.get("age", [""] * len(rows)))]
     strings = [split_cell(text, aliases) for text in cells.get("diagnosis", [""] * len(rows))]
     counts = Counter(s for row in strings for s in row)
-    mapped = problems.collect(lambda: map_all(counts, f"{table}, column {used.get('diagnosis')!r}", aliases))
+    where = f"{table}, column {used.get('diagnosis')!r}"
+    mapped = problems.collect(lambda: map_all(counts, where, aliases)) if counts else {}
     images = cells["image"]
     ids = [i or name for i, name in zip(cells.get("id", [""] * len(rows)), unique_ids(images), strict=True)]
     problems.ids(ids, used.get("id"))
@@ -174,7 +175,8 @@ class Problems:
                 self.add(f"paths of {column!r} leave the root {root}; name a folder above them as root", i, text)
             elif path and not mask_file(root / path).is_file():
                 self.add(f"files of {column!r} are missing; tried", i, str(root / path))
-            paths.append(path or "")
+            # a wrong path only has to be told from the others until the message is written
+            paths.append(path or text or (f"row {self.numbers[i]}" if field == "image" else ""))
         return paths
 
     def translate(self, cells: list[str], allowed: Mapping[str, str], column: str) -> list[str]:

@@ -37,7 +37,7 @@ def load_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
         return _decode(file, max_pixels, "mask", _to_bool)
     if "x" in part:
         return read_outline(file, part, max_pixels)
-    if file.suffix == ".gz":
+    if file.name.endswith(".map.gz"):
         return in_ranges(read_label_map(file, max_pixels), part)
     return _decode(file, max_pixels, "mask", lambda image: in_ranges(_to_levels(image), part))
 

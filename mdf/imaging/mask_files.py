@@ -48,8 +48,9 @@ def read_outline(file: Path, part: str, max_pixels: int) -> np.ndarray:
     width, height = map(int, part.split("x"))
     if not 0 < width * height <= max_pixels:
         raise UserError(f"mask {file}#{part}: {width}x{height} pixels is outside 1 to {max_pixels:,}")
+    lines = read_lines(file)
     try:
-        points = [tuple(map(float, line.replace(",", " ").split())) for line in read_lines(file)]
+        points = [tuple(map(float, line.replace(",", " ").split())) for line in lines]
     except ValueError:
         points = []
     if len(points) < 3 or any(len(p) != 2 or not np.isfinite(p).all() for p in points):
