@@ -22,7 +22,7 @@ OTHER = "other"
 ABNORMAL = "abnormal"
 TABLES = (DATA / "vocabulary.yaml", DATA / "findings.yaml")
 GRADES = DATA / "grades.yaml"
-# section of a table -> kind: what a disease is called, what is seen, what is said not to be there, what the photograph is worth
+# section of a table -> kind: a disease, a sign, what is said not to be there, what the photograph is worth
 KINDS = {"diagnoses": "diagnosis", "findings": "finding", "absences": "absence", "quality": "quality"}
 SHOWN = 40  # unknown strings listed in one message
 KEYS = ("display", "describe", "parents", "synonyms", "denies")
@@ -49,7 +49,7 @@ FOLDS = tuple(
         (r"(?<=[a-z]{2}[^sui])s\b", ""),  # the plural, not the end of "fundus" or "sclerosis"
     )
 )
-BRACKET = re.compile(r"(.+?)\s*\(([^()]+)\)")
+BRACKET = re.compile(r"\(([^()]*)\)")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def squash(text: str) -> str:
 
 @cache
 def fold(text: str) -> str:
-    """`text` squashed, in the singular and in one spelling: fold("Retinal Haemorrhages") == fold("retinal hemorrhage")."""
+    """`text` squashed, in the singular and one spelling: fold("Retinal Haemorrhages") == fold("retinal hemorrhage")."""
     folded = squash(text)
     for pattern, to in FOLDS:
         folded = pattern.sub(to, folded)
@@ -109,12 +109,13 @@ def scales() -> dict[str, Scale]:
 def lookup(name: str, aliases: Mapping[str, str] | None = None) -> str | None:
     """The canonical name, or None where the vocabulary does not know it; `aliases` (see read_aliases) go first.
 
-    An abbreviation or explanation behind the name may follow in brackets: "dry age-related macular degeneration (dry amd)".
+    An abbreviation or explanation in brackets may stand beside the name ("macular telangiectasia (mactel)"), but no
+    other name of the vocabulary.
     """
     found = (aliases or {}).get(squash(name)) or spellings().get(fold(name))
-    bracket = BRACKET.fullmatch(name.strip())
+    bracket = BRACKET.search(name)
     if found is None and bracket:
-        outside, inside = lookup(bracket[1], aliases), lookup(bracket[2], aliases)
+        outside, inside = lookup(BRACKET.sub(" ", name, count=1), aliases), lookup(bracket[1], aliases)
         found = outside if inside in (None, outside) else None
     return found
 

@@ -1,6 +1,6 @@
 """CHASE_DB1: `Image_01L.jpg` with the vessels as two observers drew them, `Image_01L_1stHO.png` and `_2ndHO.png`.
 
-The number is a child, L or R the eye. The first observer's mask is `vessel`, the second's `vessel_second`.
+The number is a child, L or R the eye. The first observer's mask is `vessel`, the second's `vessel_expert2`.
 """
 
 import re
@@ -44,7 +44,7 @@ def to_record(file: Path, root: Path) -> FundusRecord:
         image=file.name,
         patient=child,
         eye=EYES[side],
-        masks={"vessel": f"{file.stem}_1stHO.png", "vessel_second": f"{file.stem}_2ndHO.png"},
+        masks={"vessel": f"{file.stem}_1stHO.png", "vessel_expert2": f"{file.stem}_2ndHO.png"},
         camera="Nidek NM-200-D",
         source="chase_db1",
         license="CC BY 4.0",

@@ -23,7 +23,7 @@ GUIDE = Guide(
 )
 
 SPLITS = {"training": "train", "test": "test"}
-OBSERVERS = {"vessel": ("1st_manual", "manual1"), "vessel_second": ("2nd_manual", "manual2")}
+OBSERVERS = {"vessel": ("1st_manual", "manual1"), "vessel_expert2": ("2nd_manual", "manual2")}
 
 
 def read(root: Path) -> list[FundusRecord]:

@@ -30,10 +30,10 @@ PAIRS = "messidor-2.csv"
 
 def read(root: Path) -> list[FundusRecord]:
     """A record for each photograph. Raises UserError for other tables, or rows that name no photograph."""
-    images = {
-        f.name.lower(): f"IMAGES/{f.relative_to(root / 'IMAGES').as_posix()}"
-        for f in image_files(root / "IMAGES", "MESSIDOR-2")
-    }
+    files = image_files(root / "IMAGES", "MESSIDOR-2")
+    images = {f.name.lower(): f.relative_to(root).as_posix() for f in files}
+    if len(images) < len(files):
+        raise UserError(f"{root / 'IMAGES'}: names of photographs stand twice where capital letters do not count")
     rows = read_rows(root / "messidor_data.csv", "MESSIDOR-2", GRADES)
     grades = {row["image_id"].lower(): (row, f"messidor_data.csv line {line}") for line, row in enumerate(rows, 2)}
     absent = sorted(grades.keys() - images.keys())
@@ -43,9 +43,8 @@ def read(root: Path) -> list[FundusRecord]:
             f"{root / 'IMAGES'}: {len(absent)} of {len(rows)} photographs of messidor_data.csv are missing: {shown}"
         )
     if images.keys() - grades.keys():
-        print(
-            f"note: MESSIDOR-2: {len(images.keys() - grades.keys())} photographs have no row in messidor_data.csv, so no grade"
-        )
+        ungraded = len(images.keys() - grades.keys())
+        print(f"note: MESSIDOR-2: {ungraded} photographs have no row in messidor_data.csv, so no grade")
     eyes = read_pairs(root / PAIRS, images)
     return [
         to_record(name, path, *grades.get(name, ({}, "")), *eyes.get(name, (None, None)))
@@ -56,9 +55,7 @@ def read(root: Path) -> list[FundusRecord]:
 def read_pairs(table: Path, images: dict[str, str]) -> dict[str, tuple[str, str | None]]:
     """Photograph -> patient, eye. The eye is known where the table's first line says which column is left."""
     if not table.is_file():
-        print(
-            f"note: MESSIDOR-2: there is no {table.name}, so nothing is known of which two photographs are one person's"
-        )
+        print(f"note: MESSIDOR-2: there is no {table.name}; which two photographs are of one person is not known")
         return {}
     found: dict[str, tuple[str, str | None]] = {}
     sides: tuple[str | None, str | None] = (None, None)
@@ -78,9 +75,7 @@ def read_pairs(table: Path, images: dict[str, str]) -> dict[str, tuple[str, str 
             unknown += 1
     if unknown or len(found) < len(images):
         alone = len(images) - len(found)
-        print(
-            f"note: MESSIDOR-2: {alone} photographs are in no pair; {unknown} lines of {table.name} name no two photographs"
-        )
+        print(f"note: MESSIDOR-2: {alone} photographs are in no pair; {unknown} lines name no two photographs")
     return found
 
 

@@ -1,8 +1,8 @@
 """ODIR-5K: `full_df.csv` with one photograph a row, `preprocessed_images/`.
 
 The eight flag columns N D G C A H M O are for the patient, `labels` is for the photograph's eye: the diagnosis comes
-from `labels`. That label was derived from the specialists' keywords, so these are a target, never input. What is
-said of the other eye is kept in `extra`; its photograph is not always there.
+from `labels`. That label was derived from the specialists' keywords, so these are a target, never input. What
+is said of the other eye is kept in `extra`; its photograph is not always there.
 """
 
 import ast
@@ -65,8 +65,8 @@ def to_record(row: dict[str, str], line: int) -> FundusRecord:
         sex = SEXES[row["Patient Sex"].lower()] if row["Patient Sex"] else None
     except (KeyError, ValueError, SyntaxError):
         raise UserError(
-            f"full_df.csv line {line}: labels must be a list of {', '.join(CLASSES)}, such as ['N'], Patient Age years, "
-            f"and Patient Sex of {', '.join(SEXES)}"
+            f"full_df.csv line {line}: labels must be a list of {', '.join(CLASSES)}, such as ['N'], Patient Age "
+            f"years, and Patient Sex of {', '.join(SEXES)}"
         ) from None
     return FundusRecord(
         id=stem,

@@ -1,6 +1,6 @@
 """STARE: photographs `im0001.ppm.gz`, experts' diagnoses in `all-mg-codes.txt`, vessels as two observers drew them.
 
-`labels-ah/` (Hoover) is `vessel`, `labels-vk/` (Kouznetsova) is `vessel_second`; 20 photographs have them. The text
+`labels-ah/` (Hoover) is `vessel`, `labels-vk/` (Kouznetsova) is `vessel_expert2`; 20 photographs have them. The text
 file has no column names: the photograph's name, codes separated by blanks, then the diagnosis in a later column.
 A diagnosis that the expert wrote with OR or a question mark is not certain: its text and codes are kept, `diagnosis`
 is not known.
@@ -28,7 +28,7 @@ GUIDE = Guide(
 )
 
 IMAGES = ("stare-images", "all-images")
-OBSERVERS = {"vessel": ("labels-ah", "ah"), "vessel_second": ("labels-vk", "vk")}
+OBSERVERS = {"vessel": ("labels-ah", "ah"), "vessel_expert2": ("labels-vk", "vk")}
 TABLE = "all-mg-codes.txt"
 UNSURE = re.compile(r"\?|\bOR\b")
 

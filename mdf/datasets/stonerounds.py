@@ -5,12 +5,11 @@ known, patient. More columns are read as in any table (see `table`).
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from mdf.datasets import table
 from mdf.datasets.common import read_rows
 from mdf.datasets.guide import Guide
+from mdf.datasets.table import to_records
 from mdf.records import FundusRecord
 
 GUIDE = Guide(
@@ -23,11 +22,11 @@ GUIDE = Guide(
     "DIR/stonerounds.csv (image,diagnosis,text[,patient]), the photographs as the column image says, relative to DIR",
 )
 
+COLUMNS = ("image", "diagnosis", "text")
+
 
 def read(root: Path, aliases: Mapping[str, str] | None = None) -> list[FundusRecord]:
-    """A record for each row. Raises UserError for missing columns and everything that `table.read` refuses."""
+    """A record for each row. Raises UserError for missing columns and everything that `table` refuses."""
     file = root / "stonerounds.csv"
-    columns = ("image", "diagnosis", "text")
-    header = list(read_rows(file, "StoneRounds", columns)[0])
-    used = {name: name for name in (*columns, "patient") if name in header}
-    return [replace(r, source="stonerounds") for r in table.read(root, file, used, aliases)]
+    rows = read_rows(file, "StoneRounds", COLUMNS)
+    return to_records(rows, root, file, {name: name for name in COLUMNS}, aliases, source="stonerounds")

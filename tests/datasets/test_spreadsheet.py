@@ -35,7 +35,8 @@ def test_letters_are_column_numbers(reference: str, number: int):
 
 def test_runs_of_a_string_are_joined_without_phonetic_guides(tmp_path: Path):
     file = write_workbook(tmp_path / "t.xlsx", {"s": [["a"], ["x"]]})
-    guided = f'<sst xmlns="{MAIN}"><si><t>a</t></si><si><r><t>眼</t></r><r><t>底</t></r><rPh sb="0" eb="1"><t>gantei</t></rPh></si></sst>'
+    runs = "<r><t>眼</t></r><r><t>底</t></r><rPh sb='0' eb='1'><t>gantei</t></rPh>"
+    guided = f'<sst xmlns="{MAIN}"><si><t>a</t></si><si>{runs}</si></sst>'
     with zipfile.ZipFile(file) as old:
         parts = {n: old.read(n) for n in old.namelist()} | {"xl/sharedStrings.xml": guided.encode()}
     with zipfile.ZipFile(file, "w") as new:

@@ -70,9 +70,10 @@ class TestCsdi:
 
 class TestRfmid:
     COLUMNS = (
-        "DR,ARMD,MH,DN,MYA,BRVO,TSLN,ERM,LS,MS,CSR,ODC,CRVO,TV,AH,ODP,ODE,ST,AION,PT,RT,RS,CRS,EDN,RPEC,MHL,RP,CWS,CB,ODPM,"
-        "PRH,MNF,HR,CRAO,TD,CME,PTCR,CF,VH,MCA,VS,BRAO,PLQ,HPED,CL"
-    ).split(",")
+        *("DR", "ARMD", "MH", "DN", "MYA", "BRVO", "TSLN", "ERM", "LS", "MS", "CSR", "ODC", "CRVO", "TV", "AH", "ODP"),
+        *("ODE", "ST", "AION", "PT", "RT", "RS", "CRS", "EDN", "RPEC", "MHL", "RP", "CWS", "CB", "ODPM", "PRH", "MNF"),
+        *("HR", "CRAO", "TD", "CME", "PTCR", "CF", "VH", "MCA", "VS", "BRAO", "PLQ", "HPED", "CL"),
+    )
 
     def table(self, path: Path, *marked: str) -> None:
         """A row for each of `marked`, such as "1 DR DN": Disease_Risk and the columns that are 1."""
@@ -87,8 +88,7 @@ class TestRfmid:
     def test_every_condition_is_a_diagnosis_and_no_risk_is_normal(
         self, tmp_path: Path, photograph: Write, nested: bool, capsys
     ):
-        for archive, folder, word in (("Training_Set", "Training", "Training"), ("Evaluation_Set", "Validation", "Validation"),
-                                      ("Test_Set", "Test", "Testing")):  # fmt: skip
+        for archive, folder, word, _ in rfmid.SETS.values():
             below = tmp_path / archive / archive if nested else tmp_path / archive
             self.table(below / f"RFMiD_{word}_Labels.csv", "1 DR DN", "0", "1", "0 RP")
             for i in range(1, 5):
@@ -129,9 +129,11 @@ class TestStonerounds:
     def test_the_exported_table_is_read_with_the_users_words(self, tmp_path: Path, photograph: Write):
         photograph(tmp_path / "case1" / "od.jpg")
         table = tmp_path / "stonerounds.csv"
-        table.write_text('image,diagnosis,text,patient\ncase1/od.jpg,RP (USH2A),"Bone spicules, thin vessels.",1\n')
-        assert "'RP (USH2A)' (1 photographs)" in refusal(stonerounds.read, tmp_path)
-        (tmp_path / "words.yaml").write_text("RP (USH2A): retinitis_pigmentosa\n")
+        table.write_text(
+            'image,diagnosis,text,patient\ncase1/od.jpg,rods and cones gone,"Bone spicules, thin vessels.",1\n'
+        )
+        assert "'rods and cones gone' (1 photographs)" in refusal(stonerounds.read, tmp_path)
+        (tmp_path / "words.yaml").write_text("rods and cones gone: retinitis_pigmentosa\n")
         cfg = DataConfig(name="stonerounds", root=str(tmp_path), vocabulary=str(tmp_path / "words.yaml"), val=0, test=0)
         (record,) = load(cfg, seed=0).records
         assert record.diagnosis == ("retinitis_pigmentosa",) and record.texts == {

@@ -1,4 +1,4 @@
-"""Readers of the sets with vessel masks: DRIVE, CHASE_DB1, LES-AV, FIVES, STARE; small folders in the published layout."""
+"""Readers of the sets with vessel masks, tested on small folders that are made in the published layouts."""
 
 import gzip
 import io
@@ -42,7 +42,7 @@ class TestDrive:
             "vessel": "training/1st_manual/21_manual1.gif",
             "field": "training/mask/21_training_mask.gif",
         }
-        assert test.split == "test" and test.masks["vessel_second"] == "test/2nd_manual/01_manual2.gif"
+        assert test.split == "test" and test.masks["vessel_expert2"] == "test/2nd_manual/01_manual2.gif"
 
     def test_a_copy_without_the_test_masks_says_so(self, root: Path, capsys):
         shutil.rmtree(root / "test" / "1st_manual")
@@ -68,7 +68,7 @@ class TestChase:
                 photograph(tmp_path / f"Image_03{side}{ending}")
         left, right = chase_db1.read(tmp_path)
         assert (left.patient, left.eye, right.patient, right.eye) == ("03", "left", "03", "right")
-        assert left.masks == {"vessel": "Image_03L_1stHO.png", "vessel_second": "Image_03L_2ndHO.png"}
+        assert left.masks == {"vessel": "Image_03L_1stHO.png", "vessel_expert2": "Image_03L_2ndHO.png"}
         photograph(tmp_path / "other.jpg")
         assert "got other.jpg" in refusal(chase_db1.read, tmp_path)
 
@@ -138,8 +138,11 @@ class TestFives:
         write_workbook(root / "Quality Assessment.xlsx", sheets)
         records = {r.id: r for r in fives.read(root)}
         assert {i: r.diagnosis for i, r in records.items()} == {
-            "train/1_A": ("amd",), "train/2_N": ("normal",), "test/1_D": ("diabetic_retinopathy",), "test/2_G": ("glaucoma",)
-        }  # fmt: skip
+            "train/1_A": ("amd",),
+            "train/2_N": ("normal",),
+            "test/1_D": ("diabetic_retinopathy",),
+            "test/2_G": ("glaucoma",),
+        }
         assert records["train/1_A"].extra == {"quality_ic": 1, "quality_blur": 0, "quality_lc": 1}
         assert records["test/1_D"].split == "test" and records["test/1_D"].masks == {
             "vessel": "test/Ground truth/1_D.png"
@@ -187,7 +190,7 @@ class TestStare:
         assert two.texts == {"report": "Choroidal Neovascularization AND Histoplasmosis"} and two.extra == {
             "codes": "13 14"
         }
-        assert one.masks == {"vessel": "labels-ah/im0001.ah.ppm.gz", "vessel_second": "labels-vk/im0001.vk.ppm.gz"}
+        assert one.masks == {"vessel": "labels-ah/im0001.ah.ppm.gz", "vessel_expert2": "labels-vk/im0001.vk.ppm.gz"}
         out = capsys.readouterr().out
         assert "1 names have a diagnosis or masks but no photograph: im0402" in out
         assert "2 diagnoses are uncertain (OR, ?)" in out and "1 photographs have none" in out
