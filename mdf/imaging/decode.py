@@ -4,6 +4,7 @@ import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -53,7 +54,8 @@ def _decode(
     try:
         if file.stat().st_size == 0:
             raise UserError(f"{noun} {file}: the file is empty. Copy it again or remove it from the manifest.")
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream, Image.open(stream) as image:
+        opened = cast(IO[bytes], gzip.open(file) if file.suffix == ".gz" else file.open("rb"))
+        with opened as stream, Image.open(stream) as image:
             width, height = image.size
             if width < 1 or height < 1:
                 raise UserError(f"{noun} {file}: its size is {width}x{height} pixels. Remove it from the manifest.")
