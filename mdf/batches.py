@@ -33,9 +33,10 @@ class Batch:
     mask_known: Tensor | None = None  # bool [B,K]; False = that mask was never drawn for this photograph
     input_ids: Tensor | None = None  # int64 [B,T], right padded
     attention_mask: Tensor | None = None  # int64 {0,1} [B,T]
+    branch: Tensor | None = None  # int64 [B,T], see `branches`; None = every row is one conversation
     labels: Tensor | None = None  # int64 [B,T], -100 = not supervised
     prompt_mask: Tensor | None = None  # bool [B,T], before the first supervised token
-    focus: Tensor | None = None  # int64 [B,T], the row of `masks` that the next token speaks of; -1 = none that is known
+    focus: Tensor | None = None  # int64 [B,T], row of `masks` that the next token speaks of; -1 = none known
     caption_ids: Tensor | None = None  # int64 [B,C] for the CLIP text tower
     caption_group: Tensor | None = None  # int64 [B], equal for equal captions
     label_ids: Tensor | None = None  # int64 [B], equal for equal diagnoses
@@ -110,7 +111,8 @@ class FundusDataset(torch.utils.data.Dataset):
         conversation = None
         if self.want_text:
             turns = converse(record, self.processor.prompts, self.dialogue, self.processor.diagnoses, rng)
-            conversation = self.processor.encode(turns, max_length=self.dialogue.max_length)
+            encode = self.processor.encode_apart if rng.random() < self.dialogue.apart else self.processor.encode
+            conversation = encode(turns, max_length=self.dialogue.max_length)
         text = (
             caption(record, self.processor.prompts, rng if self.augment is not None else None)
             if self.want_caption
@@ -121,6 +123,19 @@ class FundusDataset(torch.utils.data.Dataset):
             rows = {name: row for row, name in enumerate(self.masks) if name in record.masks}
             focus = [rows.get(name, -1) for name in (*conversation.findings[1:], None)]
         return Sample(record, prepared, conversation, text, focus)
+
+
+def branches(branch: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What makes questions of one row blind to each other: bool [B,1,T,T] who sees whom, position_ids int64 [B,T].
+
+    A token sees the earlier ones of its own branch and of branch 0, which all share; each branch's positions go on
+    where branch 0 ends.
+    """
+    query, key = branch[:, :, None], branch[:, None, :]
+    causal = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
+    sees = causal & ((key == query) | (key == 0)) & attention_mask[:, None, :].bool()
+    sees = sees | torch.eye(branch.shape[1], dtype=torch.bool, device=branch.device)  # padding sees itself
+    return sees[:, None], sees.sum(-1) - 1
 
 
 def pad(rows: list[list[int]], value: int, *, left: bool = False) -> Tensor:
@@ -158,6 +173,9 @@ def collate(samples: list[Sample], processor: Any) -> Batch:
         # from the lengths, never from the ids: a pad id inside the text must stay visible
         lengths = torch.tensor([len(c.input_ids) for c in conversations])
         batch.attention_mask = (torch.arange(batch.input_ids.shape[1])[None] < lengths[:, None]).long()
+        if any(c.branch is not None for c in conversations):
+            one = [c.branch if c.branch is not None else [0] * len(c.input_ids) for c in conversations]
+            batch.branch = pad(one, 0)
         if (batch.labels[:, 1:] != IGNORED).sum(1).min() == 0:
             empty = [r.id for r, row in zip(records, batch.labels, strict=True) if (row[1:] != IGNORED).sum() == 0]
             raise ValueError(f"no supervised token in {', '.join(empty)}")

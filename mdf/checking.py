@@ -63,6 +63,7 @@ RANGES = {
     "language.lora_dropout": "[0, 1)",
     "dialogue.turns": "[1, inf)",
     "dialogue.diagnosis_first": "[0, 1]",
+    "dialogue.apart": "[0, 1]",
     "dialogue.max_length": "[1, inf)",
 }
 DATA_RANGES = {
@@ -203,6 +204,11 @@ def check_questions(cfg: Config) -> Iterator[str]:
             yield f"dialogue.questions.{kind}: weight {weight} must be 0 or more"
     if not any(weight > 0 for weight in questions.values()):
         yield "dialogue.questions: no question has a weight above 0"
+    if cfg.dialogue.apart > 0 and cfg.fusion.depths and cfg.fusion.film.condition == "image+prompt":
+        yield (
+            "dialogue.apart: questions that do not see each other cannot share a FiLM condition that reads the prompt; "
+            "set dialogue.apart=0 or fusion.film.condition=image"
+        )
 
 
 def check_modes(stage: StageConfig, name: str) -> Iterator[str]:

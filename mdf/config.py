@@ -107,6 +107,7 @@ class DialogueConfig:
         default_factory=lambda: {"diagnosis": 1.0, "presence": 2.0, "quadrant": 1.0, "count": 1.0, "report": 0.5}
     )
     turns: int = 6  # question-answer turns a conversation in training, at most
+    apart: float = 0.5  # share of photographs whose questions do not see each other, as if each were the first
     diagnosis_first: float = 0.5  # probability that the diagnosis is asked before anything else
     max_length: int = 512  # tokens; a longer conversation loses whole turns, never image tokens
 
@@ -128,7 +129,7 @@ class PartsConfig:
 @dataclass(frozen=True)
 class StageConfig:
     parts: PartsConfig = field(default_factory=PartsConfig)
-    losses: dict[str, float] = field(default_factory=dict)  # weight of each: mask, contrastive, label_aware, text, grounding
+    losses: dict[str, float] = field(default_factory=dict)  # weights: mask, contrastive, label_aware, text, grounding
     epochs: float = 1.0  # passes over the training photographs; ignored where steps > 0
     steps: int = 0  # optimiser steps; 0 = from epochs
     batch_size: int = 8  # photographs a process and micro-batch

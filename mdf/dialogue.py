@@ -58,6 +58,7 @@ class Encoded:
     labels: list[int]  # the id where the token is supervised, IGNORED elsewhere
     prompt_mask: list[bool]  # True before the first supervised token of the conversation
     findings: list[str | None]  # of a supervised token the lesion that its answer speaks of
+    branch: list[int] | None = None  # number of the question that a token belongs to, 0 = all; None = one conversation
 
 
 class Prompts:
@@ -215,6 +216,34 @@ def render(turns: list[Turn], tokenizer: Any, *, generate: bool = False) -> str:
     """The conversation in the language model's own chat template."""
     messages = [{"role": t.role, "content": t.content} for t in turns]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+
+
+def encode_apart(
+    turns: list[Turn], tokenizer: Any, image_token: str, image_tokens: int, *, max_length: int = 0
+) -> Encoded:
+    """Token ids of questions about one photograph that do not see each other, each as if it were the only one.
+
+    System prompt and photograph stand once, the question-answer turns behind them as branches. A row longer than
+    `max_length` (0 = any) loses its last branches. Raises UserError as `encode` does.
+    """
+    first_user = next(i for i, t in enumerate(turns) if t.role == "user")
+    head, pairs = turns[:first_user], list(zip(turns[first_user::2], turns[first_user + 1 :: 2], strict=True))
+    alone = [encode([*head, *pair], tokenizer, image_token, image_tokens, max_length=max_length) for pair in pairs]
+    image_id = tokenizer.convert_tokens_to_ids(image_token)
+    shared = 2 + max(i for i, token in enumerate(alone[0].input_ids) if token == image_id)  # the line's end, too
+    if any(e.input_ids[:shared] != alone[0].input_ids[:shared] for e in alone):
+        raise UserError("a question changes the tokens before it; this language model is not supported")
+    first = alone[0]
+    ids, labels, findings = first.input_ids[:shared], first.labels[:shared], first.findings[:shared]
+    branch = [0] * shared
+    for number, one in enumerate(alone, 1):
+        if max_length and len(ids) + len(one.input_ids) - shared > max_length:
+            break
+        ids, labels = ids + one.input_ids[shared:], labels + one.labels[shared:]
+        findings = findings + one.findings[shared:]
+        branch += [number] * (len(one.input_ids) - shared)
+    # what FiLM may read is what all of them share
+    return Encoded(ids, labels, [number == 0 for number in branch], findings, branch)
 
 
 def encode(

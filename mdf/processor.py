@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdf.dialogue import Encoded, Prompts, Turn, encode
+from mdf.dialogue import Encoded, Prompts, Turn, encode, encode_apart
 from mdf.errors import UserError
 from mdf.files import read_json
 from mdf.imaging.decode import load_image
@@ -99,6 +99,10 @@ class MDFProcessor:
         return encode(
             turns, self.tokenizer, self.image_token, self.image_tokens, max_length=max_length, generate=generate
         )
+
+    def encode_apart(self, turns: list[Turn], *, max_length: int = 0) -> Encoded:
+        """Questions that do not see each other as token ids (see `mdf.dialogue.encode_apart`)."""
+        return encode_apart(turns, self.tokenizer, self.image_token, self.image_tokens, max_length=max_length)
 
     def tokenize_captions(self, texts: list[str]) -> Tensor:
         """int64 [B,C] for the CLIP text tower; a caption longer than C is an error, not a silent cut."""

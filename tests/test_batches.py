@@ -192,7 +192,23 @@ def test_what_a_stage_does_not_need_is_none(dataset, processor):
     )
 
 
+def test_focus_is_the_mask_that_the_next_token_speaks_of_where_it_is_known(dataset, processor):
+    questions = {"presence": 1.0, "eye": 1.0, "diagnosis": 0.0, "quadrant": 0.0, "count": 0.0, "report": 0.0}
+    samples = dataset(dialogue=DialogueConfig(turns=6, questions=questions))
+    batch = collate([samples[i] for i in range(8)], processor)
+    spoken = set()
+    for row, sample in enumerate([samples[i] for i in range(8)]):
+        findings = [*sample.conversation.findings[1:], None]
+        for t, name in enumerate(findings):
+            assert int(batch.focus[row, t]) == (MASKS.index(name) if name in MASKS else -1)
+            assert name is None or batch.labels[row, t + 1] >= 0
+            spoken.add(name)
+        assert (batch.focus[row, len(findings) :] == -1).all()
+    assert {"disc", "drusen", "haemorrhage"} <= spoken  # of haemorrhages there is no mask here
+    assert collate([dataset(masks=())[0]], processor).focus is None
+
+
 def test_a_row_without_any_supervised_token_is_an_error(samples, processor):
-    silent = Encoded([1, 5, 6], [-100, -100, -100], [True, True, True])
+    silent = Encoded([1, 5, 6], [-100, -100, -100], [True, True, True], [None] * 3)
     with pytest.raises(ValueError, match=f"no supervised token in {samples[1].record.id}"):
         collate([samples[0], replace(samples[1], conversation=silent)], processor)

@@ -30,8 +30,8 @@ class SpatialQuestion:
 
 def spatial_questions(records: Sequence[FundusRecord], prompts: Prompts, *, seed: int = 0) -> list[SpatialQuestion]:
     """All questions that the records can answer. Presence is asked for every kind of small lesion as often where it is
-    as where it is not (the rarer side decides how often); count of every lesion whose record knows it, quadrant of those
-    that lie in one alone.
+    as where it is not (the rarer side decides how often); count of every lesion whose record knows it, quadrant of
+    those that lie in one alone.
     """
     rng = np.random.default_rng(seed)
     chosen: list[SpatialQuestion] = []

@@ -9,19 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEAD = 64  # width of a head
-GATE = 0.5
+GATE = 0.5  # what the gates start at
 
 
 class GatedCrossAttention(nn.Module):
     """h ← h + tanh(a)·Attn(norm(h)W_q, M W_k, M W_v)W_o, then h ← h + tanh(b)·FFN(norm(h)).
 
-    The gates a and b start at 0: at step 0 the language model is exactly the pretrained one. Both updates are in units
+    W_o and the FFN's last layer start at 0: at step 0 the language model is exactly the pretrained one, and yet both
+    learn from the first step, as LoRA's B does. Gates that start at 0 in front of random weights, as Flamingo's, were
+    pulled back to 0 before the weights behind them had learnt anything (docs/decisions.md). Both updates are in units
     of `scale`, the size of the hidden states at this layer of the pretrained language model (SmolLM2: 4 at layer 6, 16
-    at layer 24); without it an open gate would move them by a hundredth and learning would wait for the weights to
-    grow.
+    at layer 24); without it they would move it by a hundredth and learning would wait for the weights to grow.
 
-    Beside the patches a head may read nothing: a key and a value of zeros (as `add_zero_attn` of torch's own attention).
-    So "there is none" has somewhere to look, and more lesions weigh more against it.
+    Beside the patches a head may read nothing: a key and a value of zeros, as `add_zero_attn` of torch's own attention
+    does. So "there is none" has somewhere to look, and more lesions weigh more against it.
     """
 
     scale: Tensor
@@ -33,11 +34,12 @@ class GatedCrossAttention(nn.Module):
         self.attn_norm, self.ffn_norm = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
         self.q, self.k = nn.Linear(width, m, bias=False), nn.Linear(m, m, bias=False)
         self.v, self.o = nn.Linear(m, m, bias=False), nn.Linear(m, width, bias=False)
-        self.ffn = nn.Sequential(nn.Linear(width, 2 * m, bias=False), nn.GELU(), nn.Linear(2 * m, width, bias=False))
+        last = nn.Linear(2 * m, width, bias=False)
+        self.ffn = nn.Sequential(nn.Linear(width, 2 * m, bias=False), nn.GELU(), last)
         self.register_buffer("scale", torch.tensor(scale))
         self.attn_gate, self.ffn_gate = nn.Parameter(torch.full((1,), GATE)), nn.Parameter(torch.full((1,), GATE))
         nn.init.zeros_(self.o.weight)
-        nn.init.zeros_(self.ffn[2].weight)
+        nn.init.zeros_(last.weight)
 
     def keys_values(self, memory: Tensor) -> Tensor:
         """Memory [B,G²,m] -> keys and values [B,2,n,G²+1,64], the last ones nothing; computed once a prompt."""

@@ -1,8 +1,8 @@
 """MDFModel: encoder, U-Net, fusion and language model as one module with one differentiable entry, `forward`.
 
 Shapes: B rows (one photograph each), S encoder side, U U-Net side, K masks, T text tokens, V vocabulary, E embedding
-width, L depths, A adapters, n heads of 64, G² memory vectors, N grounded positions, m memory width, P prefix tokens, d language width,
-C caption tokens.
+width, L depths, A adapters, n heads of 64, G² memory vectors, N grounded positions, m memory width, P prefix tokens,
+d language width, C caption tokens.
 """
 
 from dataclasses import asdict
@@ -219,7 +219,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         """Everything that training differentiates.
 
         Args:
-            input_ids, attention_mask: int64 [B,T].
+            input_ids, attention_mask: int64 [B,T]; the mask also bool [B,1,T,T], who sees whom.
             pixel_values, unet_pixels: float32 [B,3,S,S], [B,3,U,U]; not needed with `prefix` and `memory`/`memory_kv`.
             prompt_mask: bool [B,T], the tokens before the first answer.
             caption_ids: int64 [B,C] for `want` contrastive.
@@ -305,6 +305,10 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         carrier = MemoryCarrier(memory_kv, grounded) if memory_kv is not None else None
         if carrier is not None:
             extra[MEMORY] = carrier
+        if attention_mask is not None and attention_mask.ndim == 4:  # eager attention adds its mask
+            attention_mask = torch.zeros_like(attention_mask, dtype=embeds.dtype).masked_fill(
+                ~attention_mask, torch.finfo(embeds.dtype).min
+            )
         decoded = bare(self.language).model(
             inputs_embeds=embeds,
             attention_mask=attention_mask,

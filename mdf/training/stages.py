@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdf.batches import Batch
+from mdf.batches import Batch, branches
 from mdf.config import Config, StageConfig
 from mdf.losses.contrastive import contrastive_loss
 from mdf.losses.grounding import grounding_loss
@@ -18,15 +18,22 @@ from mdf.losses.masks import mask_loss
 from mdf.losses.text import shift, text_loss
 
 Terms = dict[str, tuple[Tensor, float]]  # name -> sum over what is counted, count
-WANT = {"text": "text", "grounding": "text", "contrastive": "contrastive", "label_aware": "contrastive", "mask": "masks"}
+WANT = {
+    "text": "text",
+    "grounding": "text",
+    "contrastive": "contrastive",
+    "label_aware": "contrastive",
+    "mask": "masks",
+}
 
 
 class Task:
     """The weighted losses of one stage.
 
-    `text` counts supervised tokens, `grounding` those of answers about a lesion with a mask, and `mask` known (photograph, mask) pairs, so that a step weighs each the same
-    however it is cut into micro-batches and processes. The contrastive terms are means over the pairs that are
-    compared with each other, weighted by B: processes enlarge the set of negatives, accumulation does not.
+    `text` counts supervised tokens, `grounding` those of answers about a lesion with a mask, and `mask` known
+    (photograph, mask) pairs, so that a step weighs each the same however it is cut into micro-batches and processes.
+    The contrastive terms are means over the pairs that are compared with each other, weighted by B: processes enlarge
+    the set of negatives, accumulation does not.
     """
 
     def __init__(self, cfg: Config, name: str):
@@ -74,6 +81,10 @@ class Task:
                 "keep": shift(batch.labels)[0],
                 **batch.backbone,
             }
+            if batch.branch is not None:
+                assert batch.attention_mask is not None
+                sees, positions = branches(batch.branch, batch.attention_mask)
+                given |= {"attention_mask": sees, "position_ids": positions}
         if "grounding" in self.weights:
             assert batch.focus is not None
             given["grounded"] = batch.focus >= 0

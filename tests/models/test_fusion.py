@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mdf.batches import FundusDataset, collate
+from mdf.batches import FundusDataset, branches, collate
 from mdf.config import PartConfig, PartsConfig
 from mdf.datasets import load
 from mdf.dialogue import Turn
@@ -37,6 +37,8 @@ def open_gates(model):
             torch.nn.init.constant_(parameter, 0.5)
         if name.endswith("mlp.3.weight"):
             torch.nn.init.normal_(parameter, std=0.1)  # FiLM's last layer starts at 0
+        if name.startswith("fusion.adapters.") and name.endswith((".o.weight", ".ffn.2.weight")):
+            torch.nn.init.normal_(parameter, std=0.1)  # an adapter's last layers start at 0
 
 
 def run(model, batch, **kwargs):
@@ -281,3 +283,30 @@ def test_question_text_that_holds_the_placeholder_is_refused(world):
     model, _ = build(world)
     with pytest.raises(ValueError, match="stands for the photograph"):
         model.ask((torch.rand(80, 80, 3) * 255).byte().numpy(), "what is <filename>?")
+
+
+def test_questions_that_stand_apart_are_answered_as_if_each_were_the_only_one(world):
+    manifest = world[1]
+    model, _ = build(world)
+    model.fusion.uses_prompt = False
+    model.fusion.condition.prompt = None
+    model.eval()
+    open_gates(model)
+    record = next(r for r in manifest.records if r.findings)
+    talk = [model.system_turn()]
+    for text, answer in (("Are there drusen?", "No."), ("What is the diagnosis?", "Glaucoma."), ("Left?", "Yes.")):
+        talk += [Turn("user", text), Turn("assistant", answer)]
+    apart = model.processor.encode_apart(talk)
+    pixels = {k: v for k, v in model.processor(manifest.path(record.image)).items() if k != "field"}
+    ids, branch = torch.tensor([apart.input_ids]), torch.tensor([apart.branch])
+    sees, positions = branches(branch, torch.ones_like(ids))
+    with torch.no_grad():
+        together = model(input_ids=ids, attention_mask=sees, position_ids=positions, **pixels).logits[0]
+        for number in (1, 2, 3):
+            alone = model.processor.encode([talk[0], *talk[2 * number - 1 : 2 * number + 1]])
+            mine = torch.tensor([n in (0, number) for n in apart.branch])
+            assert ids[0, mine].tolist() == alone.input_ids
+            assert torch.tensor(apart.labels)[mine].tolist() == alone.labels
+            one = torch.tensor([alone.input_ids])
+            single = model(input_ids=one, attention_mask=torch.ones_like(one), **pixels).logits[0]
+            torch.testing.assert_close(together[mine], single, rtol=1e-4, atol=1e-5)

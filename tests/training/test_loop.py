@@ -24,8 +24,9 @@ SEGMENT = {"run.stages": ("segment",), "segment.steps": 2}
 FUSE = {
     "run.stages": ("fuse",),
     "fuse.steps": 2,
-    "fuse.losses": {"text": 1.0, "mask": 0.5},
+    "fuse.losses": {"text": 1.0, "mask": 0.5, "grounding": 0.5},
     "fuse.parts.unet": PartConfig("full", 1e-3),
+    "unet.masks": ("vessel", "microaneurysm", "drusen"),
 }
 
 
