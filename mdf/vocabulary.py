@@ -256,9 +256,10 @@ def share_known(strings: Mapping[str, int], unknown: Iterable[str], where: str) 
     left = list(unknown)
     known_strings, labels = len(strings) - len(left), sum(strings.values())
     return (
-        f"{where}: {known_strings:,} of {len(strings):,} strings known ({known_strings / max(1, len(strings)):.1%}), "
+        f"{where}: {known_strings:,} of {len(strings):,} strings known "
+        f"({100 * known_strings / max(1, len(strings)):.1f} %), "
         f"on {labels - sum(strings[s] for s in left):,} of {labels:,} labels"
-    ).replace("%", " %")
+    )
 
 
 def read_tables(paths: Iterable[Path]) -> dict[str, Entry]:
