@@ -54,8 +54,10 @@ def _decode(
     try:
         if file.stat().st_size == 0:
             raise UserError(f"{noun} {file}: the file is empty. Copy it again or remove it from the manifest.")
-        opened = cast(IO[bytes], gzip.open(file) if file.suffix == ".gz" else file.open("rb"))
-        with opened as stream, Image.open(stream) as image:
+        with (
+            gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream,
+            Image.open(cast(IO[bytes], stream)) as image,
+        ):
             width, height = image.size
             if width < 1 or height < 1:
                 raise UserError(f"{noun} {file}: its size is {width}x{height} pixels. Remove it from the manifest.")
