@@ -49,14 +49,17 @@ class GatedCrossAttention(nn.Module):
     def forward(self, hidden: Tensor, kv: Tensor, grounded: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """[B,T,d] and [B,2,n,G²+1,64] -> [B,T,d] in the dtype of `hidden`, and attention [N,G²+1], its mean over heads,
         of the positions `grounded` bool [B,T].
+
+        `kv` may have one row for several of `hidden` that stand side by side, as candidate answers to one question do.
         """
         dtype = self.attn_norm.weight.dtype
-        q = self.q(self.attn_norm(hidden.to(dtype))).unflatten(-1, (self.heads, HEAD)).transpose(1, 2)
+        q = self.q(self.attn_norm(hidden.to(dtype)))
+        q = q.reshape(len(kv), -1, self.heads, HEAD).transpose(1, 2)
         k, v = kv.to(q.dtype).unbind(1)
         # every query sees every patch: called directly, because attention dispatchers may default to a causal mask
         read = F.scaled_dot_product_attention(q, k, v, is_causal=False)
         attention = None if grounded is None else self.attention(q, k, grounded)
-        update = self.o(read.transpose(1, 2).flatten(2))
+        update = self.o(read.transpose(1, 2).reshape(*hidden.shape[:2], -1))
         hidden = hidden + (self.attn_gate.tanh() * self.scale * update).to(hidden.dtype)
         update = self.ffn(self.ffn_norm(hidden.to(dtype)))
         return hidden + (self.ffn_gate.tanh() * self.scale * update).to(hidden.dtype), attention

@@ -80,12 +80,14 @@ def score(
         _, prefix, memory, _ = model.see(pixels["pixel_values"][rows], pixels["unet_pixels"][rows], pooled)
     else:  # each photograph is seen once, however many questions there are about it
         _, prefix, memory, _ = model.see(pixels["pixel_values"], pixels["unet_pixels"])
-        prefix, memory = prefix[rows], None if memory is None else memory[rows]
+        prefix = prefix[rows]
     kv = None if memory is None else model.fusion.memory_kv(memory)
+    if kv is not None and not model.fusion.uses_prompt:
+        kv = kv[rows]
     positions = (text["attention_mask"].cumsum(1) - 1).clamp(min=0)
     head = model(
         input_ids=text["input_ids"], attention_mask=text["attention_mask"], position_ids=positions, prefix=prefix,
-        memory=memory, memory_kv=kv, use_cache=True, logits_to_keep=1,
+        memory_kv=kv, use_cache=True, logits_to_keep=1,
     )  # fmt: skip
     cache = head.past_key_values
     cache.batch_repeat_interleave(n)
@@ -106,8 +108,7 @@ def score(
     tail = model(
         input_ids=tokens, attention_mask=torch.cat([before, mask], 1),
         position_ids=start + torch.arange(tokens.shape[1], device=model.device),
-        memory=memory, memory_kv=None if kv is None else kv.repeat_interleave(n, 0),
-        past_key_values=cache, use_cache=True,
+        memory_kv=kv, past_key_values=cache, use_cache=True,
     )  # fmt: skip
     first = head.logits[:, -1].repeat_interleave(n, 0)[:, None]
     logits = torch.cat([first, tail.logits[:, :-1]], 1).float()

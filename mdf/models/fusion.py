@@ -226,7 +226,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             keep: bool [B,T]; logits are computed there only.
             grounded: bool [B,T]; the adapters' attention over the patches is returned for these positions.
             want: which of text, contrastive, masks to compute.
-            memory, memory_kv: [B,L,G²,m], [B,A,2,n,G²+1,64] computed before.
+            memory, memory_kv: [B,L,G²,m], [B,A,2,n,G²+1,64] computed before; one row may serve several side by side.
             prefix: [B,P,d] computed before.
         """
         out = MDFOutput()

@@ -59,6 +59,12 @@ def test_the_attention_returned_is_that_of_the_positions_asked_for_and_counts_wh
     torch.testing.assert_close(attention[2], logits.softmax(-1).mean(0))
 
 
+def test_rows_side_by_side_may_share_the_keys_and_values_of_one_photograph():
+    module, hidden = adapter(), torch.randn(6, 5, 32)
+    kv = module.keys_values(torch.randn(2, 16, 64))
+    torch.testing.assert_close(module(hidden, kv)[0], module(hidden, kv.repeat_interleave(3, 0))[0])
+
+
 def test_a_head_that_finds_nothing_reads_nothing():
     module, hidden = adapter(), torch.randn(1, 2, 32)
     kv = module.keys_values(torch.randn(1, 16, 64))
