@@ -100,23 +100,27 @@ def put(ds: Dataset, pixels: np.ndarray, photometric: str = "", bits: int = 0, f
 
 def packed(ds: FileDataset, syntax: str) -> FileDataset:
     """The same data set in another transfer syntax."""
-    pixels = ds.PixelData
-    shape = (ds.Rows, ds.Columns, 3) if ds.SamplesPerPixel == 3 else (ds.Rows, ds.Columns)
-    array = np.frombuffer(pixels, f"u{ds.BitsAllocated // 8}").reshape(shape)
     if syntax == JPEG:
+        array = stored(ds)
         out = io.BytesIO()
         Image.fromarray(array).save(out, "JPEG", quality=95)
         encapsulated(ds, out.getvalue(), syntax)
         if ds.SamplesPerPixel == 3:
             ds.PhotometricInterpretation = "YBR_FULL_422"
     elif syntax in LOSSLESS_JPEG:
-        encapsulated(ds, lossless_jpeg(array, ds.BitsStored), syntax)
+        encapsulated(ds, lossless_jpeg(stored(ds), ds.BitsStored), syntax)
     elif syntax in (RLE, JPEG_LS, JPEG_LS_NEAR, JPEG_2000):
         plugin = {RLE: "pydicom", JPEG_2000: "pylibjpeg"}.get(syntax, "pyjpegls")
         ds.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
     else:
         ds.file_meta.TransferSyntaxUID = UID(syntax)
     return ds
+
+
+def stored(ds: FileDataset) -> np.ndarray:
+    """The uncompressed pixels."""
+    shape = (ds.Rows, ds.Columns, 3) if ds.SamplesPerPixel == 3 else (ds.Rows, ds.Columns)
+    return np.frombuffer(ds.PixelData, f"u{ds.BitsAllocated // 8}").reshape(shape)
 
 
 def encapsulated(ds: FileDataset, stream: bytes, syntax: str) -> None:
