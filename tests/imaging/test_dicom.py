@@ -233,7 +233,7 @@ class TestHeader:
     def test_a_damaged_file_is_refused_without_a_word_of_its_content(self, tmp_path):
         file = made.save(made.make(COLOURS), tmp_path / "a.dcm")
         data = file.read_bytes()
-        at = data.find(b"Zwetschgenbaum")
+        at = data.find(b"Zwetschgenbaum^")
         for damaged in (data[: at + 5], data[: at - 2] + b"\xff\xff" + data[at:]):
             file.write_bytes(damaged)
             said = refusal(file)
