@@ -26,7 +26,7 @@ CHOICES = {
     "language.attention": ("sdpa", "eager"),
 }
 DATASETS = (  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
-    "acrima", "aptos2019", "brset", "chase_db1", "csdi", "deepdrid", "deepeyenet", "drive", "eyepacs", "fives",
+    "acrima", "aptos2019", "brset", "chase_db1", "csdi", "deepdrid", "deepeyenet", "dicom", "drive", "eyepacs", "fives",
     "hei_med", "hrf", "idrid", "jsiec", "les_av", "mbrset", "messidor2", "mm_retinal", "mmac", "odir5k", "papila",
     "refuge", "rfmid", "stare", "stonerounds",
 )  # fmt: skip
