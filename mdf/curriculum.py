@@ -54,11 +54,9 @@ def seen(record: FundusRecord, spec: Mapping[str, str]) -> str | None:
     """The findings of the record in the words `some` or `none`; None where nobody looked for them."""
     if record.findings is None:
         return None
-    return (
-        spec["some"].format(findings=joined(display(f.name) for f in record.findings))
-        if record.findings
-        else spec["none"]
-    )
+    if not record.findings:
+        return spec["none"]
+    return spec["some"].format(findings=joined(display(f.name) for f in record.findings))
 
 
 def find(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | None) -> Fact | None:
