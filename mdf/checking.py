@@ -9,7 +9,10 @@ from mdf.errors import ConfigError
 
 STAGES = ("segment", "align", "fuse")
 PARTS = ("encoder", "unet", "fusion", "language")
-QUESTIONS = ("diagnosis", "presence", "quadrant", "count", "report", "eye")
+QUESTIONS = (
+    "diagnosis", "presence", "quadrant", "count", "report", "eye",
+    "find", "grade", "explain", "differential", "refer", "follow_up", "unknown", "unrecorded",
+)  # fmt: skip
 # parts that the gradient of each loss reaches
 LOSSES = {
     "mask": ("unet",),
@@ -24,6 +27,7 @@ CHOICES = {
     "run.precision": ("auto", "fp32", "bf16"),
     "fusion.film.condition": ("none", "image", "image+prompt"),
     "language.attention": ("sdpa", "eager"),
+    "dialogue.phrasings": ("first", "few", "all"),
 }
 DATASETS = (  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
     "acrima", "aptos2019", "brset", "chase_db1", "csdi", "deepdrid", "deepeyenet", "dicom", "drive", "eyepacs", "fives",

@@ -103,9 +103,12 @@ class LanguageConfig:
 @dataclass(frozen=True)
 class DialogueConfig:
     prompts: str | None = None  # folder of prompt files; null = the ones that come with mdf
-    questions: dict[str, float] = field(  # weight of each kind of question when a conversation is put together
+    # weight of each kind of question when a conversation is put together; beside these there are eye, find, grade,
+    # explain, differential, refer, follow_up, unknown and unrecorded (docs/data.md)
+    questions: dict[str, float] = field(
         default_factory=lambda: {"diagnosis": 1.0, "presence": 2.0, "quadrant": 1.0, "count": 1.0, "report": 0.5}
     )
+    phrasings: str = "few"  # first | few | all: how questions are worded, from the lists in questions.yaml
     turns: int = 6  # question-answer turns a conversation in training, at most
     apart: float = 0.5  # share of photographs whose questions do not see each other, as if each were the first
     diagnosis_first: float = 0.5  # probability that the diagnosis is asked before anything else

@@ -3,24 +3,39 @@
 Shapes: T tokens of one conversation. Batches are made in `mdf.batches`.
 """
 
-from dataclasses import dataclass, replace
+import sys
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from mdf import curriculum
 from mdf.config import DialogueConfig
 from mdf.errors import UserError
 from mdf.records import FundusRecord
+from mdf.resources import bundled
 from mdf.vocabulary import display
 
 IGNORED = -100  # label of a token that is not supervised
 QUADRANTS = ("superotemporal", "inferotemporal", "superonasal", "inferonasal")
 SMALL_LESIONS = ("microaneurysm", "haemorrhage", "hard_exudate", "cotton_wool_spot", "drusen")
 # Within a conversation no answer may give a later one away: after a report, or "how many", the picture is not needed.
-ORDER = ("eye", "presence", "quadrant", "count", "diagnosis", "report")
-LENGTH = {"report": 4}  # a report is as long as four questions; conversations of one length waste no padding
+# What is concluded (differential to follow_up) comes after the diagnosis that it is concluded from.
+ORDER = (
+    "eye", "unknown", "unrecorded", "presence", "quadrant", "count", "find", "diagnosis", "grade",
+    "differential", "explain", "refer", "follow_up", "report",
+)  # fmt: skip
+LABELS = {"diagnosis", "grade"}  # one of them at most: "grade 2" names the disease, and often the disease its grade
+LENGTH = {
+    "report": 4,
+    "explain": 3,
+    "differential": 2,
+    "refer": 2,
+    "follow_up": 2,
+}  # a report is as long as four questions; conversations of one length waste no padding
 REPORT_TEXTS = (
     "report",
     "caption",
@@ -59,10 +74,15 @@ class Encoded:
     prompt_mask: list[bool]  # True before the first supervised token of the conversation
     findings: list[str | None]  # of a supervised token the lesion that its answer speaks of
     branch: list[int] | None = None  # number of the question that a token belongs to, 0 = all; None = one conversation
+    dropped: int = field(default=0, compare=False)  # question-answer turns that max_length left no room for
 
 
 class Prompts:
-    """The prompt files of a folder: system.txt, questions.yaml, captions.yaml, report_form.md."""
+    """The prompt files of a folder: system.txt, questions.yaml, captions.yaml, recommendations.yaml, report_form.md.
+
+    The last two are those that come with mdf where the folder lacks them. Raises UserError for what is missing or
+    wrong.
+    """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -73,10 +93,43 @@ class Prompts:
                     "and captions.yaml"
                 )
         self.system = (self.folder / "system.txt").read_text(encoding="utf-8").strip()
-        self.questions: dict[str, dict[str, Any]] = yaml.safe_load(
-            (self.folder / "questions.yaml").read_text(encoding="utf-8")
-        )
-        self.captions: dict[str, Any] = yaml.safe_load((self.folder / "captions.yaml").read_text(encoding="utf-8"))
+        self.questions: dict[str, dict[str, Any]] = self.read("questions.yaml")
+        self.captions: dict[str, Any] = self.read("captions.yaml")
+        if wrong := curriculum.problems(self.questions):
+            raise UserError(f"{self.folder / 'questions.yaml'}:\n" + "\n".join(f"  {line}" for line in wrong))
+
+    @cached_property
+    def recommendations(self) -> dict[str, str]:
+        """What is recommended by diagnosis; read when first asked for."""
+        rules = self.read("recommendations.yaml")
+        for needed in ("default", "ungradable"):
+            if not isinstance(rules, dict) or needed not in rules:
+                raise UserError(f"{self.folder / 'recommendations.yaml'}: the line `{needed}: …` is missing")
+        return rules
+
+    def read(self, name: str) -> Any:
+        """The content of a YAML file of the folder, or of the one that comes with mdf."""
+        path = self.folder / name
+        path = path if path.is_file() else bundled("prompts") / name
+        try:
+            return yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+    def spec(self, kind: str) -> dict[str, Any]:
+        """The section of questions.yaml on `kind`. Raises UserError where the folder is older than the question."""
+        if kind not in self.questions:
+            raise UserError(
+                f"{self.folder / 'questions.yaml'} has no section `{kind}:`, which dialogue.questions asks for; "
+                f"copy it from {bundled('prompts') / 'questions.yaml'}"
+            )
+        return self.questions[kind]
+
+    def phrasing(self, kind: str, rng: np.random.Generator | None, phrasings: str = "few") -> str:
+        """One way to ask; the first without `rng`. `phrasings` is dialogue.phrasings."""
+        spec = self.spec(kind)
+        choices = spec["ask"] + (spec.get("more", []) if phrasings == "all" else [])
+        return choices[0] if rng is None or phrasings == "first" else choices[int(rng.integers(len(choices)))]
 
     def count_answer(self, count: int) -> str:
         """The answer of the band that `count` falls into."""
@@ -129,14 +182,22 @@ def ask(
     diagnoses: tuple[str, ...],
     rng: np.random.Generator | None = None,
     finding: str | None = None,
+    phrasings: str = "few",
 ) -> Question | None:
     """One question of `kind` about the record, or None where the record does not know the answer.
 
-    Without `rng` the first phrasing is used. `diagnoses` are the candidate names of the diagnosis question;
-    `finding` names the lesion that presence, quadrant and count ask about (drawn by `rng` where it is None).
+    Without `rng` the first phrasing is used; `phrasings` is dialogue.phrasings. `diagnoses` are the candidate names of
+    the diagnosis question; `finding` names the lesion that presence, quadrant and count ask about (drawn by `rng` where
+    it is None).
     """
-    spec = prompts.questions[kind]
-    phrasing = spec["ask"][0 if rng is None else int(rng.integers(len(spec["ask"])))]
+    if kind == "unrecorded":
+        return ask_unrecorded(record, prompts, rng, phrasings)
+    spec = prompts.spec(kind)
+    phrasing = prompts.phrasing(kind, rng, phrasings)
+    if kind in curriculum.ANSWERS:
+        fact = curriculum.ANSWERS[kind](record, prompts, rng)
+        words = {curriculum.WORDS[kind]: fact.word} if fact and fact.word else {}
+        return Question(kind, phrasing.format(**words), sentence(fact.answer)) if fact else None
     if kind == "diagnosis":
         if not record.diagnosis:
             return None
@@ -186,19 +247,31 @@ def ask(
     return Question(kind, phrasing.format(finding=display(finding)), answer, answers, finding)
 
 
+def ask_unrecorded(
+    record: FundusRecord, prompts: Prompts, rng: np.random.Generator | None, phrasings: str
+) -> Question | None:
+    """A question that the record cannot answer, answered so; None where it lacks nothing."""
+    missing = curriculum.lacking(record, SMALL_LESIONS)
+    if not missing:
+        return None
+    kind, finding = curriculum.pick(missing, rng)
+    text = prompts.phrasing(kind, rng, phrasings).format(finding=display(finding) if finding else "")
+    return Question("unrecorded", text, prompts.spec("unrecorded")["answer"])
+
+
 def converse(
     record: FundusRecord, prompts: Prompts, cfg: DialogueConfig, diagnoses: tuple[str, ...], rng: np.random.Generator
 ) -> list[Turn]:
     """A training conversation: the system prompt, then up to `cfg.turns` different questions with their answers."""
     kinds, weights = list(cfg.questions), np.array(list(cfg.questions.values()), dtype=float)
-    asked: dict[tuple[str, str | None], Question] = {}
+    asked: dict[tuple[str, str | None, str], Question] = {}
     opening = cfg.questions.get("diagnosis") and rng.random() < cfg.diagnosis_first
     # four draws a turn: a kind that the record cannot answer, or a repetition, costs one of them
     for draw in range(4 * cfg.turns):
         kind = "diagnosis" if opening and draw == 0 else kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
-        question = ask(record, kind, prompts, diagnoses, rng)
-        if question is not None:
-            asked.setdefault((kind, question.finding), question)
+        question = ask(record, kind, prompts, diagnoses, rng, phrasings=cfg.phrasings)
+        if question is not None and not any({kind, q.kind} == LABELS for q in asked.values()):
+            asked.setdefault((kind, question.finding, question.answer), question)
         if sum(LENGTH.get(q.kind, 1) for q in asked.values()) >= cfg.turns:
             break
     questions = sorted(asked.values(), key=lambda q: -1 if opening and q.kind == "diagnosis" else ORDER.index(q.kind))
@@ -235,15 +308,27 @@ def encode_apart(
         raise UserError("a question changes the tokens before it; this language model is not supported")
     first = alone[0]
     ids, labels, findings = first.input_ids[:shared], first.labels[:shared], first.findings[:shared]
-    branch = [0] * shared
+    branch, dropped = [0] * shared, 0
     for number, one in enumerate(alone, 1):
         if max_length and len(ids) + len(one.input_ids) - shared > max_length:
+            dropped = len(alone) - number + 1
+            tell_dropped(max_length)
             break
         ids, labels = ids + one.input_ids[shared:], labels + one.labels[shared:]
         findings = findings + one.findings[shared:]
         branch += [number] * (len(one.input_ids) - shared)
     # what FiLM may read is what all of them share
-    return Encoded(ids, labels, [number == 0 for number in branch], findings, branch)
+    return Encoded(ids, labels, [number == 0 for number in branch], findings, branch, dropped)
+
+
+@cache
+def tell_dropped(max_length: int) -> None:
+    """Said once a process: conversations lose turns."""
+    print(
+        f"a conversation is longer than dialogue.max_length={max_length} tokens and loses its last questions "
+        "(said once); raise it, or lower dialogue.turns",
+        file=sys.stderr,
+    )
 
 
 def encode(
@@ -299,7 +384,9 @@ def encode(
             raise UserError(
                 f"a conversation of {len(ids)} tokens is longer than dialogue.max_length={max_length}; raise it"
             )
+        tell_dropped(max_length)
         turns = [replace(t, content=t.content.removeprefix(placeholder)) for t in turns[: users[-1]]]
-        return encode(turns, tokenizer, image_token, image_tokens, max_length=max_length)
+        shorter = encode(turns, tokenizer, image_token, image_tokens, max_length=max_length)
+        return replace(shorter, dropped=shorter.dropped + 1)
     prompt_end = next((i for i, label in enumerate(labels) if label != IGNORED), len(ids))
     return Encoded(ids, labels, [i < prompt_end for i in range(len(ids))], findings)

