@@ -87,8 +87,8 @@ def indented(text: str) -> str:
 def preview(cfg: Config, manifest: Manifest, records: list[FundusRecord]) -> str:
     """The conversation and the caption that each record has in the first epoch of a run with `cfg`.
 
-    What cannot be shown as the model gets it is a line NOT CHECKED. Raises UserError for a photograph that cannot be
-    read.
+    Where there is none the reason stands in its place, and what cannot be shown as the model gets it is a line
+    NOT CHECKED. Raises UserError for wrong prompt files.
     """
     prompts = Prompts(Path(cfg.dialogue.prompts) if cfg.dialogue.prompts else bundled("prompts"))
     lines = []
@@ -106,7 +106,7 @@ def preview(cfg: Config, manifest: Manifest, records: list[FundusRecord]) -> str
 def spoken(cfg: Config, manifest: Manifest, record: FundusRecord, listener: Listener) -> list[str]:
     """The conversation that `fuse` and the caption that `align` train on, or why there is none."""
 
-    def drawn(stage: str, **wanted: bool) -> Any:
+    def drawn(stage: str, **wanted: Any) -> Any:
         # a dataset of its own for each stage, as in training: a draw for one would change the draws of the other
         augment = cfg.augment if getattr(cfg, stage).augment else None
         dialogue, seed = cfg.dialogue, cfg.run.seed

@@ -9,7 +9,7 @@ from mdf.dialogue import Prompts
 from mdf.preview import as_read, preview, tokens_of
 from mdf.records import FundusRecord, Manifest, write_manifest
 from mdf.resources import bundled
-from tests.conftest import assert_refused
+from tests.scripts import run
 from tests.tiny import put, tiny_config
 
 
@@ -66,15 +66,16 @@ def test_a_record_that_nothing_is_known_of_has_neither_conversation_nor_caption(
     assert "conversation: none" in gone and "gone.png" in gone
 
 
-def test_show_takes_a_configuration(tmp_path, manifest, run_script):
+def test_show_takes_a_configuration_and_fetches_nothing(tmp_path, manifest, monkeypatch, capsys):
     write_manifest(tmp_path / "m.jsonl", manifest.records, root=manifest.root, dataset="phantom")
     quickstart = bundled("configs") / "quickstart.yaml"
     (tmp_path / "c.yaml").write_text(f"extends: {quickstart}\ndialogue: {{questions: {{explain: 50}}, turns: 3}}\n")
-    words = ("show", tmp_path / "m.jsonl", "-n", 2, "--out", tmp_path / "s.png")
-    result = run_script("prepare.py", *words, "--config", tmp_path / "c.yaml")
-    assert result.returncode == 0, result.stderr
-    # the scripts of the tests have a cache of their own, where no language model is: nothing is fetched for a look
-    assert "NOT CHECKED: the tokenizer of language.model=smollm2-135m is not at hand" in result.stdout
-    assert result.stdout.count("assistant: ") >= 2 and "Typical of " in result.stdout
-    assert "caption: " in result.stdout and (tmp_path / "s.png").is_file()
-    assert_refused(run_script("prepare.py", *words, "--config", "nowhere.yaml"), "nowhere.yaml is no file")
+    monkeypatch.setenv("MDF_CACHE", str(tmp_path / "cache"))  # where no language model is
+    words = ("show", tmp_path / "m.jsonl", "-n", 2, "--out", tmp_path / "s.png", "--config")
+    assert run("prepare.py", *words, tmp_path / "c.yaml") == 0
+    out = capsys.readouterr().out
+    assert "NOT CHECKED: the tokenizer of language.model=smollm2-135m is not at hand" in out
+    assert out.count("assistant: ") >= 2 and "Typical of " in out and "caption: " in out
+    assert (tmp_path / "s.png").is_file() and not (tmp_path / "cache").exists()
+    assert run("prepare.py", *words, "nowhere.yaml") == 2
+    assert "nowhere.yaml is no file" in capsys.readouterr().err
