@@ -13,13 +13,27 @@ import numpy as np
 
 from mdf.errors import UserError
 from mdf.records import FundusRecord
-from mdf.vocabulary import ancestors, describe, display, from_grade, is_a, kind, known, near, scales
+from mdf.vocabulary import ancestors, describe, display, from_grade, is_a, kind, lookup, near, scales
 
 if TYPE_CHECKING:
     from mdf.dialogue import Prompts
 
 WORDS = {"presence": "finding", "quadrant": "finding", "count": "finding", "grade": "scale", "unknown": "topic"}
-BY_DIAGNOSIS = ("differential", "follow_up")  # questions whose answers are listed by diagnosis
+ANSWER_WORDS: dict[str, dict[str, tuple[str, ...]]] = {  # of each line that an answer is made of
+    "diagnosis": {"answer": ("diagnosis",)},
+    "presence": {"yes": (), "no": ()},
+    "quadrant": {"answer": ("location",)},
+    "eye": {"answer": ("eye",)},
+    "report": {"answer": ("report",)},
+    "find": {"some": ("findings",), "none": ()},
+    "grade": {"answer": ("value", "name")},
+    "explain": {"answer": ("diagnosis",), "some": ("findings",), "none": (), "typical": ("diagnosis", "description")},
+    "differential": {"answer": ("diagnosis", "others")},
+    "unknown": {"answer": ("topic", "source")},
+    "unrecorded": {"answer": ()},
+}
+LISTS = {"grade": "scales", "differential": "by_diagnosis", "follow_up": "by_diagnosis", "unknown": "topics"}
+RULES = ("default", "uncertain", "ungradable")  # lines of recommendations.yaml beside those of diagnoses
 
 
 class Fact(NamedTuple):
@@ -74,7 +88,10 @@ def grade(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | N
     try:
         name = display(from_grade(scale, value))
     except UserError as error:
-        raise UserError(f"record {record.id}: grade.{scale}: {error}") from None
+        raise UserError(
+            f"record {record.id}: grade.{scale}: {error}; "
+            f"correct it, or take {scale} out of grade.scales in questions.yaml"
+        ) from None
     shown = f"{value:g}" if isinstance(value, int | float) else str(value)
     return Fact(spec["answer"].format(value=shown, name=name), spec["scales"][scale])
 
@@ -149,31 +166,65 @@ def problems(questions: Any) -> list[str]:
         return ["must hold `kind:` lines with ask and answer below each"]
     wrong = []
     for name, spec in questions.items():
-        for key in ("ask", "more"):
-            lines = spec.get(key, [] if key == "more" or name == "unrecorded" else None)
-            if not isinstance(lines, list) or not all(isinstance(line, str) and line.strip() for line in lines):
+        words = (WORDS[name],) if name in WORDS else ()
+        for key in ("ask", "more") if name != "unrecorded" else ():
+            lines = spec.get(key, [] if key == "more" else None)
+            if not isinstance(lines, list) or (key == "ask" and not lines):
                 wrong.append(f"{name}.{key}: must be a list of questions")
-                continue
-            if key == "ask" and not lines and name != "unrecorded":
-                wrong.append(f"{name}.ask: holds no question")
-            wrong += [f"{name}.{key}: {line!r} {why}" for line in lines if (why := misplaced(line, WORDS.get(name)))]
-    for name in BY_DIAGNOSIS:
-        for diagnosis, value in questions.get(name, {}).get("by_diagnosis", {}).items():
-            listed = [diagnosis, *(value if isinstance(value, list) else [])]
-            wrong += [f"{name}.by_diagnosis: {n!r} is not in the vocabulary{near(n)}" for n in listed if not known(n)]
-    for scale in questions.get("grade", {}).get("scales", {}):
-        if scale not in scales():
-            wrong.append(f"grade.scales: {scale!r} is no grading scale; known: {', '.join(scales())}")
+            else:
+                wrong += [f"{name}.{key}: {line!r} {why}" for line in lines if (why := misplaced(line, words))]
+        for key, words in ANSWER_WORDS.get(name, {}).items():
+            why = misplaced(spec.get(key), words)
+            wrong += [f"{name}.{key}: {spec.get(key)!r} {why}"] if why else []
+        if name in LISTS:
+            wrong += [f"{name}.{LISTS[name]}: {line}" for line in list_problems(name, spec.get(LISTS[name]))]
     return wrong
 
 
-def misplaced(line: str, word: str | None) -> str | None:
-    """What is wrong with the {words} of a question, or None."""
+def list_problems(name: str, listed: Any) -> list[str]:
+    """What is wrong with the list below `scales`, `by_diagnosis` or `topics` of one question."""
+    if not isinstance(listed, dict) or not listed:
+        return ["must hold lines `name: …`"]
+    wrong = []
+    for key, value in listed.items():
+        many = name == "differential"
+        texts = value if many and isinstance(value, list) else [value]
+        if isinstance(value, list) != many or not all(isinstance(t, str) and t for t in texts):
+            wrong.append(f"{key}: must be followed by " + ("names such as [amd, glaucoma]" if many else "a text"))
+        elif name in ("differential", "follow_up"):
+            wrong += [why for n in (key, *(texts if many else ())) if (why := misnamed(n))]
+        elif name == "grade" and key not in scales():
+            wrong.append(f"{key!r} is no grading scale; known: {', '.join(scales())}")
+    return wrong
+
+
+def rule_problems(rules: Any) -> list[str]:
+    """What is wrong with recommendations.yaml, a line each."""
+    if not isinstance(rules, dict):
+        return ["must hold lines `diagnosis: recommendation`"]
+    wrong = [f"the line `{needed}: …` is missing" for needed in RULES if needed not in rules]
+    wrong += [f"{name}: must be followed by a text" for name, text in rules.items() if not isinstance(text, str)]
+    return wrong + [why for name in rules if name not in RULES and (why := misnamed(name))]
+
+
+def misnamed(name: Any) -> str | None:
+    """What is wrong with the name of a diagnosis, or None; a synonym would never be found again."""
+    found = lookup(str(name))
+    if found is None:
+        return f"{name!r} is not in the vocabulary{near(name)}"
+    return None if found == name else f"{name!r}: write {found}, the canonical name"
+
+
+def misplaced(line: Any, wanted: tuple[str, ...]) -> str | None:
+    """What is wrong with a line that holds the `wanted` {words}, or None."""
+    if not isinstance(line, str) or not line.strip():
+        return "must be a text"
     try:
         used = {name for _, name, _, _ in string.Formatter().parse(line) if name is not None}
     except ValueError as error:
         return f"has a brace too many or too few ({error})"
-    wanted = {word} if word else set()
-    if used == wanted:
+    if used == set(wanted):
         return None
-    return f"must hold {{{word}}} and no other word in braces" if word else "must hold no word in braces"
+    return f"must hold {' and '.join(f'{{{w}}}' for w in wanted) or 'no word in braces'}" + (
+        " and no other word in braces" if wanted else ""
+    )

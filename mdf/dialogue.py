@@ -29,13 +29,8 @@ ORDER = (
     "differential", "explain", "refer", "follow_up", "report",
 )  # fmt: skip
 LABELS = {"diagnosis", "grade"}  # one of them at most: "grade 2" names the disease, and often the disease its grade
-LENGTH = {
-    "report": 4,
-    "explain": 3,
-    "differential": 2,
-    "refer": 2,
-    "follow_up": 2,
-}  # a report is as long as four questions; conversations of one length waste no padding
+# a report is as long as four questions; conversations of one length waste no padding
+LENGTH = {"report": 4, "explain": 3, "differential": 2, "refer": 2, "follow_up": 2}
 REPORT_TEXTS = (
     "report",
     "caption",
@@ -102,9 +97,8 @@ class Prompts:
     def recommendations(self) -> dict[str, str]:
         """What is recommended by diagnosis; read when first asked for."""
         rules = self.read("recommendations.yaml")
-        for needed in ("default", "ungradable"):
-            if not isinstance(rules, dict) or needed not in rules:
-                raise UserError(f"{self.folder / 'recommendations.yaml'}: the line `{needed}: …` is missing")
+        if wrong := curriculum.rule_problems(rules):
+            raise UserError(f"{self.folder / 'recommendations.yaml'}:\n" + "\n".join(f"  {line}" for line in wrong))
         return rules
 
     def read(self, name: str) -> Any:

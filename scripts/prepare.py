@@ -158,7 +158,7 @@ def show(args: argparse.Namespace) -> None:
         raise UserError(f"nothing to show: -n {args.n}, {len(records)} photographs in --split {args.split}")
     if Path(args.out).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--out {args.out}: the picture's name ends in .png or .jpg")
-    from mdf.training.preview import preview  # loads torch, which wrong input need not wait for
+    from mdf.preview import preview  # loads torch, which wrong input need not wait for
 
     chosen = [records[i] for i in sorted(np.random.default_rng(args.seed).permutation(len(records))[: args.n])]
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)

