@@ -121,15 +121,11 @@ def prepare(args: argparse.Namespace) -> None:
 
 def validate(manifest: "Manifest", workers: int = 0) -> None:
     """Print what the files hold. Raises UserError with everything that has to be mended."""
-    from mdf.datasets.validation import shorten
     from mdf.datasets.validation import validate as look
-    from mdf.errors import UserError
 
     report = look(manifest, workers)
     print(report.text())
-    if report.problems:
-        lines = "\n".join(f"  {p}" for p in shorten(report.problems))
-        raise UserError(f"{len(report.problems)} problems; mend the files or take them out of the manifest:\n{lines}")
+    report.refuse()
     print("every image and mask can be read, and no photograph or patient is in two splits")
 
 
