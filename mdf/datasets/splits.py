@@ -93,9 +93,7 @@ def by_rarest_diagnosis(records: Sequence[FundusRecord], seed: int, groups: Grou
     return sorted(shuffled, key=lambda g: rarest[g])  # stable: shuffled within a diagnosis
 
 
-def fold_of(
-    records: Sequence[FundusRecord], folds: int, seed: int, groups: Groups | None = None
-) -> dict[str, int]:
+def fold_of(records: Sequence[FundusRecord], folds: int, seed: int, groups: Groups | None = None) -> dict[str, int]:
     """The fold, 0 to `folds` - 1, of each photograph by its id. Raises UserError where there are too few groups."""
     groups = groups or group_photographs(records)
     ordered = by_rarest_diagnosis(records, seed, groups)
@@ -166,6 +164,14 @@ def few_shot(
                 have.update(r.diagnosis or ())
     kept = [r for r in records if r.split != "train" or r.id in chosen]
     return kept, {d: have[d] for d in sorted(frequency) if have[d] < k}
+
+
+def torn(records: Iterable[FundusRecord], groups: Groups) -> list[Group]:
+    """Groups whose photographs lie in more than one split."""
+    found: dict[Group, set[str | None]] = defaultdict(set)
+    for r in records:
+        found[groups[r.id]].add(r.split)
+    return [group for group, splits in found.items() if len(splits) > 1]
 
 
 def assignment_sha256(records: Iterable[FundusRecord]) -> str:

@@ -17,7 +17,7 @@ from mdf.records import SPLITS, Manifest
 
 
 def validate(manifest: Manifest, workers: int = 0, accept: Collection[str] = ()) -> Report:
-    """Decode every photograph and mask with `workers` threads (0 = one a core) and judge what the manifest says of them.
+    """Decode every photograph and mask with `workers` threads (0 = one a core) and judge what the manifest says.
 
     Findings named in `accept` do not count as problems. Progress goes to stderr.
     """
@@ -40,10 +40,7 @@ def validate(manifest: Manifest, workers: int = 0, accept: Collection[str] = ())
     }
     found["implausible-value"] += graded["implausible-value"] + values.implausible_values(records)
     issues = tuple(Issue(name, tuple(found[name])) for name in CHECKS if found.get(name))
-    table = counts(manifest)
-    if sources:
-        table += "\nthe label guessed without the eye: " + "\n  ".join(["", *(s.text() for s in sources)]).lstrip("\n")
-    return Report(table, issues, frozenset(accept))
+    return Report(counts(manifest), issues, tuple(sources), frozenset(accept))
 
 
 def files(manifest: Manifest, seen: Seen) -> dict[str, list[Case]]:

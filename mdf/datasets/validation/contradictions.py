@@ -75,7 +75,9 @@ def duplicates(groups: Iterable[Sequence[FundusRecord]], same_file: Sequence[boo
         eyes = {r.eye for r in group if r.eye}
         if len(patients) > 1 or len(eyes) > 1:
             many = [f"{len(patients)} patients"] * (len(patients) > 1) + ["left and right"] * (len(eyes) > 1)
-            found["duplicate-patients"].append(Case(f"{what}, {' and '.join(many)}: {', '.join(ids(group))}", ids(group)))
+            found["duplicate-patients"].append(
+                Case(f"{what}, {' and '.join(many)}: {', '.join(ids(group))}", ids(group))
+            )
     return found
 
 

@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from mdf.errors import UserError
+
+if TYPE_CHECKING:
+    from mdf.datasets.validation.shortcuts import Shortcut
 
 SHOWN = 10  # cases of a finding that are printed; the page shows more
 
@@ -131,10 +135,11 @@ class Issue:
 
 @dataclass(frozen=True)
 class Report:
-    """Counts as text, and the findings: `problems` have to be mended, `accepted` ones were, `notes` are to be known."""
+    """Counts as text, shortcuts, findings: `problems` have to be mended, `accepted` ones not, `notes` are to be known."""
 
     counts: str
     issues: tuple[Issue, ...] = ()
+    shortcuts: "tuple[Shortcut, ...]" = ()
     accept: frozenset[str] = field(default_factory=frozenset)
 
     @property
@@ -152,6 +157,8 @@ class Report:
     def text(self) -> str:
         """Counts and notes; accepted findings in a line each."""
         lines = [self.counts]
+        if self.shortcuts:
+            lines += ["the label guessed without the eye:", *(f"  {s.text()}" for s in self.shortcuts)]
         if self.notes:
             lines += ["to be known:", *(line for i in self.notes for line in i.lines())]
         lines += [f"accepted: {i.name} ({len(i.cases)}): {i.check.means}" for i in self.accepted]

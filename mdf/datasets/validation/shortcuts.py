@@ -98,9 +98,7 @@ def judge(thing: str, values: Sequence[Hashable], labels: Sequence[str], fold: S
     spare = (len(pairs) - len(value_counts) - len(label_counts) + 1) / (2 * count * math.log(2))
     bits = entropy(label_counts) + entropy(value_counts) - entropy(pairs) - spare
     majority = max(label_counts.values()) / count
-    return Shortcut(
-        thing, len(value_counts), right / count, majority, max(0.0, bits), entropy(label_counts), count
-    )
+    return Shortcut(thing, len(value_counts), right / count, majority, max(0.0, bits), entropy(label_counts), count)
 
 
 def entropy(counts: Counter) -> float:

@@ -76,7 +76,7 @@ def dates(record: FundusRecord, today: date) -> Iterator[str]:
         except ValueError:
             yield f"{name} {raw} is no day of the calendar"
             continue
-        if not FIRST_YEAR <= day.year or day > today:
+        if not day.year >= FIRST_YEAR or day > today:
             yield f"{name} {raw} is {'in the future' if day > today else 'too long ago'}"
 
 
