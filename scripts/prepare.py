@@ -69,24 +69,14 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("--data-root", metavar="DIR", help="where the photographs are (default: as M.meta.json says)")
     for verb in (validate, anew):
         verb.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core (%(default)s)")
-    validate.add_argument(
-        "--accept", nargs="+", default=[], metavar="NAME", help="findings, by name, that are known of"
-    )
-    validate.add_argument(
-        "--page", metavar="FILE.html", help="page to write (default: M.validation.html beside M.jsonl)"
-    )
-    anew.add_argument(
-        "--out", required=True, metavar="NEW.jsonl", help="manifest to write, with NEW.meta.json beside it"
-    )
-    anew.add_argument(
-        "--folds", type=int, default=0, metavar="K", help="a fold is the test; all K, or the one of --fold"
-    )
+    validate.add_argument("--accept", nargs="+", default=[], metavar="NAME", help="findings, by name, that may stay")
+    validate.add_argument("--page", metavar="FILE.html", help="page to write (default: beside M.jsonl)")
+    anew.add_argument("--out", required=True, metavar="NEW.jsonl", help="manifest to write")
+    anew.add_argument("--folds", type=int, default=0, metavar="K", help="a fold is the test; all K, or --fold I")
     anew.add_argument("--fold", type=int, metavar="I", help="0 to K-1 (default: all, as NEW.fold0.jsonl, …)")
     anew.add_argument("--hold-out", nargs="+", default=[], metavar="SOURCE", help="these sources are the test")
     anew.add_argument("--few-shot", type=int, default=0, metavar="N", help="photographs a class to train on; 0 = all")
-    anew.add_argument(
-        "--draws", type=int, default=1, metavar="D", help="few-shot subsets, NEW.seed0.jsonl, … (%(default)s)"
-    )
+    anew.add_argument("--draws", type=int, default=1, metavar="D", help="few-shot subsets (%(default)s)")
     anew.add_argument("--redraw", action="store_true", help="even where the release has a split of its own")
     anew.add_argument("--patients-only", action="store_true", help="do not look for copies: no photograph is opened")
     show.add_argument("-n", type=int, default=4, help="photographs (%(default)s)")

@@ -40,9 +40,7 @@ def check_request(r: Request) -> None:
     """Raises UserError for words that do not go together."""
     wrong = []
     if not 0 <= r.val < 1 or not 0 <= r.test < 1 or r.val + r.test >= 1:
-        wrong.append(
-            f"--val {r.val:g} and --test {r.test:g} leave nothing to train on; below 1 together"
-        )
+        wrong.append(f"--val {r.val:g} and --test {r.test:g} leave nothing to train on; below 1 together")
     if r.fold is not None and not r.folds:
         wrong.append("--fold needs --folds, for example --folds 5 --fold 0")
     if r.folds < 0 or r.folds == 1:

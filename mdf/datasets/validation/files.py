@@ -152,7 +152,7 @@ def duplicate_ids(records: Sequence[FundusRecord], seen: Seen) -> list[list[str]
     unread = [look.errors[0][1] for look in seen.looks if look.sha256 is None]
     if unread:
         raise UserError(
-            f"{len(unread)} photographs cannot be read, so that copies of them cannot be found; the first: {unread[0]}\n"
+            f"{len(unread)} photographs cannot be read, so copies of them cannot be found; the first: {unread[0]}\n"
             "`prepare.py validate` lists all. With --patients-only no photograph is looked at."
         )
     return [[records[i].id for i in group] for group in seen.groups]

@@ -28,12 +28,15 @@ PER_CASE = 4  # photographs of a case
 CLASSES = 60  # with photographs, the most frequent ones
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1c2429; background: #fff; max-width: 1080px; margin: 2em auto; padding: 0 1em }
+body { font: 15px/1.45 system-ui, sans-serif; color: #1c2429; background: #fff }
+body { max-width: 1080px; margin: 2em auto; padding: 0 1em } .mend { color: #566 }
 h1 { font-size: 1.5em } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #d5dbe0 }
-table { border-collapse: collapse; margin: .6em 0 } td, th { padding: .15em .9em .15em 0; text-align: left; vertical-align: top }
+table { border-collapse: collapse; margin: .6em 0 }
+td, th { padding: .15em .9em .15em 0; text-align: left; vertical-align: top }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 .problem { color: #a11 } .note { color: #7a5a00 } .accepted { color: #566 } .good { color: #176b2c }
-.row { display: flex; flex-wrap: wrap; gap: 6px; margin: .4em 0 1em } figure { margin: 0; width: 128px } .mend { color: #566 }
+.row { display: flex; flex-wrap: wrap; gap: 6px; margin: .4em 0 1em }
+figure { margin: 0; width: 128px }
 figcaption { font-size: 11px; overflow-wrap: anywhere } img { display: block; background: #000; border-radius: 3px }
 li { overflow-wrap: anywhere }
 """

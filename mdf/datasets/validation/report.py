@@ -15,7 +15,7 @@ SHOWN = 10  # cases of a finding that are printed; the page shows more
 
 @dataclass(frozen=True)
 class Check:
-    """A kind of finding. A problem has to be mended or accepted by name before anything is trained; a note is to be known."""
+    """A kind of finding. A problem is mended, or accepted by name, before anything is trained; a note is to be known."""
 
     problem: bool
     means: str
@@ -73,7 +73,7 @@ CHECKS = {
     ),
     "eye-labels": Check(
         False,
-        "photographs of the same eye at the same visit have different labels (visits are told apart where they are named)",
+        "photographs of one eye have labels that exclude one another (visits are told apart where they are named)",
         "each photograph may show something else; the patient's diagnosis is then the union",
     ),
     "patient-flags": Check(
@@ -135,7 +135,7 @@ class Issue:
 
 @dataclass(frozen=True)
 class Report:
-    """Counts as text, shortcuts, findings: `problems` have to be mended, `accepted` ones not, `notes` are to be known."""
+    """Counts as text, shortcuts, findings: `problems` are to be mended, `accepted` ones not, `notes` to be known."""
 
     counts: str
     issues: tuple[Issue, ...] = ()
