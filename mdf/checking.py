@@ -24,8 +24,14 @@ CHOICES = {
     "fusion.film.condition": ("none", "image", "image+prompt"),
     "language.attention": ("sdpa", "eager"),
 }
-DATASETS = ("hrf", "odir5k")  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
-DATA_NAMES = ("phantom", *DATASETS, "folder", "table", "manifest")
+DATASETS = (  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
+    "acrima", "aptos2019", "brset", "chase_db1", "csdi", "deepdrid", "deepeyenet", "drive", "eyepacs", "fives",
+    "hei_med", "hrf", "idrid", "jsiec", "les_av", "mbrset", "messidor2", "mm_retinal", "mmac", "odir5k", "papila",
+    "refuge", "rfmid", "stare", "stonerounds",
+)  # fmt: skip
+OWN_WORDS = ("stonerounds",)  # of these: the diagnoses are the user's strings, read(root, aliases)
+DATA_NAMES = ("phantom", *DATASETS, "flair", "folder", "huggingface", "table", "manifest")
+TABLES = ("table", "flair")  # read a table, or a folder of them, beside the photographs
 
 # intervals in the usual notation: [ and ] belong to it, ( and ) do not
 RANGES = {
@@ -137,18 +143,32 @@ def check_data(data: DataConfig, path: str) -> Iterator[str]:
     yield from outside(data, DATA_RANGES, f"{path}.")
     if data.name not in DATA_NAMES:
         yield f"{path}.name: {data.name!r} must be one of {', '.join(DATA_NAMES)}"
-    if data.name in ("folder", "table", *DATASETS) and not data.root:
+    if data.name in ("flair", "folder", "huggingface", "table", *DATASETS) and not data.root:
         yield f"{path}.root: missing; name: {data.name} needs the folder of the photographs, {path}.root=DIR"
-    for kind, what in (("table", "a CSV or TSV file"), ("manifest", "a JSONL file")):
+    for kind, names, what in (
+        ("table", TABLES, "a CSV, TSV, JSONL or Parquet file"),
+        ("manifest", ("manifest",), "a JSONL file"),
+    ):
         value = getattr(data, kind)
-        if data.name == kind and not value:
-            yield f"{path}.{kind}: missing; name: {kind} needs {what}, {path}.{kind}=FILE"
-        if data.name != kind and value:
+        if data.name in names and not value:
+            yield f"{path}.{kind}: missing; name: {data.name} needs {what}, {path}.{kind}=FILE"
+        if data.name not in names and value:
             yield f"{path}.{kind}: given, but {path}.name is {data.name}; write {path}.name={kind} or leave it out"
-    if data.columns and data.name != "table":
-        yield f"{path}.columns: given, but {path}.name is {data.name}; only name: table reads columns"
+    if data.columns and data.name not in ("table", "huggingface"):
+        yield f"{path}.columns: given, but {path}.name is {data.name}; only table and huggingface read columns"
+    if data.encoding != "utf-8" and data.name != "table":
+        yield f"{path}.encoding: given, but {path}.name is {data.name}; only name: table reads it"
+    if not known_encoding(data.encoding):
+        yield f"{path}.encoding: {data.encoding!r} is none that Python knows; take utf-8, cp1252, gb18030, utf-16, …"
     if data.val + data.test >= 1:
         yield f"{path}.val + {path}.test: {data.val + data.test:g} leaves nothing to train on; must be below 1"
+
+
+def known_encoding(name: str) -> bool:
+    try:
+        return isinstance("".encode(name), bytes)  # hex, zip and the like are known, but are no text encodings
+    except (LookupError, UnicodeError):
+        return False
 
 
 def check_model(cfg: Config) -> Iterator[str]:

@@ -24,11 +24,14 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: str = "phantom"  # phantom | odir5k | hrf | folder | table | manifest
+    name: str = "phantom"  # phantom | folder | table | manifest | huggingface | flair | a set of `prepare.py list`
     root: str | None = None  # folder of the release (photographs); phantom: where they are drawn, default is the cache
     manifest: str | None = None  # name: manifest; path of M.jsonl
-    table: str | None = None  # name: table; path of a CSV/TSV with one photograph a row
-    columns: dict[str, str] = field(default_factory=dict)  # name: table; our field -> the table's column
+    table: str | None = (
+        None  # name: table; CSV/TSV/JSONL/Parquet with a photograph a row; flair: a table or their folder
+    )
+    columns: dict[str, str] = field(default_factory=dict)  # name: table, huggingface; our field -> the table's column
+    encoding: str = "utf-8"  # name: table; of a text file, such as gb18030 or cp1252
     vocabulary: str | None = None  # the user's own YAML of {string: canonical name} for strings that mdf does not know
     val: float = 0.1  # share of patients kept for validation where the release has no split
     test: float = 0.2  # share of patients kept for the test where the release has no split

@@ -22,8 +22,9 @@ OTHER = "other"
 ABNORMAL = "abnormal"
 TABLES = (DATA / "vocabulary.yaml", DATA / "findings.yaml")
 GRADES = DATA / "grades.yaml"
-# section of a table -> kind: what a disease is called, what is seen, what is said not to be there, what the photograph is worth
+# section of a table -> kind: a disease, a sign, what is said not to be there, what the photograph is worth
 KINDS = {"diagnoses": "diagnosis", "findings": "finding", "absences": "absence", "quality": "quality"}
+SHOWN = 40  # unknown strings listed in one message
 KEYS = ("display", "describe", "parents", "synonyms", "denies")
 # One spelling of the words that are written in several ways: British and American English, one word or two.
 FOLDS = tuple(
@@ -48,7 +49,7 @@ FOLDS = tuple(
         (r"(?<=[a-z]{2}[^sui])s\b", ""),  # the plural, not the end of "fundus" or "sclerosis"
     )
 )
-BRACKET = re.compile(r"(.+?)\s*\(([^()]+)\)")
+BRACKET = re.compile(r"\(([^()]*)\)")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def squash(text: str) -> str:
 
 @cache
 def fold(text: str) -> str:
-    """`text` squashed, in the singular and in one spelling: fold("Retinal Haemorrhages") == fold("retinal hemorrhage")."""
+    """`text` squashed, in the singular and one spelling: fold("Retinal Haemorrhages") == fold("retinal hemorrhage")."""
     folded = squash(text)
     for pattern, to in FOLDS:
         folded = pattern.sub(to, folded)
@@ -108,12 +109,13 @@ def scales() -> dict[str, Scale]:
 def lookup(name: str, aliases: Mapping[str, str] | None = None) -> str | None:
     """The canonical name, or None where the vocabulary does not know it; `aliases` (see read_aliases) go first.
 
-    An abbreviation or explanation behind the name may follow in brackets: "dry age-related macular degeneration (dry amd)".
+    An abbreviation or explanation in brackets may stand beside the name ("macular telangiectasia (mactel)"), but no
+    other name of the vocabulary.
     """
     found = (aliases or {}).get(squash(name)) or spellings().get(fold(name))
-    bracket = BRACKET.fullmatch(name.strip())
+    bracket = BRACKET.search(name)
     if found is None and bracket:
-        outside, inside = lookup(bracket[1], aliases), lookup(bracket[2], aliases)
+        outside, inside = lookup(BRACKET.sub(" ", name, count=1), aliases), lookup(bracket[1], aliases)
         found = outside if inside in (None, outside) else None
     return found
 
@@ -230,12 +232,16 @@ def near(name: object) -> str:
 def map_all(strings: Mapping[str, int], where: str, aliases: Mapping[str, str] | None = None) -> dict[str, str]:
     """The canonical name of each string; `strings` counts how many photographs carry it. Says aloud how many it knows.
 
-    Raises UserError that lists every unknown string with its nearest names and says how to map them.
+    Raises UserError that lists the unknown strings, the most frequent first, with their nearest names, and says how to map
+    them.
     """
     unknown = [s for s in strings if lookup(s, aliases) is None]
     print(share_known(strings, unknown, where))
     if unknown:
-        lines = [f"  {s!r} ({strings[s]} photographs){near(s)}" for s in unknown]
+        unknown.sort(key=lambda s: -strings[s])
+        lines = [f"  {s!r} ({strings[s]} photographs){near(s)}" for s in unknown[:SHOWN]]
+        if len(unknown) > SHOWN:
+            lines.append(f"  … and {len(unknown) - SHOWN} rarer ones")
         example = "\n".join(f'  "{s}": {(nearest(s) or [OTHER])[0]}' for s in unknown[:2])
         raise UserError(
             f"{where}: {len(unknown)} diagnosis strings are not in the vocabulary:\n" + "\n".join(lines) + "\n"
@@ -349,7 +355,9 @@ def parent_problems(found: Mapping[str, Entry]) -> list[str]:
             for name in names:
                 if name not in found:
                     close = get_close_matches(name, list(found), n=1)
-                    wrong.append(f"{entry.name}: {key}: no entry {name}" + (f"; did you mean {close[0]}?" if close else ""))
+                    wrong.append(
+                        f"{entry.name}: {key}: no entry {name}" + (f"; did you mean {close[0]}?" if close else "")
+                    )
         above, queue = set(), list(entry.parents)
         while queue:
             name = queue.pop()

@@ -3,7 +3,9 @@
   python scripts/prepare.py list                                                 data sets, their licences and layouts
   python scripts/prepare.py hrf --root DIR --out hrf.jsonl --validate            a published data set
   python scripts/prepare.py folder --root DIR --out mine.jsonl                   sub-folders named by diagnosis
-  python scripts/prepare.py table --root DIR --table T.csv --out mine.jsonl --columns diagnosis=LABEL text=REPORT
+  python scripts/prepare.py table --root DIR --table T.csv --out mine.jsonl --columns text=REPORT
+  python scripts/prepare.py huggingface --root OWNER/NAME --out mine.jsonl        a folder or a name on the hub
+  python scripts/prepare.py flair --root FUNDUS --table DATAFRAMES --out flair.jsonl
   python scripts/prepare.py phantom --count 100 --size 256 --seed 0 --out DIR    drawn photographs, nothing needed
   python scripts/prepare.py validate mine.jsonl                                  look for what would spoil a training
   python scripts/prepare.py split mine.jsonl --out folds.jsonl --folds 5         split anew, copies stay together
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mdf import cli
-from mdf.checking import DATASETS
+from mdf.checking import DATASETS, OWN_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -47,15 +49,21 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("list", help="data sets: what they hold, licence, citation, where to get them, layout")
     for name in DATASETS:
-        verbs.add_parser(name, parents=[shared], help="a published data set, see `list`")
+        parents = [shared, own] if name in OWN_WORDS else [shared]
+        verbs.add_parser(name, parents=parents, help="a published data set, see `list`")
     verbs.add_parser("folder", parents=[shared, own], help="a folder of photographs, sub-folders are diagnoses")
-    table = verbs.add_parser("table", parents=[shared, own], help="a CSV or TSV table with one photograph a row")
-    table.add_argument("--table", required=True, metavar="FILE", help="CSV or TSV, the first line names the columns")
-    table.add_argument(
-        "--columns", nargs="+", default=[], metavar="FIELD=COLUMN",
-        help="which column holds image, id, diagnosis, text, patient, study, eye, age, sex, camera, license, split, "
-        "mask_NAME, text_KIND, grade_SCALE, extra_NAME; obvious names are guessed",
-    )  # fmt: skip
+    table = verbs.add_parser("table", parents=[shared, own], help="a table with one photograph a row")
+    table.add_argument("--table", required=True, metavar="FILE", help="CSV, TSV, JSON lines or Parquet")
+    table.add_argument("--encoding", default="utf-8", help="of a text file, such as gb18030 (%(default)s)")
+    hub = verbs.add_parser("huggingface", parents=[shared, own], help="a folder or hub name for the library `datasets`")
+    for verb in (table, hub):
+        verb.add_argument(
+            "--columns", nargs="+", default=[], metavar="FIELD=COLUMN",
+            help="which column holds image, id, diagnosis, text, patient, study, eye, age, sex, camera, license, "
+            "split, mask_NAME, text_KIND, grade_SCALE, extra_NAME, or a YAML file of such lines; obvious ones are guessed",
+        )  # fmt: skip
+    flair = verbs.add_parser("flair", parents=[shared, own], help="the 38 sets of FLAIR by its own tables")
+    flair.add_argument("--table", required=True, metavar="FILE|DIR", help="one of FLAIR's CSV files, or their folder")
     phantom = verbs.add_parser("phantom", parents=[split], help="draw phantom photographs")
     phantom.add_argument("--out", required=True, metavar="DIR", help="folder that is made")
     phantom.add_argument("--count", type=int, default=100, help="photographs (%(default)s)")
@@ -113,22 +121,22 @@ def prepare(args: argparse.Namespace) -> None:
     from mdf.checking import check_data
     from mdf.config import DataConfig
     from mdf.datasets import load
+    from mdf.datasets.table import read_columns
     from mdf.errors import UserError
     from mdf.records import write_manifest
 
     if args.verb == "phantom":
         cfg = DataConfig(root=args.out, count=args.count, size=args.size, val=args.val, test=args.test)
     else:
-        columns = dict(word.partition("=")[::2] for word in getattr(args, "columns", []))
-        if not all(columns.values()):
-            raise UserError("--columns takes FIELD=COLUMN words, for example --columns image=FileName diagnosis=Label")
         cfg = DataConfig(
-            name=args.verb, root=args.root, table=getattr(args, "table", None), columns=columns,
+            name=args.verb, root=args.root, table=getattr(args, "table", None),
+            columns=read_columns(getattr(args, "columns", [])), encoding=getattr(args, "encoding", "utf-8"),
             vocabulary=getattr(args, "vocabulary", None), val=args.val, test=args.test, limit=args.limit,
         )  # fmt: skip
     if wrong := list(check_data(cfg, "data")):
         raise UserError("\n".join(w.replace("data.", "--") for w in wrong))
-    manifest = load(cfg, args.seed)
+    # what a Hugging Face data set keeps inside tables is written beside the manifest
+    manifest = load(cfg, args.seed, Path(f"{args.out.removesuffix('.jsonl')}_photographs"))
     if args.verb == "phantom":
         print(f"wrote {args.out}")
         return

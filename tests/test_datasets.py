@@ -121,9 +121,7 @@ class TestTable:
         columns = {"image": "foto", "diagnosis": "befund", "grade_icdr": "icdr", "text_de": "befund"}
         (record,) = table.read(tmp_path, file, columns)
         assert (
-            record.diagnosis == ("normal",)
-            and record.grade == {"icdr": "0"}
-            and record.texts == {"de": "normal fundus"}
+            record.diagnosis == ("normal",) and record.grade == {"icdr": 0} and record.texts == {"de": "normal fundus"}
         )
 
     def test_wrong_fields_and_columns_are_listed_with_what_was_meant(self, tmp_path: Path, photograph: Write):
@@ -139,7 +137,7 @@ class TestTable:
         rows = "".join(f"{i}.png\n" for i in range(9))
         text = refusal(table.read, tmp_path, make_table(tmp_path, photograph, "image\n" + rows, "0.png"))
         assert (
-            "8 of 9 files are missing" in text
+            "8 files of 'image' are missing" in text
             and str(tmp_path / "1.png") in text
             and str(tmp_path / "8.png") not in text
         )
@@ -152,15 +150,15 @@ class TestTable:
     @pytest.mark.parametrize(
         ("content", "part"),
         [
-            ("image,eye\na.png,both\n", "'both' not understood"),
-            ("image,age\na.png,old\n", "age 'old' must be years"),
-            ("image,split\na.png,dev\n", "'dev' not understood"),
+            ("image,eye\na.png,both\n", "1 cells of 'eye' are not understood"),
+            ("image,age\na.png,old\n", "1 ages must be years from 0 to 130: row 2 'old'"),
+            ("image,split\na.png,dev\n", "1 cells of 'split' are not understood"),
             ("image,id\na.png,1\nb.png,1\n", "ids stand in more than one row"),
             ("image,label\n,normal\n", "1 rows name no image"),
             ("image,label\na.png\n", "do not have 2 cells"),
             ("image,image\na.png,b.png\n", "column names stand twice"),
             ("image\n", "holds no photograph"),
-            ("image\n../a.png\n", "leaves the root"),
+            ("image\n../a.png\n", "leave the root"),
         ],
     )
     def test_rows_that_cannot_be_right_are_refused(self, tmp_path: Path, photograph: Write, content: str, part: str):
@@ -214,7 +212,7 @@ class TestOdir5k:
         assert (left.id, left.patient, left.eye, left.age, left.sex) == ("7_left", "7", "left", 69, "female")
         assert left.diagnosis == ("cataract",) and right.diagnosis == ("normal",)
         assert left.texts == {"keywords": "cataract, lens dust"} and right.texts == {"keywords": "normal fundus"}
-        assert left.findings is None and right.extra == {"patient_flags": "C"}
+        assert left.findings is None and right.extra == {"patient_flags": "C", "fellow_keywords": "cataract, lens dust"}
 
     def test_another_table_is_refused_with_the_columns_that_are_missing(self, tmp_path: Path):
         (tmp_path / "full_df.csv").write_text("ID,labels\n1,['N']\n")

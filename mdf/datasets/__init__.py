@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mdf.checking import DATASETS
+from mdf.checking import DATASETS, OWN_WORDS
 from mdf.config import DataConfig
 from mdf.datasets.splits import split_by_patient, split_of
 from mdf.errors import UserError
@@ -19,8 +19,9 @@ from mdf.vocabulary import read_aliases
 def load(cfg: DataConfig, seed: int, cache_dir: Path | None = None) -> Manifest:
     """The photographs of `cfg`, every record with a split; says aloud how many there are.
 
-    `seed` is of the split, of the photographs that `limit` draws, and of the phantoms, which are kept in `cache_dir`
-    (default: the user's cache). Raises UserError for anything that is not as the data set's layout says.
+    `seed` is of the split, of the photographs that `limit` draws, and of the phantoms. These, and what a Hugging Face
+    data set keeps inside tables, are written to `cache_dir` (default: the user's cache).
+    Raises UserError for anything that is not as the data set's layout says.
     """
     manifest = read(cfg, seed, cache_dir)
     records = split_by_patient(manifest.records, val=cfg.val, test=cfg.test, seed=seed)
@@ -56,11 +57,18 @@ def read(cfg: DataConfig, seed: int = 0, cache_dir: Path | None = None) -> Manif
         return draw_manifest(folder, count=cfg.count, size=cfg.size, seed=seed, val=cfg.val, test=cfg.test)
     if cfg.name == "manifest":
         return read_manifest(required(cfg.manifest, "manifest"), cfg.root, aliases)
+    if cfg.name == "huggingface":
+        from mdf.datasets import huggingface
+
+        written = cache_dir or default_cache() / "huggingface"
+        records, root = huggingface.read(str(required(cfg.root, "root")), written, cfg.columns, aliases)
+        return Manifest(tuple(records), root.resolve(), {"dataset": cfg.name})
     root = required(cfg.root, "root")
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}")
     if cfg.name in DATASETS:
-        records = import_module(f"mdf.datasets.{cfg.name}").read(root)
+        reader = import_module(f"mdf.datasets.{cfg.name}")
+        records = reader.read(root, aliases) if cfg.name in OWN_WORDS else reader.read(root)
     elif cfg.name == "folder":
         from mdf.datasets import folder as folder_reader
 
@@ -68,7 +76,11 @@ def read(cfg: DataConfig, seed: int = 0, cache_dir: Path | None = None) -> Manif
     elif cfg.name == "table":
         from mdf.datasets import table
 
-        records = table.read(root, required(cfg.table, "table"), cfg.columns, aliases)
+        records = table.read(root, required(cfg.table, "table"), cfg.columns, aliases, cfg.encoding)
+    elif cfg.name == "flair":
+        from mdf.datasets import flair
+
+        records = flair.read(root, required(cfg.table, "table"), aliases)
     else:
         raise UserError(f"data.name: {cfg.name!r} is no data set; `prepare.py list` shows them")
     return Manifest(tuple(records), root.resolve(), {"dataset": cfg.name})

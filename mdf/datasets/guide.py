@@ -26,5 +26,5 @@ class Guide:
 
 def text() -> str:
     """All pages."""
-    readers = (*DATASETS, "folder", "table", "phantom")
+    readers = (*DATASETS, "flair", "folder", "table", "huggingface", "phantom")
     return "\n\n".join(import_module(f"mdf.datasets.{name}").GUIDE.text() for name in readers)

@@ -35,6 +35,7 @@ def read(root: Path) -> list[FundusRecord]:
             image=f"images/{file.name}",
             diagnosis=(DIAGNOSES[file.stem.rpartition("_")[2]],),
             masks={"vessel": f"manual1/{file.stem}.tif", "field": f"mask/{file.stem}_mask.tif"},
+            camera="Canon CR-1",
             source="hrf",
             license="CC BY 4.0",
         )

@@ -1,7 +1,8 @@
 """ODIR-5K: `full_df.csv` with one photograph a row, `preprocessed_images/`.
 
 The eight flag columns N D G C A H M O are for the patient, `labels` is for the photograph's eye: the diagnosis comes
-from `labels`. That label was derived from the specialists' keywords, so these are a target, never input.
+from `labels`. That label was derived from the specialists' keywords, so these are a target, never input. What
+is said of the other eye is kept in `extra`; its photograph is not always there.
 """
 
 import ast
@@ -32,8 +33,18 @@ CLASSES = {
     "M": "pathologic_myopia",
     "O": "other",
 }
-COLUMNS = ("ID", "Patient Age", "Patient Sex", "labels", "filename", *CLASSES)
+COLUMNS = (
+    "ID",
+    "Patient Age",
+    "Patient Sex",
+    "Left-Diagnostic Keywords",
+    "Right-Diagnostic Keywords",
+    "labels",
+    "filename",
+    *CLASSES,
+)
 SEXES = {"female": "female", "male": "male"}
+FELLOWS = {"left": "Right", "right": "Left"}
 
 
 def read(root: Path) -> list[FundusRecord]:
@@ -51,10 +62,11 @@ def to_record(row: dict[str, str], line: int) -> FundusRecord:
     try:
         labels = [CLASSES[label] for label in ast.literal_eval(row["labels"])]
         age = float(row["Patient Age"]) if row["Patient Age"] else None
+        sex = SEXES[row["Patient Sex"].lower()] if row["Patient Sex"] else None
     except (KeyError, ValueError, SyntaxError):
         raise UserError(
-            f"full_df.csv line {line}: labels {row['labels']!r}, Patient Age {row['Patient Age']!r}; "
-            f"expected a list of {', '.join(CLASSES)}, such as ['N'], and years"
+            f"full_df.csv line {line}: labels must be a list of {', '.join(CLASSES)}, such as ['N'], Patient Age "
+            f"years, and Patient Sex of {', '.join(SEXES)}"
         ) from None
     return FundusRecord(
         id=stem,
@@ -64,9 +76,12 @@ def to_record(row: dict[str, str], line: int) -> FundusRecord:
         diagnosis=tuple(labels),
         texts={"keywords": keywords(row[f"{side.capitalize()}-Diagnostic Keywords"])},
         age=age,
-        sex=SEXES.get(row["Patient Sex"].lower()),
+        sex=sex,
         source="odir5k",
-        extra={"patient_flags": ",".join(c for c in CLASSES if row[c] == "1")},
+        extra={
+            "patient_flags": ",".join(c for c in CLASSES if row[c] == "1"),
+            "fellow_keywords": keywords(row[f"{FELLOWS[side]}-Diagnostic Keywords"]),
+        },
     )
 
 

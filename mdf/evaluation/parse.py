@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from mdf.vocabulary import NORMAL, canonical, known, parents
+from mdf.vocabulary import NORMAL, ancestors, canonical, known
 
 LONGEST = 8  # words of the longest name looked for
 REACH = 6  # words back, within the clause, in which a denial counts
@@ -26,20 +26,9 @@ CLAUSE_END = re.compile(r"[.;:!?\n]|\b(?:but|however|although|though)\b", re.IGN
 WORD = re.compile(r"[^\W_]+")
 
 
-def ancestors(name: str) -> list[str]:
-    """`name` and everything it is a kind of, nearest first."""
-    found, queue = [], [name]
-    while queue:
-        current = queue.pop(0)
-        if current not in found:
-            found.append(current)
-            queue += list(parents(current))
-    return found
-
-
 def to_candidate(name: str, diagnoses: Sequence[str]) -> str | None:
     """The nearest of `name` and its ancestors that is a candidate diagnosis, or None."""
-    return next((n for n in ancestors(name) if n in diagnoses), None)
+    return next((n for n in (name, *ancestors(name)) if n in diagnoses), None)
 
 
 def named(text: str) -> list[tuple[str, bool]]:

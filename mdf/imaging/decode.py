@@ -1,5 +1,6 @@
 """Image files to arrays: upright, eight bits, three channels, and one clear error for every bad file."""
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mdf.errors import UserError
+from mdf.imaging.mask_files import in_ranges, read_label_map, read_outline, split_part
 
 MAX_PIXELS = 200_000_000
 
@@ -17,7 +19,8 @@ def load_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.n
 
     16-bit files are scaled to 8 bits (by 4095 where no value is above it, else by 65535), grey becomes three equal
     channels, transparent pixels become black, of several frames the first is taken. The size is read from the header
-    and refused above `max_pixels` before anything is decoded. Raises UserError for every file that cannot be read.
+    and refused above `max_pixels` before anything is decoded. A name that ends in .gz is unpacked on the way, no
+    further than the header's size asks for. Raises UserError for every file that cannot be read.
     """
     return _decode(path, max_pixels, "photograph", _to_rgb)
 
@@ -26,9 +29,17 @@ def load_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
     """Read a mask as bool [H, W], in the same orientation as `load_image` gives.
 
     With at most two levels, one of them 0, the other is foreground; with more (grey edges, JPEG) everything above half
-    of the largest value that the format can hold. Raises UserError as `load_image` does.
+    of the largest value that the format can hold. `path` may name one class of a file or an outline, see mask_files.
+    Raises UserError as `load_image` does.
     """
-    return _decode(path, max_pixels, "mask", _to_bool)
+    file, part = split_part(path)
+    if part is None:
+        return _decode(file, max_pixels, "mask", _to_bool)
+    if "x" in part:
+        return read_outline(file, part, max_pixels)
+    if file.name.endswith(".map.gz"):
+        return in_ranges(read_label_map(file, max_pixels), part)
+    return _decode(file, max_pixels, "mask", lambda image: in_ranges(_to_levels(image), part))
 
 
 def _decode(
@@ -42,7 +53,7 @@ def _decode(
     try:
         if file.stat().st_size == 0:
             raise UserError(f"{noun} {file}: the file is empty. Copy it again or remove it from the manifest.")
-        with Image.open(file) as image:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream, Image.open(stream) as image:
             width, height = image.size
             if width < 1 or height < 1:
                 raise UserError(f"{noun} {file}: its size is {width}x{height} pixels. Remove it from the manifest.")
@@ -92,6 +103,11 @@ def _to_8bit(grey: np.ndarray) -> np.ndarray:
     else:
         full = 4095.0 if 255 < top <= 4095 else 255.0 if top <= 255 and grey.dtype.itemsize > 2 else 65535.0
     return np.clip(values * (255.0 / full) + 0.5, 0, 255).astype(np.uint8)
+
+
+def _to_levels(image: Image.Image) -> np.ndarray:
+    """Grey levels as they are stored, 16-bit ones unscaled; a palette's colours become grey."""
+    return np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("L"))
 
 
 def _to_bool(image: Image.Image) -> np.ndarray:

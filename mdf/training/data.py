@@ -11,6 +11,7 @@ from mdf.batches import Batch, FundusDataset, Sample, collate
 from mdf.config import Config
 from mdf.dialogue import Prompts, ask, report_text
 from mdf.errors import UserError
+from mdf.imaging.mask_files import mask_file
 from mdf.processor import MDFProcessor
 from mdf.records import FundusRecord, Manifest
 from mdf.training.devices import cores
@@ -94,7 +95,7 @@ def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, sa
 def check_files(manifest: Manifest, records: list[FundusRecord], masks: tuple[str, ...]) -> None:
     """Raises UserError that names the first files that are not there, before any step is spent."""
     wanted = [r.image for r in records] + [r.masks[name] for r in records for name in masks if name in r.masks]
-    missing = [path for path in dict.fromkeys(wanted) if not manifest.path(path).is_file()]
+    missing = [path for path in dict.fromkeys(wanted) if not mask_file(manifest.path(path)).is_file()]
     if missing:
         listed = "".join(f"\n  {manifest.path(path)}" for path in missing[:5])
         more = "\n  …" if len(missing) > 5 else ""
