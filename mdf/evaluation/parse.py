@@ -21,7 +21,15 @@ DENIALS = {
     "neither",
     "never",
 }
-AMBIGUOUS = {"other", "others", "ex"}  # names in a table, but common words in a sentence
+AMBIGUOUS = {
+    "other",
+    "others",
+    "ex",
+    "unknown",
+    "miscellaneous",
+    "pic",
+    "pm",
+}  # names in a table, but common words in a sentence
 CLAUSE_END = re.compile(r"[.;:!?\n]|\b(?:but|however|although|though)\b", re.IGNORECASE)
 WORD = re.compile(r"[^\W_]+")
 

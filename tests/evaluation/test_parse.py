@@ -25,6 +25,16 @@ def test_diagnoses(text, expected):
     assert parse_diagnoses(text, CANDIDATES) == expected
 
 
+def test_an_absence_is_an_answer_where_it_is_a_class():
+    assert parse_diagnoses("No glaucoma.", ("glaucoma", "no_glaucoma")) == ("no_glaucoma",)
+    assert parse_diagnoses("Suspected glaucoma.", ("glaucoma", "no_glaucoma")) == ("glaucoma",)
+
+
+@pytest.mark.parametrize("text", ["In this pic the cause is unknown.", "Taken at 3 pm."])
+def test_common_words_are_no_diagnosis(text):
+    assert parse_diagnoses(text, (*CANDIDATES, "other", "pathologic_myopia")) == ()
+
+
 @pytest.mark.parametrize(
     ("text", "side"),
     [
