@@ -23,7 +23,7 @@ DENIALS = {
         "never",
     )
 }
-AMBIGUOUS = {"other", "others", "ex"}  # names in a table, but common words in a sentence
+AMBIGUOUS = {"other", "ex", "unknown", "miscellaneou", "pic", "pm"}  # folded; names in a table, common words in a text
 CLAUSE_END = re.compile(r"[.;:!?\n]|\b(?:but|however|although|though)\b", re.IGNORECASE)
 
 

@@ -15,7 +15,7 @@ SHOWN = 10  # cases of a finding that are printed; the page shows more
 
 @dataclass(frozen=True)
 class Check:
-    """A kind of finding. A problem is mended, or accepted by name, before anything is trained; a note is to be known."""
+    """A kind of finding. A problem is mended, or accepted by name, before training; a note is to be known."""
 
     problem: bool
     means: str
