@@ -232,8 +232,7 @@ def near(name: object) -> str:
 def map_all(strings: Mapping[str, int], where: str, aliases: Mapping[str, str] | None = None) -> dict[str, str]:
     """The canonical name of each string; `strings` counts how many photographs carry it. Says aloud how many it knows.
 
-    Raises UserError that lists the unknown strings, the most frequent first, with their nearest names, and says how to map
-    them.
+    Raises UserError that lists the unknown strings, the most frequent first, with their nearest names and a way out.
     """
     unknown = [s for s in strings if lookup(s, aliases) is None]
     print(share_known(strings, unknown, where))

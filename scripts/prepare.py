@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--columns", nargs="+", default=[], metavar="FIELD=COLUMN",
             help="which column holds image, id, diagnosis, text, patient, study, eye, age, sex, camera, license, "
-            "split, mask_NAME, text_KIND, grade_SCALE, extra_NAME, or a YAML file of such lines; obvious ones are guessed",
+            "split, mask_NAME, text_KIND, grade_SCALE, extra_NAME, or a YAML file of such lines; others are guessed",
         )  # fmt: skip
     flair = verbs.add_parser("flair", parents=[shared, own], help="the 38 sets of FLAIR by its own tables")
     flair.add_argument("--table", required=True, metavar="FILE|DIR", help="one of FLAIR's CSV files, or their folder")

@@ -67,6 +67,23 @@ def test_a_table_is_read_with_named_columns(photographs: Path, tmp_path: Path, r
     assert_refused(run_script("prepare.py", *args, "--columns", "image"), "FIELD=COLUMN")
 
 
+def test_flairs_tables_and_hugging_face_folders_become_manifests(
+    photographs: Path, tmp_path: Path, photograph: Write, run_script: Run
+):
+    (tmp_path / "tables").mkdir()
+    rows = "".join(f"{i},normal/{i}.png,[],['no glaucoma']\n" for i in (0, 2))
+    (tmp_path / "tables" / "a.csv").write_text(",image,atributes,categories\n" + rows)
+    made = ("--out", tmp_path / "m.jsonl")
+    result = run_script("prepare.py", "flair", "--root", photographs, "--table", tmp_path / "tables", *made)
+    assert result.returncode == 0, result.stderr
+    assert [r.diagnosis for r in read_manifest(tmp_path / "m.jsonl").records] == [("no_glaucoma",)] * 2
+    (photographs / "metadata.csv").write_text("file_name,befund\nnormal/0.png,cataract\n")
+    (tmp_path / "c.yaml").write_text("diagnosis: befund\n")
+    result = run_script("prepare.py", "huggingface", "--root", photographs, "--columns", tmp_path / "c.yaml", *made)
+    assert result.returncode == 0, result.stderr
+    assert [r.diagnosis for r in read_manifest(tmp_path / "m.jsonl").records] == [("cataract",)]
+
+
 def test_phantoms_are_drawn_and_valid(tmp_path: Path, run_script: Run):
     result = run_script("prepare.py", "phantom", "--count", 6, "--size", 96, "--out", tmp_path / "phantoms")
     assert result.returncode == 0, result.stderr

@@ -11,7 +11,6 @@ from pathlib import Path
 from mdf.datasets.common import read_rows, require_files, some, to_grade
 from mdf.datasets.guide import Guide
 from mdf.datasets.table import number
-from mdf.errors import UserError
 from mdf.records import FundusRecord
 from mdf.vocabulary import from_grade
 
@@ -42,18 +41,15 @@ MISSING = ("", "na", "nan")
 
 
 def read(root: Path) -> list[FundusRecord]:
-    """A record for each row. Raises UserError for another table, missing photographs or flags that are not 0 or 1."""
+    """A record for each row. Raises UserError for another table, missing photographs or grades that are none."""
     table = next(
         (t for n in ("labels_brset.csv", "labels.csv") if (t := root / n).is_file()), root / "labels_brset.csv"
     )
     rows = read_rows(table, "BRSET", COLUMNS)
     require_files(root, [image_of(row) for row in rows])
-    flags = (RETINOPATHY, *FLAGS)
-    wrong = [line for line, row in enumerate(rows, 2) if any(row[c] not in ("0", "1") for c in flags)]
+    wrong = [line for line, row in enumerate(rows, 2) if any(row[c] not in ("0", "1") for c in (RETINOPATHY, *FLAGS))]
     if wrong:
-        raise UserError(
-            f"{table}: {len(wrong)} rows have flags ({', '.join(flags)}) other than 0 and 1: rows {some(wrong)}"
-        )
+        print(f"note: BRSET: {len(wrong)} rows have flags other than 0 and 1, which are not known: rows {some(wrong)}")
     odd = [row["patient_age"] for row in rows if row["patient_age"].lower() not in MISSING and to_age(row) is None]
     if odd:
         print(f"note: BRSET: {len(odd)} ages are no years from 0 to 130 and count as unknown: {some(odd)}")
@@ -65,7 +61,8 @@ def to_record(row: dict[str, str], where: str) -> FundusRecord:
     names = [from_grade("brset", flag) for flag in FLAGS if row[flag] == "1"]
     if row[RETINOPATHY] == "1" or icdr:
         names.insert(0, from_grade("icdr", icdr) if icdr else RETINOPATHY)
-    normal = not names and icdr == 0 and not any(row[c] == "2" for c in ANATOMY)
+    nothing = icdr == 0 and all(row[c] == "0" for c in (RETINOPATHY, *FLAGS))
+    normal = nothing and not any(row[c] == "2" for c in ANATOMY)
     grades = {"icdr": icdr, "sdrg": sdrg}
     return FundusRecord(
         id=row["image_id"],

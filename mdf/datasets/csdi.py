@@ -21,8 +21,8 @@ GUIDE = Guide(
     "a description in English and Chinese, severity of cataract from 0 to 10, boxes of fundus and disc",
     "187",
     "CC BY-NC 4.0 (README; its licence file says CC BY 4.0)",
-    "Xie et al., A fine-grained fundus image dataset for cataract severity assessment and diagnosis, "
-    "Scientific Data, 2026",
+    "A fine-grained fundus image dataset for cataract severity assessment and diagnosis, Scientific Data, 2026, "
+    "doi 10.1038/s41597-026-06684-8",
     "Hugging Face, 'CSDI'",
     "DIR/CSDI_annotations.csv, DIR/original_images/cataract_001.png, …",
 )

@@ -34,13 +34,13 @@ def read(root: Path) -> list[FundusRecord]:
     """A record for each picture of the three files. Raises UserError for another layout or missing pictures."""
     records = [record for name, split in SPLITS.items() for record in read_split(root, name, split)]
     require_files(root, [r.image for r in records])
-    seen: dict[str, str | None] = {}
-    twice = [r.id for r in records if seen.setdefault(r.id, r.split) != r.split]
-    if twice or len(seen) < len(records):
-        raise UserError(
-            f"DeepEyeNet: {len(records) - len(seen)} pictures stand more than once: {some(twice) or 'in one file'}"
-        )
-    return records
+    first = {r.id: r for r in reversed(records)}
+    torn = [r.id for r in records if r.split != first[r.id].split]
+    if torn:
+        raise UserError(f"DeepEyeNet: {len(torn)} pictures are in two of the files; take them out of one: {some(torn)}")
+    if len(first) < len(records):
+        print(f"note: DeepEyeNet: {len(records) - len(first)} pictures stand twice in a file; the first entry counts")
+    return [r for r in records if r is first[r.id]]
 
 
 def read_split(root: Path, name: str, split: str) -> list[FundusRecord]:

@@ -43,7 +43,11 @@ def read(root: Path) -> list[FundusRecord]:
     unknown = [f.name for f in images if not f.with_suffix(".meta").is_file()]
     if unknown:
         print(f"note: HEI-MED: {len(unknown)} photographs have no .meta file: {some(unknown)}")
-    return [to_record(root, image) for image in images]
+    records = [to_record(root, image) for image in images]
+    maskless = [r.id for r in records if r.extra["bright_lesions"] and not r.masks]
+    if maskless:
+        print(f"note: HEI-MED: {len(maskless)} photographs have lesions by .GND, but no .map.gz: {some(maskless)}")
+    return records
 
 
 def to_record(root: Path, image: Path) -> FundusRecord:

@@ -94,7 +94,7 @@ def read_tables(root: Path) -> dict[str, dict[str, str]]:
     rows: list[dict[str, str]] = []
     for file in sorted(root.rglob("index.json")):
         rows += read_index(file)
-    for file in sorted(root.rglob("*.xlsx")):
+    for file in sorted(root.rglob("*ovea*.xlsx")):
         rows += read_sheet(file, "REFUGE", ("ImgName", "Fovea_X", "Fovea_Y"))
     return {Path(row["ImgName"]).stem: row for row in rows}
 

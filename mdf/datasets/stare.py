@@ -18,7 +18,7 @@ from mdf.vocabulary import from_grade, scales
 GUIDE = Guide(
     "stare",
     "experts' diagnoses as text and codes, two observers' masks of vessels for 20 photographs",
-    "about 400, of which 402 names have a diagnosis",
+    "about 400; 402 diagnoses, 20 photographs with masks",
     "none stated, see the release",
     "Hoover et al., Locating blood vessels in retinal images by piecewise threshold probing of a matched filter "
     "response, IEEE Trans. Medical Imaging, 2000",

@@ -1,6 +1,5 @@
 """Any table with one photograph a row: `columns` says which column holds what, obvious names are guessed."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -141,16 +140,10 @@ def unknown(field: str, text: str) -> bool:
 
 
 def number(text: str) -> str | int | float:
-    """A grade or other value as the number that it is written as, so that "2" is 2; anything else stays text."""
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        value = float(text)
-    except ValueError:
+    """A grade or other value as the number that it is written as: "2" is 2. Anything else stays text, "007" too."""
+    if not re.fullmatch(r"-?(0|[1-9]\d{0,14})(\.\d+)?", text):
         return text
-    return value if math.isfinite(value) else text
+    return float(text) if "." in text else int(text)
 
 
 class Problems:

@@ -4,6 +4,7 @@ import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -53,7 +54,7 @@ def _decode(
     try:
         if file.stat().st_size == 0:
             raise UserError(f"{noun} {file}: the file is empty. Copy it again or remove it from the manifest.")
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream, Image.open(stream) as image:
+        with _stream(file) as stream, Image.open(stream) as image:
             width, height = image.size
             if width < 1 or height < 1:
                 raise UserError(f"{noun} {file}: its size is {width}x{height} pixels. Remove it from the manifest.")
@@ -76,6 +77,11 @@ def _decode(
             f"{noun} {file}: damaged or cut short ({error}). Copy it again or remove it from the manifest."
         ) from None
     return array
+
+
+def _stream(file: Path) -> IO[bytes]:
+    """The bytes of a file, unpacked where its name ends in .gz."""
+    return cast(IO[bytes], gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
 
 
 def _too_large(noun: str, file: Path, reason: str) -> UserError:

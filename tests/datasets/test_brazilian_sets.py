@@ -44,10 +44,13 @@ class TestBrset:
         root = self.make(tmp_path, photograph, self.WELL, table="labels.csv")
         assert brset.read(root)[0].image == "fundus_photos/img00002.jpg"
 
-    def test_flags_other_than_0_and_1_and_missing_columns_are_refused(self, tmp_path: Path, photograph: Write):
+    def test_a_flag_other_than_0_and_1_is_said_and_makes_no_eye_normal(self, tmp_path: Path, photograph: Write, capsys):
         root = self.make(tmp_path, photograph, self.WELL.replace("0,Inadequate", "2,Inadequate"))
-        with pytest.raises(UserError, match="1 rows have flags"):
-            brset.read(root)
+        assert brset.read(root)[0].diagnosis is None
+        assert "1 rows have flags other than 0 and 1, which are not known: rows 2" in capsys.readouterr().out
+
+    def test_missing_columns_are_refused(self, tmp_path: Path, photograph: Write):
+        root = self.make(tmp_path, photograph, self.WELL)
         (root / "labels_brset.csv").write_text("image_id,DR_ICDR\nimg00002,0\n")
         with pytest.raises(UserError, match="columns patient_id, camera"):
             brset.read(root)

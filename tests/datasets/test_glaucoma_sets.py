@@ -72,13 +72,7 @@ class TestRefuge:
             grey(tmp_path / folder / f"{stem}.bmp", [[0, 128, 255]])
         write_workbook(
             tmp_path / "Annotation-Training400" / "Fovea_location.xlsx",
-            {
-                "a": [
-                    ["ID", "ImgName", "Fovea_X", "Fovea_Y"],
-                    [1, "g0001.jpg", 1057.3, 1032.4],
-                    [2, "n0001.jpg", 10, 20],
-                ]
-            },
+            {"a": [["ID", "ImgName", "Fovea_X", "Fovea_Y"], [1, "g0001.jpg", 1057.3, 1032.4], [2, "n0001.jpg", 1, 2]]},
         )
         write_workbook(
             tmp_path / "REFUGE-Validation400-GT" / "Fovea_locations.xlsx",

@@ -48,7 +48,7 @@ class TestDeepEyeNet:
     def test_a_picture_in_two_splits_and_another_layout_are_refused(self, tmp_path: Path, photograph: Write):
         root = self.make(tmp_path, photograph)
         (root / "DeepEyeNet_test.json").write_text((root / "DeepEyeNet_train.json").read_text())
-        with pytest.raises(UserError, match="stand more than once"):
+        with pytest.raises(UserError, match="1 pictures are in two of the files"):
             deepeyenet.read(root)
         (root / "DeepEyeNet_test.json").write_text('[{"a.jpg": {"keywords": "x"}}]')
         with pytest.raises(UserError, match=r"DeepEyeNet_test.json: expected"):
