@@ -7,22 +7,23 @@ from mdf.datasets.validation.contradictions import diseases, say
 from mdf.datasets.validation.report import Case
 from mdf.mentions import named
 from mdf.records import FundusRecord
-from mdf.vocabulary import ABNORMAL, NORMAL, OTHER, display, is_a
+from mdf.vocabulary import NORMAL, OTHER, display, is_a
 
 SHOWN = 5  # names and photographs in a line
+VAGUE = (OTHER, "abnormal")  # labels that no text has to name and none contradicts
 
 
 def texts(records: Sequence[FundusRecord]) -> dict[str, list[Case]]:
     """`text-names-label`: one case a kind of text, with its share; `text-against-label`: one a pair of label and text.
 
-    Judged by the vocabulary's spellings, without what a text denies; `other` names nothing and is not judged.
+    Judged by the vocabulary's spellings, without what a text denies; records labelled with one of VAGUE are not judged.
     """
     judged: Counter[str] = Counter()
     telling: dict[str, list[str]] = defaultdict(list)
     words: dict[str, Counter[str]] = defaultdict(Counter)
     against: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for r in records:
-        labels = tuple(d for d in r.diagnosis or () if d not in (OTHER, ABNORMAL))
+        labels = tuple(d for d in r.diagnosis or () if d not in VAGUE)
         if not labels or len(labels) < len(r.diagnosis or ()):
             continue
         for kind, text in r.texts.items():
@@ -47,7 +48,7 @@ def texts(records: Sequence[FundusRecord]) -> dict[str, list[Case]]:
 
 def says_otherwise(labels: tuple[str, ...], said: set[str]) -> set[str]:
     """Diseases of the text that no label covers; `normal` where a text says only that and the label is a disease."""
-    ill = {n for n in diseases(said) if n not in (OTHER, ABNORMAL)}
+    ill = {n for n in diseases(said) if n not in VAGUE}
     if not ill:
         return said & {NORMAL} if diseases(labels) else set()
     return {n for n in ill if not any(is_a(n, label) or is_a(label, n) for label in labels)}
