@@ -9,15 +9,12 @@ import hashlib
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
-
-import numpy as np
 
 from mdf.errors import UserError
 from mdf.files import write_text
@@ -275,8 +272,11 @@ def write_manifest(
     dataset: str,
     release: str | None = None,
     split_seed: int | None = None,
+    split: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write `M.jsonl` and `M.meta.json`, each whole or not at all, and return what was written.
+
+    `split` says how the split was made, see datasets/splits.py.
 
     The root is written relative to the manifest's folder where it lies inside, so that both can be moved together.
     """
@@ -290,6 +290,7 @@ def write_manifest(
         "dataset": dataset,
         "release": release,
         "split_seed": split_seed,
+        "split": dict(split) if split else None,
         "photographs": len(records),
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
@@ -302,44 +303,3 @@ def group_of(record: FundusRecord) -> tuple[str, str, str]:
     """What may not be torn apart by a split: the patient, or the photograph itself where none is known."""
     source = record.source or ""
     return (source, "patient", record.patient) if record.patient else (source, "photograph", record.id)
-
-
-def split_by_patient(records: Sequence[FundusRecord], *, val: float, test: float, seed: int) -> list[FundusRecord]:
-    """Every record with a split, all photographs of a patient in the same one; order is kept.
-
-    The release's splits stay where every record has one; where they lack `val`, it is taken out of `train`. `val` and
-    `test` are shares of the patients, spread evenly over the diagnoses, at least one patient each of three or more.
-    The same records and seed give the same split whatever their order.
-    Raises UserError where only some records have a split.
-    """
-    have = sum(r.split is not None for r in records)
-    if 0 < have < len(records):
-        raise UserError(f"{have} of {len(records)} photographs have a split; give one to all of them or to none")
-    if have:
-        if val == 0 or any(r.split == "val" for r in records):
-            return list(records)
-        train = [r for r in records if r.split == "train"]
-        taken = draw_groups(train, val, seed)
-        return [replace(r, split="val") if r.split == "train" and group_of(r) in taken else r for r in records]
-    tested = draw_groups(records, test, seed)
-    rest = [r for r in records if group_of(r) not in tested]
-    patients = len({group_of(r) for r in records})
-    left = max(1, patients - len(tested))
-    validated = draw_groups(rest, val * patients / left, seed + 1)
-    names = dict.fromkeys(tested, "test") | dict.fromkeys(validated, "val")
-    return [replace(r, split=names.get(group_of(r), "train")) for r in records]
-
-
-def draw_groups(records: Sequence[FundusRecord], share: float, seed: int) -> set[tuple[str, str, str]]:
-    """A share of the patients, drawn evenly along a list that is ordered by each patient's rarest diagnosis."""
-    frequency = Counter(d for r in records for d in r.diagnosis or ("",))
-    rarest: dict[tuple[str, str, str], tuple[int, str]] = {}
-    for r in records:
-        key = min((frequency[d], d) for d in r.diagnosis or ("",))
-        rarest[group_of(r)] = min(key, rarest.get(group_of(r), key))
-    groups = sorted(rarest)
-    shuffled = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-    ordered = sorted(shuffled, key=lambda g: rarest[g])  # stable: shuffled within a diagnosis
-    # at least one where there are two, and always one that is left for the training
-    count = min(max(round(share * len(ordered)), int(share > 0)), len(ordered) - 1)
-    return {ordered[int((i + 0.5) * len(ordered) / count)] for i in range(count)}

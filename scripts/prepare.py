@@ -7,7 +7,8 @@
   python scripts/prepare.py huggingface --root OWNER/NAME --out mine.jsonl        a folder or a name on the hub
   python scripts/prepare.py flair --root FUNDUS --table DATAFRAMES --out flair.jsonl
   python scripts/prepare.py phantom --count 100 --size 256 --seed 0 --out DIR    drawn photographs, nothing needed
-  python scripts/prepare.py validate mine.jsonl                                  decode every image and mask
+  python scripts/prepare.py validate mine.jsonl                                  look for what would spoil a training
+  python scripts/prepare.py split mine.jsonl --out folds.jsonl --folds 5         split anew, copies stay together
   python scripts/prepare.py show mine.jsonl -n 4 --config my_data                what a model will see and is scored on
 
 Training reads a manifest with data.name=manifest data.manifest=mine.jsonl.
@@ -22,6 +23,8 @@ from mdf import cli
 from mdf.checking import DATASETS, OWN_WORDS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mdf.records import Manifest
 
 
@@ -66,12 +69,24 @@ def parser() -> argparse.ArgumentParser:
     phantom.add_argument("--count", type=int, default=100, help="photographs (%(default)s)")
     phantom.add_argument("--size", type=int, default=256, help="side in pixels (%(default)s)")
 
-    validate = verbs.add_parser("validate", help="decode every image and mask; duplicates and patients across splits")
+    validate = verbs.add_parser("validate", help="files, copies, patients across splits, labels, texts; an HTML page")
+    anew = verbs.add_parser("split", parents=[split], help="split a manifest anew: patients, folds, sources, few-shot")
     show = verbs.add_parser("show", help="a contact sheet, and as text the conversations that a model is trained on")
-    for verb in (validate, show):
+    for verb in (validate, anew, show):
         verb.add_argument("manifest", metavar="M.jsonl")
         verb.add_argument("--data-root", metavar="DIR", help="where the photographs are (default: as M.meta.json says)")
-    validate.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core (%(default)s)")
+    for verb in (validate, anew):
+        verb.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core (%(default)s)")
+    validate.add_argument("--accept", nargs="+", default=[], metavar="NAME", help="findings, by name, that may stay")
+    validate.add_argument("--page", metavar="FILE.html", help="page to write (default: beside M.jsonl)")
+    anew.add_argument("--out", required=True, metavar="NEW.jsonl", help="manifest to write")
+    anew.add_argument("--folds", type=int, default=0, metavar="K", help="a fold is the test; all K, or --fold I")
+    anew.add_argument("--fold", type=int, metavar="I", help="0 to K-1 (default: all, as NEW.fold0.jsonl, …)")
+    anew.add_argument("--hold-out", nargs="+", default=[], metavar="SOURCE", help="these sources are the test")
+    anew.add_argument("--few-shot", type=int, default=0, metavar="N", help="photographs a class to train on; 0 = all")
+    anew.add_argument("--draws", type=int, default=1, metavar="D", help="few-shot subsets (%(default)s)")
+    anew.add_argument("--redraw", action="store_true", help="even where the release has a split of its own")
+    anew.add_argument("--patients-only", action="store_true", help="do not look for copies: no photograph is opened")
     show.add_argument("-n", type=int, default=4, help="photographs (%(default)s)")
     show.add_argument("--out", default="sheet.png", metavar="FILE.png", help="picture to write (%(default)s)")
     show.add_argument("--split", default="all", choices=("train", "val", "test", "all"), help="(%(default)s)")
@@ -88,9 +103,14 @@ def main(argv: list[str] | None = None) -> None:
 
         print(text())
     elif args.verb == "validate":
+        from mdf.datasets.validation.report import check_names
         from mdf.records import read_manifest
 
-        validate(read_manifest(args.manifest, args.data_root), args.workers)
+        accept = check_names(args.accept)
+        page = args.page or page_beside(args.manifest)
+        validate(read_manifest(args.manifest, args.data_root), page, args.workers, accept)
+    elif args.verb == "split":
+        split_anew(args)
     elif args.verb == "show":
         show(args)
     else:
@@ -122,24 +142,51 @@ def prepare(args: argparse.Namespace) -> None:
         print(f"wrote {args.out}")
         return
     split_seed = manifest.meta.get("split_seed")  # None where the release's own split was kept
-    manifest = write_manifest(args.out, manifest.records, root=manifest.root, dataset=args.verb, split_seed=split_seed)
+    split = manifest.meta["split"]
+    manifest = write_manifest(
+        args.out, manifest.records, root=manifest.root, dataset=args.verb, split_seed=split_seed, split=split
+    )
     print(f"wrote {args.out}")
     if args.validate:
-        validate(manifest)
+        validate(manifest, page_beside(args.out))
 
 
-def validate(manifest: "Manifest", workers: int = 0) -> None:
-    """Print what the files hold. Raises UserError with everything that has to be mended."""
-    from mdf.datasets.validation import shorten
+def page_beside(manifest: str) -> str:
+    return f"{manifest.removesuffix('.jsonl')}.validation.html"
+
+
+def validate(manifest: "Manifest", page: str, workers: int = 0, accept: "Collection[str]" = ()) -> None:
+    """Print what was found and write the page. Raises UserError with everything that has to be mended or accepted."""
     from mdf.datasets.validation import validate as look
-    from mdf.errors import UserError
+    from mdf.datasets.validation.page import write_page
 
-    report = look(manifest, workers)
+    report = look(manifest, workers, accept)
+    write_page(Path(page), manifest, report)
     print(report.text())
-    if report.problems:
-        lines = "\n".join(f"  {p}" for p in shorten(report.problems))
-        raise UserError(f"{len(report.problems)} problems; mend the files or take them out of the manifest:\n{lines}")
-    print("every image and mask can be read, and no photograph or patient is in two splits")
+    print(f"wrote {page}: it shows photographs, keep it as the data")
+    report.refuse()
+    if not report.accepted:
+        print("every image and mask can be read, and no photograph or patient is in two splits")
+
+
+def split_anew(args: argparse.Namespace) -> None:
+    """A manifest becomes one with another split, or several."""
+    from mdf.datasets import summary
+    from mdf.datasets.resplit import Request, resplit
+    from mdf.records import read_manifest, write_manifest
+
+    manifest = read_manifest(args.manifest, args.data_root)
+    request = Request(
+        args.val, args.test, args.seed, args.folds, args.fold, tuple(args.hold_out),
+        args.few_shot, args.draws, args.redraw, args.patients_only, args.workers,
+    )  # fmt: skip
+    for addition, records, split in resplit(manifest, request):
+        out = f"{args.out.removesuffix('.jsonl')}{addition}.jsonl" if addition else args.out
+        write_manifest(
+            out, records, root=manifest.root, dataset=manifest.meta.get("dataset") or Path(args.manifest).stem,
+            release=manifest.meta.get("release"), split_seed=split.get("seed"), split=split,
+        )  # fmt: skip
+        print(f"wrote {out}: {summary(records)}")
 
 
 def show(args: argparse.Namespace) -> None:

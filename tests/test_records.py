@@ -1,15 +1,14 @@
-"""Records and manifests: what is written is read back, what is wrong is named by line, and patients stay together."""
+"""Records and manifests: what is written is read back, and what is wrong is named by line."""
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mdf.errors import UserError
-from mdf.records import Finding, FundusRecord, group_of, read_manifest, split_by_patient, write_manifest
+from mdf.records import Finding, FundusRecord, read_manifest, write_manifest
 
 FULL = FundusRecord(
     id="a",
@@ -141,60 +140,3 @@ def test_a_split_is_asked_for_by_name(tmp_path: Path):
     assert manifest.split("train") == manifest.split("all") == [FULL] and manifest.split("val") == []
     with pytest.raises(UserError, match="'dev' is no split"):
         manifest.split("dev")
-
-
-def people(count: int) -> list[FundusRecord]:
-    """`count` patients with both eyes; one in ten has glaucoma."""
-    return [
-        FundusRecord(f"{p}_{eye}", f"{p}_{eye}.png", patient=str(p), diagnosis=("normal" if p % 10 else "glaucoma",))
-        for p in range(count)
-        for eye in ("left", "right")
-    ]
-
-
-def test_no_patient_is_in_two_splits_and_the_shares_hold():
-    records = split_by_patient(people(200), val=0.1, test=0.2, seed=0)
-    splits = {group_of(r): r.split for r in records}
-    assert all(splits[group_of(r)] == r.split for r in records)
-    assert Counter(splits.values()) == {"train": 140, "val": 20, "test": 40}
-    assert [r.id for r in records] == [r.id for r in people(200)]
-
-
-def test_each_diagnosis_is_spread_over_the_splits():
-    records = split_by_patient(people(200), val=0.1, test=0.2, seed=0)
-    assert Counter(r.split for r in records if r.diagnosis == ("glaucoma",)) == {"train": 28, "val": 4, "test": 8}
-
-
-def test_the_same_seed_gives_the_same_split_whatever_the_order():
-    def test_ids(records: list[FundusRecord], seed: int) -> set[str]:
-        return {r.id for r in split_by_patient(records, val=0.1, test=0.2, seed=seed) if r.split == "test"}
-
-    assert test_ids(people(50), 1) == test_ids(people(50)[::-1], 1) != test_ids(people(50), 2)
-
-
-def test_photographs_without_a_patient_are_groups_of_their_own():
-    records = split_by_patient([replace(r, patient=None) for r in people(10)], val=0.25, test=0.25, seed=0)
-    assert Counter(r.split for r in records) == {"train": 10, "val": 5, "test": 5}
-
-
-def test_three_patients_are_enough_for_three_splits():
-    assert Counter(r.split for r in split_by_patient(people(3), val=0.1, test=0.1, seed=0)) == dict.fromkeys(
-        ("train", "val", "test"), 2
-    )
-
-
-def test_the_splits_of_a_release_stay():
-    given = [replace(r, split=("train", "val", "test")[i % 3]) for i, r in enumerate(people(30))]
-    assert split_by_patient(given, val=0.5, test=0.4, seed=0) == given
-
-
-def test_a_release_without_validation_keeps_its_test_and_gives_some_training_patients():
-    given = [replace(r, split="test" if int(r.patient or 0) < 10 else "train") for r in people(40)]
-    records = split_by_patient(given, val=0.2, test=0.2, seed=0)
-    assert [r.split == "test" for r in records] == [r.split == "test" for r in given]
-    assert Counter(r.split for r in records) == {"test": 20, "train": 48, "val": 12}
-
-
-def test_a_half_split_release_is_refused():
-    with pytest.raises(UserError, match="1 of 6 photographs have a split"):
-        split_by_patient([replace(people(1)[0], split="train"), *people(3)[1:]], val=0.1, test=0.1, seed=0)

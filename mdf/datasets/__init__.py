@@ -3,13 +3,15 @@
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mdf.checking import DATASETS, OWN_WORDS
 from mdf.config import DataConfig
+from mdf.datasets.splits import split_by_patient, split_of
 from mdf.errors import UserError
-from mdf.records import SPLITS, FundusRecord, Manifest, group_of, read_manifest, split_by_patient
+from mdf.records import SPLITS, FundusRecord, Manifest, group_of, read_manifest
 from mdf.resources import cache_dir as default_cache
 from mdf.vocabulary import read_aliases
 
@@ -26,11 +28,22 @@ def load(cfg: DataConfig, seed: int, cache_dir: Path | None = None) -> Manifest:
     if cfg.limit:
         records = draw(records, cfg.limit, seed)
     print(f"data: {cfg.name}: {summary(records)}")
-    if tuple(records) == manifest.records:
-        return manifest
-    # the file's SHA-256 is not that of these records
-    meta = {k: v for k, v in manifest.meta.items() if k != "sha256"} | {"split_seed": seed}
+    meta = manifest.meta | {"split": how_split(manifest, records, cfg, seed)}
+    if tuple(records) != manifest.records:  # the file's SHA-256 is not that of these records
+        meta = {k: v for k, v in meta.items() if k != "sha256"} | {"split_seed": seed}
     return Manifest(tuple(records), manifest.root, meta)
+
+
+def how_split(manifest: Manifest, records: list[FundusRecord], cfg: DataConfig, seed: int) -> dict[str, Any]:
+    """How `records` came to their splits; the release's split (or that of a manifest) stays what it is."""
+    drawn = {"kind": "patient", "val": cfg.val, "test": cfg.test, "seed": seed}
+    had = {r.split for r in manifest.records}
+    how = drawn if had == {None} else dict(manifest.meta.get("split") or {"kind": "release"})
+    if had != {None} and "val" not in had and any(r.split == "val" for r in records):
+        how |= {"val": cfg.val, "seed": seed}
+    if cfg.limit:
+        how |= {"limit": cfg.limit, "seed": seed}
+    return split_of(records, **{k: v for k, v in how.items() if k != "sha256"})
 
 
 def read(cfg: DataConfig, seed: int = 0, cache_dir: Path | None = None) -> Manifest:

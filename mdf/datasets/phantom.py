@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from mdf.datasets.guide import Guide
+from mdf.datasets.splits import split_by_patient, split_of
 from mdf.errors import UserError
 from mdf.imaging import phantom
-from mdf.records import FundusRecord, Manifest, read_manifest, split_by_patient, write_manifest
+from mdf.records import FundusRecord, Manifest, read_manifest, write_manifest
 
 GUIDE = Guide(
     "phantom",
@@ -107,6 +108,7 @@ def _draw_into(folder: Path, request: dict, workers: int) -> None:
         dataset="phantom",
         release=f"version {phantom.VERSION}",
         split_seed=seed,
+        split=split_of(records, "patient", seed=seed, val=request["val"], test=request["test"]),
     )
     (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
 

@@ -77,6 +77,7 @@ class RunFolder:
                 dataset=meta.get("dataset") or self.cfg.data.name,
                 release=meta.get("release"),
                 split_seed=meta.get("split_seed", self.cfg.run.seed),
+                split=meta.get("split"),
             )
             written.append(manifest)
 
