@@ -38,7 +38,7 @@ def how_split(manifest: Manifest, records: list[FundusRecord], cfg: DataConfig, 
     """How `records` came to their splits; the release's split (or that of a manifest) stays what it is."""
     drawn = {"kind": "patient", "val": cfg.val, "test": cfg.test, "seed": seed}
     had = {r.split for r in manifest.records}
-    how = drawn if had == {None} else dict(manifest.meta.get("split") or {"kind": "release"})
+    how: dict[str, Any] = drawn if had == {None} else dict(manifest.meta.get("split") or {"kind": "release"})
     if had != {None} and "val" not in had and any(r.split == "val" for r in records):
         how |= {"val": cfg.val, "seed": seed}
     if cfg.limit:

@@ -153,7 +153,7 @@ def few_shot(
     chosen: set[str] = set()
     for name in sorted(frequency, key=lambda d: (frequency[d], d)):
         turns: dict[Group, int] = defaultdict(int)
-        candidates = []
+        candidates: list[tuple[int, int, FundusRecord]] = []
         for r in shuffled:
             if name in (r.diagnosis or ()):
                 candidates.append((turns[groups[r.id]], len(candidates), r))

@@ -20,7 +20,8 @@ from mdf.imaging.decode import load_image, load_mask
 from mdf.imaging.field import find_field
 from mdf.records import FundusRecord, Manifest
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import date
+from typing import Any
 
 from mdf.datasets.validation.files import Look
 from mdf.datasets.validation.report import Case
@@ -95,7 +96,7 @@ def outside_picture(records: Sequence[FundusRecord], looks: Sequence[Look]) -> l
     return cases
 
 
-def flat(value: object) -> Iterator[object]:
+def flat(value: object) -> Iterator[Any]:
     """The numbers of [x, y, …] or of a list of such lists."""
     if isinstance(value, list | tuple):
         for part in value:
