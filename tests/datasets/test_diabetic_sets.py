@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mdf.datasets import aptos2019, deepdrid, eyepacs, idrid, messidor2
+from mdf.datasets.splits import split_by_patient
 from mdf.errors import UserError
-from mdf.records import split_by_patient
 from tests.datasets.workbook import write_workbook
 
 Write = Callable[..., Path]
