@@ -109,6 +109,7 @@ def work(rank: int, folder: str) -> None:
             tensor /= 2  # as DDP averages
     if rank == 0:
         torch.save(found, Path(folder) / "averaged.pt")
+    dist.barrier()  # gloo aborts where one process is gone before the other has let go
     dist.destroy_process_group()
 
 
