@@ -166,7 +166,7 @@ def problems(questions: Any) -> list[str]:
         return ["must hold `kind:` lines with ask and answer below each"]
     wrong = []
     for name, spec in questions.items():
-        words = (WORDS[name],) if name in WORDS else ()
+        words: tuple[str, ...] = (WORDS[name],) if name in WORDS else ()
         for key in ("ask", "more") if name != "unrecorded" else ():
             lines = spec.get(key, [] if key == "more" else None)
             if not isinstance(lines, list) or (key == "ask" and not lines):
