@@ -46,6 +46,15 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
     return cfg
 
 
+def load_for_manifest(path: str | Path | None, overrides: list[str], manifest: str | Path) -> Config:
+    """The configuration as `load_config` gives it, with the manifest as its data, however the run itself reads them."""
+    data = read_layers(find_config("quickstart" if path is None else path)).get("data")
+    columns = data.get("columns") if isinstance(data, dict) else None
+    instead = [f"data.columns.{name}=null" for name in columns or ()]
+    instead += ["data.name=manifest", f"data.manifest={manifest}", "data.table=null", "data.encoding=utf-8"]
+    return load_config(path, [*overrides, *instead])
+
+
 def to_yaml(cfg: Config) -> str:
     """The whole configuration as YAML; reading it again gives an equal one."""
     raw = plain(asdict(cfg))

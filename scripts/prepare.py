@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--split", default="all", choices=("train", "val", "test", "all"), help="(%(default)s)")
     show.add_argument("--seed", type=int, default=0, help="draws the photographs (%(default)s)")
     show.add_argument("--config", metavar="FILE", help="the run's configuration (default: quickstart)")
+    show.add_argument("--set", nargs="+", default=[], metavar="key.sub=value", help="settings on top, as for train.py")
     show.add_argument("--masks", action="store_true", help="lay the masks over the photographs")
     return top
 
@@ -193,12 +194,12 @@ def show(args: argparse.Namespace) -> None:
     """Photographs that the seed draws: a contact sheet, and the text that a run trains on."""
     import numpy as np
 
-    from mdf.config import load_config
     from mdf.datasets.sheet import draw_sheet
     from mdf.errors import UserError
+    from mdf.loading import load_for_manifest
     from mdf.records import read_manifest
 
-    cfg = load_config(args.config)
+    cfg = load_for_manifest(args.config, args.set, args.manifest)
     manifest = read_manifest(args.manifest, args.data_root)
     records = manifest.split(args.split)
     if args.n < 1 or not records:

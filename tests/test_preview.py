@@ -69,9 +69,23 @@ def test_a_record_that_nothing_is_known_of_has_neither_conversation_nor_caption(
 def test_show_takes_a_configuration_and_fetches_nothing(tmp_path, manifest, monkeypatch, capsys):
     write_manifest(tmp_path / "m.jsonl", manifest.records, root=manifest.root, dataset="phantom")
     quickstart = bundled("configs") / "quickstart.yaml"
-    (tmp_path / "c.yaml").write_text(f"extends: {quickstart}\ndialogue: {{questions: {{explain: 50}}, turns: 3}}\n")
+    table = (
+        "data: {name: table, root: null, columns: {image: photo}, encoding: cp1252}"  # given when the run is started
+    )
+    dialogue = "dialogue: {questions: {explain: 50}, turns: 1}"
+    (tmp_path / "c.yaml").write_text(f"extends: {quickstart}\n{table}\n{dialogue}\n")
     monkeypatch.setenv("MDF_CACHE", str(tmp_path / "cache"))  # where no language model is
-    words = ("show", tmp_path / "m.jsonl", "-n", 2, "--out", tmp_path / "s.png", "--config")
+    words = (
+        "show",
+        tmp_path / "m.jsonl",
+        "-n",
+        2,
+        "--out",
+        tmp_path / "s.png",
+        "--set",
+        "dialogue.turns=3",
+        "--config",
+    )
     assert run("prepare.py", *words, tmp_path / "c.yaml") == 0
     out = capsys.readouterr().out
     assert "NOT CHECKED: the tokenizer of language.model=smollm2-135m is not at hand" in out
