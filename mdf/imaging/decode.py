@@ -1,25 +1,62 @@
-"""Image files to arrays: upright, eight bits, three channels, and one clear error for every bad file."""
+"""Image files to arrays: upright, eight bits, three channels, and one clear error for every bad file.
 
+What a file is and how large its picture is stand in its header, which is read and checked before any pixel is decoded.
+The file's ending counts for nothing. Memory stays below 32 bytes for each pixel of the picture plus the file's size;
+`tests/imaging/fuzz.py` measures it. Colour profiles (ICC) are not applied.
+"""
+
+import gzip
+import logging
 import os
+import re
+import warnings
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from mdf.errors import UserError
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 100_000_000  # no fundus camera gives more; a montage of many photographs may
+MAX_BYTES = 1 << 30  # of a file
+MAX_UNPACKED = 1 << 28  # bytes that a gzipped file may unpack to
+MAX_SCANS = 50  # of a progressive JPEG, which has about ten; each scan of a bomb costs as much time as a whole picture
+# Others are not tried: Pillow also knows formats that start other programs (EPS) or that no camera writes.
+FORMATS = ("JPEG", "PNG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "JPEG2000")  # MPO is opened as JPEG
+READABLE = "JPEG, PNG, TIFF, GIF, BMP, PPM, WebP, JPEG 2000, DICOM"
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")  # also I… and F
+ORIENTATION = 0x0112  # EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+LIBRARIES = r"(PIL|pydicom|mdf\.imaging\.dicom)(\.|$)"
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints about a damaged file go to stderr
 
 
-def load_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def load_image(
+    path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None
+) -> np.ndarray:
     """Read a photograph as uint8 [H, W, 3], RGB, turned upright by its EXIF orientation.
 
     16-bit files are scaled to 8 bits (by 4095 where no value is above it, else by 65535), grey becomes three equal
-    channels, transparent pixels become black, of several frames the first is taken. The size is read from the header
-    and refused above `max_pixels` before anything is decoded. Raises UserError for every file that cannot be read.
+    channels, transparent pixels become black, of several frames the first is taken; a gzipped file is unpacked. DICOM
+    files are read by `mdf.imaging.dicom`. The size is read from the header and refused above `max_pixels`.
+
+    With `at_least`, a JPEG whose shorter side is 4 * `at_least` pixels or more is decoded at a half, a quarter or an
+    eighth of its size, the shorter side staying 2 * `at_least` or more: several times faster, and after an antialiased
+    resize to `at_least` hardly to be told apart. Masks, boxes and points of the file then have another size.
+    Raises UserError for every file that cannot be read.
     """
-    return _decode(path, max_pixels, "photograph", _to_rgb)
+    return _decode(path, "photograph", _to_rgb, max_pixels, at_least)
 
 
 def load_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -28,47 +65,124 @@ def load_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
     With at most two levels, one of them 0, the other is foreground; with more (grey edges, JPEG) everything above half
     of the largest value that the format can hold. Raises UserError as `load_image` does.
     """
-    return _decode(path, max_pixels, "mask", _to_bool)
+    return _decode(path, "mask", _to_bool, max_pixels, None)
 
 
 def _decode(
-    path: str | os.PathLike, max_pixels: int, noun: str, convert: Callable[[Image.Image], np.ndarray]
+    path: str | os.PathLike,
+    noun: str,
+    convert: Callable[[Image.Image], np.ndarray],
+    max_pixels: int,
+    at_least: int | None,
 ) -> np.ndarray:
     file = Path(path)
-    if not file.exists():
-        raise UserError(f"{noun} {file}: no such file. Check the path, or the manifest's root (--data-root).")
-    if file.is_dir():
-        raise UserError(f"{noun} {file}: is a folder, an image file is needed.")
+    quiet()
     try:
-        if file.stat().st_size == 0:
-            raise UserError(f"{noun} {file}: the file is empty. Copy it again or remove it from the manifest.")
-        with Image.open(file) as image:
-            width, height = image.size
-            if width < 1 or height < 1:
-                raise UserError(f"{noun} {file}: its size is {width}x{height} pixels. Remove it from the manifest.")
-            if width * height > max_pixels:
-                raise _too_large(noun, file, f"its header claims {width}x{height} pixels, more than {max_pixels:,}")
-            image.load()
-            array = convert(ImageOps.exif_transpose(image))
+        with _opened(file, noun) as stream:
+            if is_dicom(stream):
+                if noun == "mask":
+                    raise UserError(f"mask {file}: is a DICOM file. Convert it to PNG first.")
+                from mdf.imaging.dicom import load_dicom
+
+                return load_dicom(file, max_pixels=max_pixels)
+            with Image.open(stream, formats=FORMATS) as image:
+                _check_header(image, stream, noun, file, max_pixels)
+                if at_least is not None and image.format in ("JPEG", "MPO"):
+                    image.draft(None, (2 * at_least, 2 * at_least))
+                image.load()
+                # not ImageOps.exif_transpose: it copies the pixels where there is nothing to turn, and rewrites the
+                # EXIF data, which may be damaged
+                turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+                return convert(image if turn is None else image.transpose(turn))
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise UserError(
-            f"{noun} {file}: not an image that can be read (JPEG, PNG, TIFF, GIF, BMP, …). Convert it first."
-        ) from None
+        raise UserError(f"{noun} {file}: not an image that can be read ({READABLE}). Convert it first.") from None
     except Image.DecompressionBombError as error:
-        raise _too_large(noun, file, str(error).rstrip(".")) from None
+        raise _too_large(noun, file, reason(error)) from None
+    except FileNotFoundError:
+        raise UserError(f"{noun} {file}: no such file. Check the path, or the manifest's root (--data-root).") from None
+    except IsADirectoryError:
+        raise UserError(f"{noun} {file}: is a folder, an image file is needed.") from None
     except PermissionError:
         raise UserError(f"{noun} {file}: may not be read. Change its permissions.") from None
+    except MemoryError:
+        raise _too_large(noun, file, "decoding it takes more memory than there is") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ValueError, … for damaged bytes
         raise UserError(
-            f"{noun} {file}: damaged or cut short ({error}). Copy it again or remove it from the manifest."
+            f"{noun} {file}: damaged or cut short ({reason(error)}). Copy it again or remove it from the manifest."
         ) from None
-    return array
 
 
-def _too_large(noun: str, file: Path, reason: str) -> UserError:
-    return UserError(f"{noun} {file}: too large: {reason}. Scale it down first.")
+def _opened(file: Path, noun: str) -> BinaryIO:
+    """The file's bytes, those inside where it is gzipped. Raises UserError for an empty or much too large file."""
+    stream = file.open("rb")  # Pillow gets the stream, not the path: it would map the file, which may shrink meanwhile
+    try:
+        size = os.fstat(stream.fileno()).st_size
+        if size == 0:
+            raise UserError(f"{noun} {file}: the file is empty. Copy it again or remove it from the manifest.")
+        if size > MAX_BYTES:
+            raise _too_large(noun, file, f"{size:,} bytes, more than {MAX_BYTES:,}")
+        packed = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        if not packed:
+            return stream
+        with gzip.GzipFile(fileobj=stream) as inside:
+            unpacked = inside.read(MAX_UNPACKED + 1)
+        if len(unpacked) > MAX_UNPACKED:
+            raise _too_large(noun, file, f"it unpacks to more than {MAX_UNPACKED:,} bytes")
+    except BaseException:
+        stream.close()
+        raise
+    stream.close()
+    return BytesIO(unpacked)
+
+
+def is_dicom(stream: BinaryIO) -> bool:
+    """Whether the bytes are those of a DICOM file; the stream is then at its start again."""
+    stream.seek(128)
+    mark = stream.read(4)
+    stream.seek(0)
+    return mark == b"DICM"
+
+
+def _check_header(image: Image.Image, stream: BinaryIO, noun: str, file: Path, max_pixels: int) -> None:
+    """Raises UserError for a picture that is not to be decoded."""
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise UserError(f"{noun} {file}: its size is {width}x{height} pixels. Remove it from the manifest.")
+    if width * height > max_pixels:
+        raise _too_large(noun, file, f"its header claims {width}x{height} pixels, more than {max_pixels:,}")
+    if image.mode not in MODES and not image.mode.startswith(("I", "F")):
+        raise UserError(f"{noun} {file}: its colours are stored as {image.mode}. Convert it to RGB first.")
+    if image.info.get("progressive"):
+        place = stream.tell()
+        stream.seek(0)
+        scans = stream.read().count(b"\xff\xda")
+        stream.seek(place)
+        if scans > MAX_SCANS:
+            raise _too_large(noun, file, f"a progressive JPEG of {scans} scans, more than {MAX_SCANS}")
+
+
+def _too_large(noun: str, file: Path, why: str) -> UserError:
+    return UserError(f"{noun} {file}: too large: {why}. Scale it down first.")
+
+
+def reason(error: BaseException) -> str:
+    """What a library says of a file, in one short line."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split()).rstrip(".")
+    return text[:160] or type(error).__name__
+
+
+def quiet() -> None:
+    """Ignore the libraries' warnings about damaged files: what cannot be read is an error of ours.
+
+    A filter of the process: `warnings.catch_warnings` would change it for all threads that decode at the same time.
+    Asked for at each file, as others reset the filters.
+    """
+    ours = ("ignore", None, Warning, re.compile(LIBRARIES), 0)
+    if ours not in warnings.filters:
+        warnings.filterwarnings("ignore", module=LIBRARIES)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -79,19 +193,23 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     if image.mode.startswith(("I", "F")):
-        grey = _to_8bit(np.asarray(image))
+        grey = to_8bit(np.asarray(image))
         return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))  # np.array copies: writable, and independent of the closed file
+    # np.array copies: writable, and independent of the closed file
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _to_8bit(grey: np.ndarray) -> np.ndarray:
-    values = np.nan_to_num(grey.astype(np.float32))
+def to_8bit(grey: np.ndarray) -> np.ndarray:
+    """Values of any depth as uint8 of the same shape."""
+    values = np.nan_to_num(grey.astype(np.float32), copy=False)
     top = float(values.max())
     if grey.dtype.kind == "f":
         full = 1.0 if top <= 1.0 else 255.0 if top <= 255.0 else 65535.0
     else:
         full = 4095.0 if 255 < top <= 4095 else 255.0 if top <= 255 and grey.dtype.itemsize > 2 else 65535.0
-    return np.clip(values * (255.0 / full) + 0.5, 0, 255).astype(np.uint8)
+    values *= 255.0 / full
+    values += 0.5
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
 def _to_bool(image: Image.Image) -> np.ndarray:
