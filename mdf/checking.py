@@ -64,6 +64,7 @@ DATA_RANGES = {
     "limit": "[0, inf)",
     "count": "[1, inf)",
     "size": "[96, inf)",
+    "cache_gb": "[0, inf)",
 }
 STAGE_RANGES = {
     "epochs": "[0, inf)",
@@ -147,6 +148,13 @@ def check_data(data: DataConfig, path: str) -> Iterator[str]:
             yield f"{path}.{kind}: given, but {path}.name is {data.name}; write {path}.name={kind} or leave it out"
     if data.columns and data.name != "table":
         yield f"{path}.columns: given, but {path}.name is {data.name}; only name: table reads columns"
+    if data.missing not in ("stop", "skip"):
+        yield f"{path}.missing: {data.missing!r} must be one of stop, skip"
+    for source, weight in data.weights.items():
+        if not 0 <= weight < float("inf"):
+            yield f"{path}.weights.{source}: weight {weight} must be 0 or more"
+    if data.weights and not any(weight > 0 for weight in data.weights.values()):
+        yield f"{path}.weights: no source has a weight above 0"
     if data.val + data.test >= 1:
         yield f"{path}.val + {path}.test: {data.val + data.test:g} leaves nothing to train on; must be below 1"
 

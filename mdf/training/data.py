@@ -1,20 +1,24 @@
 """The photographs of a stage: loaded, checked to be there, and sorted by whether its losses can learn from them."""
 
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 
 from mdf import datasets
-from mdf.batches import Batch, FundusDataset, Sample, collate
-from mdf.config import Config
-from mdf.dialogue import Prompts, ask, report_text
+from mdf.batches import Batch, FundusDataset, Sample, can_be_aligned, can_be_asked, collate
+from mdf.config import Config, DataConfig
+from mdf.dialogue import Prompts
 from mdf.errors import UserError
+from mdf.imaging.cache import PreparedCache
 from mdf.processor import MDFProcessor
 from mdf.records import FundusRecord, Manifest
 from mdf.training.devices import cores
-from mdf.training.sampler import Key
+from mdf.training.sampler import Key, Sampler, groups_of
 from mdf.training.stages import Task
 
 Say = Callable[[str], None]
@@ -46,61 +50,134 @@ def diagnoses_of(manifests: dict[str, Manifest]) -> tuple[str, ...]:
     return tuple(sorted({d for m in manifests.values() for r in m.split("train") for d in r.diagnosis or ()}))
 
 
-def lacks(record: FundusRecord, task: Task, cfg: Config, prompts: Prompts) -> str | None:
-    """Why the stage cannot learn from this record, or None."""
-    if task.want == ("masks",) and not set(record.masks) & set(cfg.unet.masks):
-        return f"no mask of {', '.join(cfg.unet.masks)}"
-    if task.wants_captions and not (record.diagnosis or record.findings or report_text(record)):
-        return "neither diagnosis, finding nor text"
-    if "text" in task.want:
-        kinds = [kind for kind, weight in cfg.dialogue.questions.items() if weight > 0]
-        if all(ask(record, kind, prompts, (), np.random.default_rng(0)) is None for kind in kinds):
-            return f"no question of {', '.join(kinds)} can be answered"
-    return None
+def data_of(cfg: Config, task: Task) -> DataConfig:
+    """The settings of a stage's data: its own, or the run's."""
+    return task.stage.data or cfg.data
+
+
+def lacks(record: FundusRecord, task: Task, cfg: Config, prompts: Prompts) -> dict[str, str]:
+    """The losses of the stage that cannot learn from this record, and why."""
+    lacking: dict[str, str] = {}
+    for loss in task.weights:
+        if loss == "mask" and not set(record.masks) & set(cfg.unet.masks):
+            lacking[loss] = f"no mask of {', '.join(cfg.unet.masks)}"
+        elif loss in ("contrastive", "label_aware") and not can_be_aligned(record):
+            lacking[loss] = "neither diagnosis, finding nor text"
+        elif loss == "text" and not can_be_asked(record, prompts, cfg.dialogue):
+            kinds = [kind for kind, weight in cfg.dialogue.questions.items() if weight > 0]
+            lacking[loss] = f"no question of {', '.join(kinds)} can be answered"
+    return lacking
 
 
 def suited(
     records: Iterable[FundusRecord], task: Task, cfg: Config, prompts: Prompts, what: str, say: Say
 ) -> list[FundusRecord]:
-    """The records that the stage can learn from; says how many are left out and why."""
-    kept, reasons = [], dict[str, int]()
+    """The records that at least one loss of the stage can learn from; says how many are left out, or serve only some.
+
+    A loss that none of them serves is named aloud.
+    """
+    kept: list[FundusRecord] = []
+    reasons: Counter[tuple[str, str]] = Counter()
+    served: Counter[str] = Counter()
     for record in records:
-        reason = lacks(record, task, cfg, prompts)
-        if reason is None:
+        lacking = lacks(record, task, cfg, prompts)
+        if len(lacking) < len(task.weights):
             kept.append(record)
+            served.update(loss for loss in task.weights if loss not in lacking)
+            reasons.update(("do not serve " + loss, reason) for loss, reason in lacking.items())
         else:
-            reasons[reason] = reasons.get(reason, 0) + 1
-    for reason, count in reasons.items():
-        say(f"{task.name}: {count} {what} photographs left out: {reason}")
+            reasons["left out", "; ".join(dict.fromkeys(lacking.values()))] += 1
+    for (effect, reason), count in reasons.items():
+        say(f"{task.name}: {count} {what} photographs {effect}: {reason}")
+    for loss in task.weights if kept else ():
+        if not served[loss]:
+            say(f"{task.name}: WARNING: none of the {len(kept)} {what} photographs serves the loss {loss}")
     return kept
 
 
 def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, say: Say) -> StageData:
     """Training and validation records of a stage. Raises UserError where nothing is left or a file is missing."""
-    train = suited(manifest.split("train"), task, cfg, prompts, "training", say)
-    if not train:
-        raise UserError(
-            f"{task.name}: none of the {len(manifest.split('train'))} training photographs has what "
-            f"{', '.join(task.weights)} needs; take {task.name} out of run.stages or give it other {task.name}.data"
-        )
-    val = suited(manifest.split("val"), task, cfg, prompts, "validation", say)
-    order = np.random.default_rng([cfg.run.seed, 1]).permutation(len(val))[: task.stage.eval_photographs]
-    val = [val[i] for i in sorted(order)]
-    check_files(manifest, train + val, cfg.unet.masks if "masks" in task.want else ())
-    say(f"{task.name}: {len(train)} training and {len(val)} validation photographs")
-    return StageData(manifest, train, val)
-
-
-def check_files(manifest: Manifest, records: list[FundusRecord], masks: tuple[str, ...]) -> None:
-    """Raises UserError that names the first files that are not there, before any step is spent."""
-    wanted = [r.image for r in records] + [r.masks[name] for r in records for name in masks if name in r.masks]
-    missing = [path for path in dict.fromkeys(wanted) if not manifest.path(path).is_file()]
+    masks = cfg.unet.masks if "masks" in task.want else ()
+    found: dict[str, list[FundusRecord]] = {}
+    for split, what in (("train", "training"), ("val", "validation")):
+        records = weighted(manifest, split, data_of(cfg, task))
+        found[split] = suited(records, task, cfg, prompts, what, say)
+        if split == "val":
+            order = np.random.default_rng([cfg.run.seed, 1]).permutation(len(found[split]))
+            found[split] = [found[split][i] for i in sorted(order[: task.stage.eval_photographs])]
+        elif not found[split]:
+            raise UserError(
+                f"{task.name}: none of the {len(records)} training photographs has what {', '.join(task.weights)} "
+                f"needs; take {task.name} out of run.stages or give it other {task.name}.data"
+            )
+    missing = missing_files(manifest, found["train"] + found["val"], masks)
+    if missing and data_of(cfg, task).missing == "stop":
+        paths = [str(manifest.path(path)) for path in missing]
+        raise UserError(f"{listed(paths)}\nCheck data.root or leave the records out, or set data.missing=skip")
     if missing:
-        listed = "".join(f"\n  {manifest.path(path)}" for path in missing[:5])
-        more = "\n  …" if len(missing) > 5 else ""
+        gone = set(missing)
+        for split, records in found.items():
+            found[split] = [r for r in records if not gone & set(files_of(r, masks))]
+        say(f"{task.name}: left out, as data.missing=skip says: {listed([str(manifest.path(p)) for p in missing])}")
+        if not found["train"]:
+            raise UserError(f"{task.name}: no training photograph is left; check data.root, {manifest.root}")
+    say(f"{task.name}: {len(found['train'])} training and {len(found['val'])} validation photographs")
+    return StageData(manifest, found["train"], found["val"])
+
+
+def weighted(manifest: Manifest, split: str, data: DataConfig) -> list[FundusRecord]:
+    """The records of a split whose source has a weight above 0. Raises UserError where a source has none at all."""
+    if not data.weights:
+        return manifest.split(split)
+    sources = {r.source or "" for r in manifest.records}
+    without, unknown = sorted(sources - set(data.weights)), sorted(set(data.weights) - sources)
+    if without or unknown:
         raise UserError(
-            f"{len(missing)} files of the data are missing:{listed}{more}\nCheck data.root or leave the records out"
+            f"data.weights: the data's sources are {', '.join(map(repr, sorted(sources)))}"
+            + (f"; no weight is given to {', '.join(map(repr, without))} (0 leaves a source out)" if without else "")
+            + (f"; there is no {', '.join(map(repr, unknown))}" if unknown else "")
         )
+    return [r for r in manifest.split(split) if data.weights[r.source or ""] > 0]
+
+
+def sampler_of(cfg: Config, task: Task, records: list[FundusRecord], rank: int = 0, processes: int = 1) -> Sampler:
+    """The order in which a stage draws its training photographs."""
+    weights = data_of(cfg, task).weights
+    sources = tuple(r.source or "" for r in records) if weights else None
+    return Sampler(
+        len(records),
+        cfg.run.seed,
+        task.stage.batch_size,
+        task.stage.accumulation,
+        rank,
+        processes,
+        groups_of([r.diagnosis for r in records]) if task.stage.balance else None,
+        sources,
+        tuple((name, weights[name]) for name in sorted(set(sources))) if sources else (),
+    )
+
+
+def files_of(record: FundusRecord, masks: tuple[str, ...]) -> list[str]:
+    """Relative paths of a record's photograph and of its masks that are wanted."""
+    return [record.image, *(record.masks[name] for name in masks if name in record.masks)]
+
+
+def missing_files(manifest: Manifest, records: list[FundusRecord], masks: tuple[str, ...]) -> list[str]:
+    """Relative paths of files that are not there, found before any step is spent."""
+    wanted = dict.fromkeys(path for r in records for path in files_of(r, masks))
+    return [path for path in wanted if not manifest.path(path).is_file()]
+
+
+def listed(paths: list[str]) -> str:
+    """How many files are missing, and the first of them."""
+    shown = "".join(f"\n  {path}" for path in paths[:5]) + ("\n  …" if len(paths) > 5 else "")
+    return f"{len(paths)} files of the data are missing:{shown}"
+
+
+@lru_cache(maxsize=4)
+def cache_of(gigabytes: float) -> PreparedCache | None:
+    """The cache of prepared photographs, where there is room for one."""
+    return PreparedCache(gigabytes) if gigabytes else None
 
 
 def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *, train: bool) -> FundusDataset:
@@ -115,6 +192,8 @@ def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *
         masks=cfg.unet.masks if "masks" in task.want else (),
         want_text="text" in task.want,
         want_caption=task.wants_captions,
+        cache=cache_of(data_of(cfg, task).cache_gb),
+        skip_missing=data_of(cfg, task).missing == "skip",
     )
 
 
@@ -155,6 +234,8 @@ def loader(samples: FundusDataset, batches: Iterable[list[Key]], *, workers: int
     for batch in loaded:
         if isinstance(batch, UserError):
             raise batch
+        for path in batch.missing:
+            print(f"note: {path} is gone; it is left out, as data.missing=skip says", file=sys.stderr)
         yield batch
 
 
