@@ -24,7 +24,7 @@ CHOICES = {
     "fusion.film.condition": ("none", "image", "image+prompt"),
     "language.attention": ("sdpa", "eager"),
 }
-DATASETS = ("hrf", "odir5k")  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
+DATASETS = ("dicom", "hrf", "odir5k")  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
 DATA_NAMES = ("phantom", *DATASETS, "folder", "table", "manifest")
 
 # intervals in the usual notation: [ and ] belong to it, ( and ) do not

@@ -40,7 +40,8 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
     """run_script("prepare.py", "list") runs scripts/prepare.py in a temporary folder, as a user would."""
 
     def run(name: str, *args: object) -> subprocess.CompletedProcess[str]:
-        env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "MDF_CACHE": str(tmp_path / "cache")}
+        paths = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
+        env = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MDF_CACHE": str(tmp_path / "cache")}
         command = [sys.executable, str(REPO / "scripts" / name), *map(str, args)]
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
 
