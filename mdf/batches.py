@@ -130,8 +130,11 @@ class FundusDataset(torch.utils.data.Dataset):
 
     def files(self, record: FundusRecord) -> list[tuple[str, Path]]:
         """Name and path of the photograph and of those of its masks that are wanted."""
-        masks = [(name, record.masks[name]) for name in self.masks if name in record.masks]
-        return [(name, self.manifest.path(path)) for name, path in (("", record.image), *masks)]
+        return [(name, self.manifest.path(path)) for name, path in self.paths(record)]
+
+    def paths(self, record: FundusRecord) -> list[tuple[str, str]]:
+        """The same, relative to the manifest's root."""
+        return [("", record.image), *((name, record.masks[name]) for name in self.masks if name in record.masks)]
 
     def crop(self, record: FundusRecord) -> Crop:
         """What is the same in every epoch, from the cache where there is one. Raises UserError for a bad file."""

@@ -25,7 +25,7 @@ CHOICES = {
     "language.attention": ("sdpa", "eager"),
 }
 DATASETS = ("dicom", "hrf", "odir5k")  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
-DATA_NAMES = ("phantom", *DATASETS, "folder", "table", "manifest")
+DATA_NAMES = ("phantom", *DATASETS, "folder", "table", "manifest", "shards")
 
 # intervals in the usual notation: [ and ] belong to it, ( and ) do not
 RANGES = {
@@ -148,6 +148,12 @@ def check_data(data: DataConfig, path: str) -> Iterator[str]:
             yield f"{path}.{kind}: given, but {path}.name is {data.name}; write {path}.name={kind} or leave it out"
     if data.columns and data.name != "table":
         yield f"{path}.columns: given, but {path}.name is {data.name}; only name: table reads columns"
+    if data.name == "shards":
+        for key, why in (("weights", "their order is fixed"), ("cache_gb", "see --preprocess of prepare.py shards")):
+            if getattr(data, key):
+                yield f"{path}.{key}: given, but {path}.name is shards, which have no use for it: {why}"
+        if data.missing == "skip":
+            yield f"{path}.missing: skip, but {path}.name is shards, in which no single photograph can vanish"
     if data.missing not in ("stop", "skip"):
         yield f"{path}.missing: {data.missing!r} must be one of stop, skip"
     for source, weight in data.weights.items():
@@ -212,6 +218,8 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
     """Contradictions of a stage that is run."""
     if stage.steps == 0 and stage.epochs == 0:
         yield f"{name}.steps: 0, and {name}.epochs is 0 too; one of them must be above 0"
+    if stage.balance and (stage.data or cfg.data).name == "shards":
+        yield f"{name}.balance: true, but its data.name is shards, whose order is fixed; balance needs single files"
     losses = [loss for loss, weight in stage.losses.items() if weight > 0]
     if not losses:
         yield f"{name}.losses: empty, but run.stages lists {name}; for example {name}.losses.{EXAMPLES[name]}=1"

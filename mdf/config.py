@@ -24,7 +24,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: str = "phantom"  # phantom | odir5k | hrf | folder | table | manifest
+    name: str = "phantom"  # phantom | odir5k | hrf | folder | table | manifest | shards
     root: str | None = None  # folder of the release (photographs); phantom: where they are drawn, default is the cache
     manifest: str | None = None  # name: manifest; path of M.jsonl
     table: str | None = None  # name: table; path of a CSV/TSV with one photograph a row

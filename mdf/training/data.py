@@ -20,6 +20,7 @@ from mdf.records import FundusRecord, Manifest
 from mdf.training.devices import cores
 from mdf.training.sampler import Key, Sampler, groups_of
 from mdf.training.stages import Task
+from mdf.training.stream import ShardDataset, streamed
 
 Say = Callable[[str], None]
 
@@ -110,7 +111,8 @@ def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, sa
                 f"{task.name}: none of the {len(records)} training photographs has what {', '.join(task.weights)} "
                 f"needs; take {task.name} out of run.stages or give it other {task.name}.data"
             )
-    missing = missing_files(manifest, found["train"] + found["val"], masks)
+    sharded = "shards" in manifest.meta  # whose files were looked at when the index was read
+    missing = [] if sharded else missing_files(manifest, found["train"] + found["val"], masks)
     if missing and data_of(cfg, task).missing == "stop":
         paths = [str(manifest.path(path)) for path in missing]
         raise UserError(f"{listed(paths)}\nCheck data.root or leave the records out, or set data.missing=skip")
@@ -182,7 +184,8 @@ def cache_of(gigabytes: float) -> PreparedCache | None:
 
 def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *, train: bool) -> FundusDataset:
     """The records of a stage as samples with what its losses need; only training photographs are augmented."""
-    return FundusDataset(
+    kind = ShardDataset if "shards" in data.manifest.meta else FundusDataset
+    return kind(
         data.train if train else data.val,
         data.manifest,
         processor,
@@ -231,12 +234,40 @@ def loader(samples: FundusDataset, batches: Iterable[list[Key]], *, workers: int
         persistent_workers=False,
         prefetch_factor=2 if workers else None,
     )
-    for batch in loaded:
+    return whole(loaded)
+
+
+def whole(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
+    """The batches, naming what is missing from them. Raises the UserError that stands in a batch's place."""
+    for batch in batches:
         if isinstance(batch, UserError):
             raise batch
         for path in batch.missing:
             print(f"note: {path} is gone; it is left out, as data.missing=skip says", file=sys.stderr)
         yield batch
+
+
+def training_batches(samples: FundusDataset, sampler: Sampler, *, done: int, total: int, workers: int) -> Iterator[Batch]:
+    """The micro-batches of this process for the optimiser steps after `done` up to `total`."""
+    if isinstance(samples, ShardDataset):
+        start = done * sampler.accumulation
+        share = (sampler.batch_size, sampler.rank, sampler.processes)
+        return whole(streamed(samples, sampler.seed, *share, start=start, workers=workers))
+    count = (total - done) * sampler.accumulation
+    return loader(samples, FirstOf(sampler.after(done), count), workers=workers)
+
+
+class FirstOf:
+    """The first `count` batches of a sampler that never ends."""
+
+    def __init__(self, sampler: Sampler, count: int):
+        self.sampler, self.count = sampler, count
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return (batch for _, batch in zip(range(self.count), self.sampler, strict=False))
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def loading_workers(device: torch.device, local_processes: int) -> int:

@@ -27,13 +27,13 @@ from mdf.training.data import (
     loading_workers,
     sampler_of,
     stage_data,
+    training_batches,
 )
 from mdf.training.devices import choose_precision, forget_accelerator, make_accelerator, memory_gib
 from mdf.training.optimizer import make_optimizer, set_learning_rates, share_of_peak, trainable_table
 from mdf.training.picture import batch_picture
 from mdf.training.progress import Progress
 from mdf.training.run_folder import RunFolder, environment
-from mdf.training.sampler import Sampler
 from mdf.training.saving import (
     STATE,
     plain,
@@ -226,12 +226,9 @@ class Stage:
     def fit(self) -> bool:
         """Run to the last step; False where SIGTERM stopped it, after saving."""
         s, accelerator = self.task.stage, self.accelerator
-        keys = loader(
-            dataset(self.cfg, self.task, self.data, self.bare.processor, train=True),
-            FirstOf(self.sampler.after(self.step), (self.total - self.step) * s.accumulation),
-            workers=self.workers,
-        )
-        batches, progress = iter(keys), Progress(self.task.name, self.step, self.total)
+        samples = dataset(self.cfg, self.task, self.data, self.bare.processor, train=True)
+        batches = training_batches(samples, self.sampler, done=self.step, total=self.total, workers=self.workers)
+        progress = Progress(self.task.name, self.step, self.total)
         clock, images, tokens = time.monotonic(), 0, 0
         while self.step < self.total:
             # all micro-batches are read first: a loss is a sum over the step divided by what the whole step counts
@@ -414,15 +411,3 @@ class Stage:
         self.run.say(f"resumed {self.task.name} after step {self.step} of {self.total}")
         restore_random_state(own["random"], self.accelerator.device)
 
-
-class FirstOf:
-    """The first `count` batches of a sampler that never ends."""
-
-    def __init__(self, sampler: Sampler, count: int):
-        self.sampler, self.count = sampler, count
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return (batch for _, batch in zip(range(self.count), self.sampler, strict=False))
-
-    def __len__(self) -> int:
-        return self.count

@@ -12,6 +12,7 @@ from torch import Tensor
 from mdf.batches import Batch, FundusDataset
 from mdf.config import Config
 from mdf.dialogue import Prompts, Question, Turn, ask
+from mdf.processor import Inputs
 from mdf.records import FundusRecord
 from mdf.training.data import StageData, dataset, loader
 from mdf.training.stages import Task
@@ -97,7 +98,7 @@ def write_samples(accelerator: Any, model: Any, samples: FundusDataset, count: i
     processor = model.processor
     for record in samples.records[:count]:
         asked = questions(record, processor.prompts, processor.diagnoses)
-        inputs = processor(samples.manifest.path(record.image)).select([0] * len(asked))
+        inputs = Inputs.of([processor.preprocessing.finish(samples.crop(record))] * len(asked))
         turns = [[Turn("system", processor.prompts.system), Turn("user", q.text)] for q in asked]
         with accelerator.autocast():
             answers = model.generate_answers(inputs, turns, max_new_tokens=64)
