@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from mdf.imaging.preprocess import Crop, Preprocessing
-from mdf.resources import PACKAGE, cache_dir
+from mdf.resources import PACKAGE
 
 ENDING = ".crop"
 DRAFT = ".draft-"  # how the name of a file that is being written begins
@@ -56,8 +56,8 @@ class PreparedCache:
     entry that was least recently used is the one that is needed next.
     """
 
-    def __init__(self, gigabytes: float, folder: Path | None = None):
-        self.folder = folder or cache_dir() / "prepared"
+    def __init__(self, gigabytes: float, folder: Path):
+        self.folder = folder
         self.limit = int(gigabytes * 1e9)
         self.told: set[str] = set()
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from mdf.errors import UserError
 from mdf.imaging.cache import PreparedCache
 from mdf.processor import MDFProcessor
 from mdf.records import FundusRecord, Manifest
+from mdf.resources import cache_dir
 from mdf.training.devices import cores
 from mdf.training.sampler import Key, Sampler, groups_of
 from mdf.training.stages import Task
@@ -177,9 +179,9 @@ def listed(paths: list[str]) -> str:
 
 
 @lru_cache(maxsize=4)
-def cache_of(gigabytes: float) -> PreparedCache | None:
-    """The cache of prepared photographs, where there is room for one."""
-    return PreparedCache(gigabytes) if gigabytes else None
+def cache_of(gigabytes: float, folder: Path) -> PreparedCache | None:
+    """The cache of prepared photographs, where there is room for one; its size is counted once a process."""
+    return PreparedCache(gigabytes, folder) if gigabytes else None
 
 
 def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *, train: bool) -> FundusDataset:
@@ -195,7 +197,7 @@ def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *
         masks=cfg.unet.masks if "masks" in task.want else (),
         want_text="text" in task.want,
         want_caption=task.wants_captions,
-        cache=cache_of(data_of(cfg, task).cache_gb),
+        cache=cache_of(data_of(cfg, task).cache_gb, cache_dir() / "prepared"),
         skip_missing=data_of(cfg, task).missing == "skip",
     )
 

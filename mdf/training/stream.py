@@ -13,10 +13,21 @@ from typing import Any
 import torch
 
 from mdf.batches import Batch, FundusDataset, Sample, collate
+from mdf.config import load_config
 from mdf.datasets import shards
 from mdf.errors import UserError
 from mdf.imaging.preprocess import Crop
+from mdf.models.fusion import preprocessing_of
 from mdf.records import FundusRecord
+
+
+def prepare_for(config: str) -> shards.Prepare:
+    """Prepared for a configuration: augmented where any of its stages augments. Raises ConfigError."""
+    cfg = load_config(config)
+    augmented = {getattr(cfg, stage).augment for stage in cfg.run.stages}
+    if len(augmented) > 1:
+        raise UserError(f"{config}: some stages augment and some do not; each kind needs shards of its own")
+    return shards.Prepare(preprocessing_of(cfg), cfg.unet.masks, augmented.pop())
 
 
 class ShardDataset(FundusDataset):
