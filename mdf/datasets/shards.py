@@ -32,7 +32,7 @@ from mdf.records import SPLITS, FundusRecord, Manifest, read_manifest, write_man
 INDEX, MANIFEST = "index.json", "manifest.jsonl"
 VERSION = 1
 CROP = "crop"  # ending of a prepared photograph
-BUFFER = 256  # photographs of which the next is drawn, beside the order of the shards
+BUFFER = 64  # photographs in memory, of which the next is drawn
 
 
 @dataclass(frozen=True)
@@ -225,8 +225,13 @@ def read_member(root: Path, path: str) -> bytes:
         return os.pread(file.fileno(), size, offset)
 
 
+def shard_of(path: str) -> str:
+    """The shard of a record from its `image`: SHARD/KEY.ENDING."""
+    return path.partition("/")[0]
+
+
 def key_of(path: str) -> str:
-    """The WebDataset key of a record from its `image`: SHARD/KEY.ENDING."""
+    """The WebDataset key of a record from its `image`."""
     return path.partition("/")[2].partition(".")[0]
 
 
@@ -235,38 +240,66 @@ def field_of(path: str) -> str:
     return path.partition("/")[2].partition(".")[2]
 
 
+def shuffled(manifest: Manifest, split: str, seed: int, epoch: int) -> list[str]:
+    """The shards of a split in the order of an epoch, the same on every process."""
+    names = [shard["file"] for shard in manifest.meta["shards"]["splits"][split]]
+    return [names[i] for i in np.random.default_rng([seed, epoch]).permutation(len(names))]
+
+
+def own_shards(manifest: Manifest, split: str, *, seed: int, rank: int, processes: int, epoch: int) -> list[str]:
+    """The shards that this process (within a data loader, this worker of it) reads in an epoch, in their order.
+
+    Raises UserError for fewer shards than processes.
+    """
+    import torch
+
+    names = shuffled(manifest, split, seed, epoch)
+    if len(names) < processes:
+        raise UserError(
+            f"{manifest.root}: {len(names)} shards of {split} cannot be shared by {processes} processes; "
+            "write smaller ones (prepare.py shards --megabytes)"
+        )
+    worker = torch.utils.data.get_worker_info()
+    names = names[rank::processes]
+    return names[worker.id :: worker.num_workers] if worker else names
+
+
 def stream(
     manifest: Manifest, split: str, *, seed: int, rank: int, processes: int, epoch: int
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The photographs of this process in one epoch: (key, ending -> bytes), forever the same for the same arguments.
+    """The photographs of `own_shards`: (key, ending -> bytes), always the same for the same arguments.
 
-    The shards are shuffled by (seed, epoch). `datasets` gives each process shards of its own, within a data loader each
-    worker some of them, and draws from a buffer of `BUFFER` photographs. Raises UserError for fewer shards than
-    processes, and for a shard that cannot be read.
+    `datasets` reads the shards and divides them among processes and workers; the next photograph is drawn from a buffer
+    of `BUFFER`. Raises UserError for fewer shards than processes, and for a shard that cannot be read.
     """
     import datasets
     from datasets.distributed import split_dataset_by_node
 
-    index = manifest.meta["shards"]
-    files = [str(manifest.root / shard["file"]) for shard in index["splits"][split]]
-    files = [files[i] for i in np.random.default_rng([seed, epoch]).permutation(len(files))]
-    if len(files) < processes:
-        raise UserError(
-            f"{manifest.root}: {len(files)} shards of {split} cannot be shared by {processes} processes; "
-            "write smaller ones (prepare.py shards --megabytes)"
-        )
+    mine = own_shards(manifest, split, seed=seed, rank=rank, processes=processes, epoch=epoch)
+    fields = manifest.meta["shards"]["fields"]
     text, binary = datasets.Value("string"), datasets.Value("binary")
-    features = datasets.Features({"__key__": text, "__url__": text, **dict.fromkeys(index["fields"], binary)})
-    shards = datasets.load_dataset(
-        "webdataset", data_files={"train": files}, split="train", streaming=True, features=features
+    tars = datasets.load_dataset(
+        "webdataset",
+        data_files={"train": [str(manifest.root / name) for name in shuffled(manifest, split, seed, epoch)]},
+        split="train",
+        streaming=True,
+        features=datasets.Features({"__key__": text, "__url__": text, **dict.fromkeys(fields, binary)}),
     )
-    shards = split_dataset_by_node(shards.shuffle(seed=seed, buffer_size=BUFFER), rank, processes, strategy="shards")
-    shards.set_epoch(epoch)
+    rng = np.random.default_rng([seed, epoch, int(hashlib.sha256(mine[0].encode()).hexdigest()[:8], 16)])
+    buffer: list[tuple[str, dict[str, bytes]]] = []
     try:
-        for example in shards:
-            yield example["__key__"], {k: example[k] for k in index["fields"] if example[k] is not None}
+        for example in split_dataset_by_node(tars, rank, processes, strategy="shards"):
+            if Path(example["__url__"]).name not in mine:
+                raise RuntimeError("this version of datasets divides shards in another way; mdf has to be adapted")
+            buffer.append((example["__key__"], {k: example[k] for k in fields if example[k] is not None}))
+            if len(buffer) > BUFFER:
+                place = int(rng.integers(len(buffer)))
+                buffer[place], buffer[-1] = buffer[-1], buffer[place]
+                yield buffer.pop()
     except (OSError, tarfile.TarError) as error:
-        raise UserError(f"{manifest.root}: a shard cannot be read ({error}); see which with shards.verify") from None
+        raise UserError(f"{manifest.root}: a shard cannot be read ({error}); `prepare.py shards DIR` says which") from None
+    for place in rng.permutation(len(buffer)):
+        yield buffer[place]
 
 
 def crop_of(

@@ -115,17 +115,18 @@ def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, sa
             )
     sharded = "shards" in manifest.meta  # whose files were looked at when the index was read
     missing = [] if sharded else missing_files(manifest, found["train"] + found["val"], masks)
-    if missing and data_of(cfg, task).missing == "stop":
-        paths = [str(manifest.path(path)) for path in missing]
-        raise UserError(f"{listed(paths)}\nCheck data.root or leave the records out, or set data.missing=skip")
     if missing:
-        gone = set(missing)
-        for split, records in found.items():
-            found[split] = [r for r in records if not gone & set(files_of(r, masks))]
-        say(f"{task.name}: left out, as data.missing=skip says: {listed([str(manifest.path(p)) for p in missing])}")
-        if not found["train"]:
-            raise UserError(f"{task.name}: no training photograph is left; check data.root, {manifest.root}")
+        first = "".join(f"\n  {manifest.path(path)}" for path in missing[:5]) + ("\n  …" if len(missing) > 5 else "")
+        text = f"{len(missing)} files of the data are missing:{first}"
+        if data_of(cfg, task).missing == "stop":
+            raise UserError(f"{text}\nCheck data.root or leave the records out, or set data.missing=skip")
+        # they stay in the order of the stage, which would be another one if they came back before a --resume
+        say(f"{task.name}: {text}\nThey are left out wherever they are drawn, as data.missing=skip says")
     say(f"{task.name}: {len(found['train'])} training and {len(found['val'])} validation photographs")
+    if data_of(cfg, task).weights:
+        shares = sampler_of(cfg, task, found["train"]).weights
+        total = sum(weight for _, weight in shares)
+        say(f"{task.name}: drawn from " + ", ".join(f"{name or '-'} {w / total:.1%}" for name, w in shares))
     return StageData(manifest, found["train"], found["val"])
 
 
@@ -161,21 +162,10 @@ def sampler_of(cfg: Config, task: Task, records: list[FundusRecord], rank: int =
     )
 
 
-def files_of(record: FundusRecord, masks: tuple[str, ...]) -> list[str]:
-    """Relative paths of a record's photograph and of its masks that are wanted."""
-    return [record.image, *(record.masks[name] for name in masks if name in record.masks)]
-
-
 def missing_files(manifest: Manifest, records: list[FundusRecord], masks: tuple[str, ...]) -> list[str]:
     """Relative paths of files that are not there, found before any step is spent."""
-    wanted = dict.fromkeys(path for r in records for path in files_of(r, masks))
-    return [path for path in wanted if not manifest.path(path).is_file()]
-
-
-def listed(paths: list[str]) -> str:
-    """How many files are missing, and the first of them."""
-    shown = "".join(f"\n  {path}" for path in paths[:5]) + ("\n  …" if len(paths) > 5 else "")
-    return f"{len(paths)} files of the data are missing:{shown}"
+    wanted = [r.image for r in records] + [r.masks[name] for r in records for name in masks if name in r.masks]
+    return [path for path in dict.fromkeys(wanted) if not manifest.path(path).is_file()]
 
 
 @lru_cache(maxsize=4)

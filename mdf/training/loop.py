@@ -404,7 +404,7 @@ class Stage:
         """Go back to where last/ was written."""
         folder = self.run.folder
         self.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
-        self.missing = saved["missing"]
+        self.missing = saved.get("missing", 0)
         self.optimizer.load_state_dict(read_tensors(folder.last / STATE / "optimizer.pt"))
         own = read_tensors(folder.last / STATE / f"rank-{self.accelerator.process_index}.pt")
         self.window = {**own["window"], "losses": own["window"]["losses"].to(self.accelerator.device)}

@@ -6,6 +6,7 @@ shards. Each process goes through epochs of its own shards: where these hold une
 begins its next epoch earlier.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -74,13 +75,12 @@ class ShardStream(torch.utils.data.IterableDataset):
         self.samples, self.seed, self.batch_size = samples, seed, batch_size
         self.rank, self.processes, self.skip = rank, processes, skip
         self.by_key = {shards.key_of(r.image): r for r in samples.records}
+        self.served = Counter(shards.shard_of(r.image) for r in samples.records)  # photographs of each shard
 
     def __iter__(self) -> Iterator[Batch | UserError]:
         rows: list[Sample] = []
         try:
-            for number, (record, epoch, members) in enumerate(self.photographs()):
-                if number < self.skip * self.batch_size:
-                    continue
+            for record, epoch, members in self.photographs():
                 rows.append(self.samples.sample(record, epoch, self.samples.crop_of(record, members)))
                 if len(rows) == self.batch_size:
                     yield collate(rows, self.samples.processor)
@@ -89,20 +89,29 @@ class ShardStream(torch.utils.data.IterableDataset):
             yield error
 
     def photographs(self) -> Iterator[tuple[FundusRecord, int, dict[str, bytes]]]:
-        """Record, epoch and bytes of every photograph that serves the stage, epoch after epoch."""
+        """Record, epoch and bytes of every photograph that serves the stage, epoch after epoch.
+
+        Epochs that were passed before are counted, not read; within an epoch what was passed is read again.
+        """
+        passed = self.skip * self.batch_size
         for epoch in count():
-            found = False
-            for key, members in shards.stream(
-                self.samples.manifest, "train", seed=self.seed, rank=self.rank, processes=self.processes, epoch=epoch
-            ):
-                if key in self.by_key:
-                    found = True
-                    yield self.by_key[key], epoch, members
-            if not found:
+            share = {"seed": self.seed, "rank": self.rank, "processes": self.processes, "epoch": epoch}
+            size = sum(self.served[name] for name in shards.own_shards(self.samples.manifest, "train", **share))
+            if not size:
                 raise UserError(
                     f"{self.samples.manifest.root}: no photograph in the shards of process {self.rank} serves this "
                     "stage; write more photographs into each shard, or start fewer processes"
                 )
+            if passed >= size:
+                passed -= size
+                continue
+            for key, members in shards.stream(self.samples.manifest, "train", **share):
+                if key not in self.by_key:
+                    continue
+                if passed:
+                    passed -= 1
+                else:
+                    yield self.by_key[key], epoch, members
 
 
 def streamed(

@@ -147,7 +147,8 @@ def test_weights_mix_the_sources_and_have_to_name_each(own, capsys):
 
     cfg = own(named, **SEGMENT, **{"data.weights": {"few": 1.0, "many": 0.0, "phantom": 0.0}, "data.val": 0.0})
     assert train(cfg) == 0
-    assert "segment: 3 training" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "segment: 3 training" in said and "drawn from few 100.0%" in said
     with pytest.raises(UserError, match="no weight is given to 'many'"):
         train(own(named, **SEGMENT, **{"data.weights": {"few": 1.0, "phantom": 1.0}, "run.name": "b"}))
     with pytest.raises(UserError, match="there is no 'odir'"):
@@ -201,7 +202,7 @@ def test_a_photograph_that_vanishes_is_skipped_and_counted_where_the_user_said_s
     assert all(torch.tensor(value).isfinite() for value in losses(cfg)) and len(losses(cfg)) == 7
     again = own(**SEGMENT, **{"run.name": "again", "data.missing": "skip"})  # now they are gone from the start
     assert train(again) == 0
-    assert "left out, as data.missing=skip says: 2 files" in capsys.readouterr().out
+    assert "2 files of the data are missing" in capsys.readouterr().out
     with pytest.raises(UserError, match="2 files of the data are missing"):
         train(own(**SEGMENT, **{"run.name": "strict"}))
 
