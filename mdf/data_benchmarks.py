@@ -128,7 +128,9 @@ class Photographs:
                 yield file.convert("RGB")
 
 
-def data(cfg: Config, repeats: int, *, root: Path | None, workers: int, say: Callable[[str], None] = print) -> list[Row]:
+def data(
+    cfg: Config, repeats: int, *, root: Path | None, workers: int, say: Callable[[str], None] = print
+) -> list[Row]:
     """The rows of the benchmark `data`."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -108,7 +108,9 @@ def pack(manifest: Manifest, record: FundusRecord, prepare: Prepare | None) -> d
             f"{path} is a DICOM file, whose tags may name the patient, and shards hold files as they are; "
             "write prepared shards with --preprocess"
         )
-    return members | {f"mask_{k}.{ending(m)}": read_bytes(m) for k, v in record.masks.items() for m in [manifest.path(v)]}
+    return members | {
+        f"mask_{k}.{ending(m)}": read_bytes(m) for k, v in record.masks.items() for m in [manifest.path(v)]
+    }
 
 
 def read_bytes(path: Path) -> bytes:
@@ -297,13 +299,19 @@ def stream(
                 buffer[place], buffer[-1] = buffer[-1], buffer[place]
                 yield buffer.pop()
     except (OSError, tarfile.TarError) as error:
-        raise UserError(f"{manifest.root}: a shard cannot be read ({error}); `prepare.py shards DIR` says which") from None
+        raise UserError(
+            f"{manifest.root}: a shard cannot be read ({error}); `prepare.py shards DIR` says which"
+        ) from None
     for place in rng.permutation(len(buffer)):
         yield buffer[place]
 
 
 def crop_of(
-    record: FundusRecord, members: dict[str, bytes], preprocessing: Preprocessing, masks: tuple[str, ...], augmented: bool
+    record: FundusRecord,
+    members: dict[str, bytes],
+    preprocessing: Preprocessing,
+    masks: tuple[str, ...],
+    augmented: bool,
 ) -> Crop:
     """The crop of a photograph from what its shard holds. Raises UserError for damaged bytes."""
     if CROP in members:

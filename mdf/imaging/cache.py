@@ -119,7 +119,10 @@ class PreparedCache:
                 file.write(data)
             os.replace(draft, entry)
         except OSError as error:
-            self.tell("unwritable", f"{self.folder} cannot be written to ({error}); photographs are prepared anew in every epoch")
+            self.tell(
+                "unwritable",
+                f"{self.folder} cannot be written to ({error}); photographs are prepared anew in every epoch",
+            )
             if draft is not None:
                 Path(draft).unlink(missing_ok=True)
 

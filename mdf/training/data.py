@@ -239,7 +239,9 @@ def whole(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
         yield batch
 
 
-def training_batches(samples: FundusDataset, sampler: Sampler, *, done: int, total: int, workers: int) -> Iterator[Batch]:
+def training_batches(
+    samples: FundusDataset, sampler: Sampler, *, done: int, total: int, workers: int
+) -> Iterator[Batch]:
     """The micro-batches of this process for the optimiser steps after `done` up to `total`."""
     if isinstance(samples, ShardDataset):
         start = done * sampler.accumulation

@@ -410,4 +410,3 @@ class Stage:
         self.window = {**own["window"], "losses": own["window"]["losses"].to(self.accelerator.device)}
         self.run.say(f"resumed {self.task.name} after step {self.step} of {self.total}")
         restore_random_state(own["random"], self.accelerator.device)
-

@@ -96,9 +96,12 @@ def write_samples(accelerator: Any, model: Any, samples: FundusDataset, count: i
     model.eval()
     lines = [f"# {title}", ""]
     processor = model.processor
-    for record in samples.records[:count]:
+    for number, record in enumerate(samples.records[:count]):
+        shown = samples[0, number]
         asked = questions(record, processor.prompts, processor.diagnoses)
-        inputs = Inputs.of([processor.preprocessing.finish(samples.crop(record))] * len(asked))
+        if shown.missing is not None or not asked:
+            continue
+        inputs = Inputs.of([shown.prepared] * len(asked))
         turns = [[Turn("system", processor.prompts.system), Turn("user", q.text)] for q in asked]
         with accelerator.autocast():
             answers = model.generate_answers(inputs, turns, max_new_tokens=64)

@@ -115,7 +115,7 @@ def test_a_batch_that_serves_no_loss_gives_gradients_of_zero(built):
     model.set_trainable(task.stage.parts, tuple(task.weights))
     batch = collate([samples[0, i] for i in range(2)], model.processor)
     found, _ = task(model, batch)
-    assert {name: (float(value), count) for name, (value, count) in found.items()} == dict.fromkeys(found, (0.0, 0.0))
+    assert {name: (value.item(), count) for name, (value, count) in found.items()} == dict.fromkeys(found, (0.0, 0.0))
     task.total(found, task.counts(batch), 1).backward()
     gradients = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
     assert gradients and not any(g.any() for g in gradients)
@@ -192,7 +192,7 @@ def test_a_photograph_that_vanishes_stops_training_with_its_name_and_leaves_a_ch
 
 
 def test_a_photograph_that_vanishes_is_skipped_and_counted_where_the_user_said_so(own, monkeypatch, capsys):
-    cfg = own(**SEGMENT, **{"segment.steps": 7, "data.missing": "skip"})
+    cfg = own(**SEGMENT | {"segment.steps": 7, "data.missing": "skip"})
     gone = [r.image for r in datasets.load(cfg.data, 0).split("train")][:2]
     stop_at(monkeypatch, "segment", 1, lambda: [(images(cfg).parent / name).unlink() for name in gone])
     assert train(cfg) == 0
@@ -208,7 +208,7 @@ def test_a_photograph_that_vanishes_is_skipped_and_counted_where_the_user_said_s
 
 
 def test_skipping_does_not_go_on_without_any_photograph(own, monkeypatch):
-    cfg = own(**SEGMENT, **{"segment.steps": 4, "segment.eval_every": 4, "data.missing": "skip"})
+    cfg = own(**SEGMENT | {"segment.steps": 4, "segment.eval_every": 4, "data.missing": "skip"})
     stop_at(monkeypatch, "segment", 1, lambda: images(cfg).rename(images(cfg).with_name("away")))
     with pytest.raises(UserError, match="every photograph of a step is gone"):
         train(cfg)
@@ -217,7 +217,7 @@ def test_skipping_does_not_go_on_without_any_photograph(own, monkeypatch):
 
 @pytest.mark.slow
 def test_of_two_processes_both_stop_and_leave_a_checkpoint(own, tmp_path):
-    cfg = own(**SEGMENT, **{"segment.steps": 4000, "segment.eval_every": 4000, "run.keep_last_every": 9999})
+    cfg = own(**SEGMENT | {"segment.steps": 4000, "segment.eval_every": 4000, "run.keep_last_every": 9999})
     process = launch(cfg, tmp_path / "two.yaml", 2)
     log = folder(cfg) / "metrics.jsonl"
     until = time.monotonic() + 240

@@ -74,7 +74,9 @@ def model(world):
 
 def assert_equal(a: list[Batch], b: list[Batch]) -> None:
     assert [x.sample_ids for x in a] == [x.sample_ids for x in b]
-    assert all(torch.equal(x.unet_pixels, y.unet_pixels) and torch.equal(x.masks, y.masks) for x, y in zip(a, b, strict=True))
+    assert all(
+        torch.equal(x.unet_pixels, y.unet_pixels) and torch.equal(x.masks, y.masks) for x, y in zip(a, b, strict=True)
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
