@@ -5,6 +5,7 @@ Everything runs on one thread a process and with the same number of loader worke
 
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,7 +154,7 @@ def data(
                 "prepared": lambda: photographs.from_shards("prepared"),
                 "decoded": photographs.decoded,
             }
-            actions = [lambda way=way: exhaust(way()) for way in ways.values()]
+            actions = [partial(exhaust, way) for way in ways.values()]
             seconds = interleave(actions, repeats, warm_up=1, device=torch.device("cpu"))
     finally:
         torch.set_num_threads(threads)
@@ -169,7 +170,7 @@ def data(
     ]
 
 
-def exhaust(batches: Iterator[Any]) -> None:
+def exhaust(way: Callable[[], Iterator[Any]]) -> None:
     """Take everything there is; there has to be something."""
-    count = sum(1 for _ in batches)
+    count = sum(1 for _ in way())
     assert count

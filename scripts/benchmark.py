@@ -9,14 +9,14 @@ from mdf.cli import run
 
 NAMES = ("generate", "step", "data")
 DESCRIPTION = """\
-Measure what the fusion costs and how fast data are loaded: ratios, each against a named reference that is measured in the
-same run, turn by turn.
+Measure what the fusion costs and how fast data are loaded: ratios, each against a named reference that is measured
+in the same run, turn by turn.
 
 benchmarks:
   generate    tokens a second of an answer, over the same language model without adapters    (at least 0.85)
   step        seconds of a fuse training step with the U-Net frozen, over the baseline MLLM's (at most 1.35);
               and with the U-Net training beside it
-  data        photographs a second from files to batches, over the same work in plain PIL and torchvision (at least 1.5);
+  data        photographs a second from files to batches, over the same work in PIL and torchvision (at least 1.5);
               from the cache of prepared photographs and from prepared shards likewise (at least 5)
 """
 EPILOG = """\

@@ -8,7 +8,7 @@
   python scripts/prepare.py validate mine.jsonl                                  decode every image and mask
   python scripts/prepare.py show mine.jsonl -n 8 --out sheet.png                 a picture with photographs and labels
 
-  python scripts/prepare.py merge A.jsonl B.jsonl --out both.jsonl               data.weights then says how they are mixed
+  python scripts/prepare.py merge A.jsonl B.jsonl --out both.jsonl               one of several, for data.weights
   python scripts/prepare.py shards mine.jsonl --out DIR                          WebDataset shards, for data.name=shards
 
 Training reads a manifest with data.name=manifest data.manifest=mine.jsonl.

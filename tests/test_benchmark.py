@@ -121,7 +121,7 @@ made = data_benchmarks.Photographs(load_config(sys.argv[1], ["unet.size=256"]), 
 memory = []
 for way in (made.from_files, lambda: made.from_files(made.cache), lambda: made.from_shards("prepared")):
     for epoch in range(4):
-        data_benchmarks.exhaust(way())
+        data_benchmarks.exhaust(way)
         memory.append(psutil.Process(os.getpid()).memory_info().rss / 2**20)
 print(*memory)
 """

@@ -85,7 +85,7 @@ def test_two_processes_read_shards_of_their_own_whose_union_is_the_epoch(folder,
             (tmp_path / file.name).write_bytes(file.read_bytes())
     elsewhere = replace(manifest, root=tmp_path)
     assert keys_of(elsewhere, seed=3, rank=0, processes=2, epoch=0) == seen[0]
-    with pytest.raises(UserError, match="a shard cannot be read"):
+    with pytest.raises(UserError, match="a shard is damaged"):
         keys_of(elsewhere, seed=3, rank=1, processes=2, epoch=0)
 
 

@@ -22,9 +22,7 @@ def merge(paths: Sequence[str | Path]) -> Manifest:
         raise UserError("merge takes two or more different manifests")
     bare = [path.name for path, m in manifests.items() if any(r.split is None for r in m.records)]
     if bare and len(bare) < len(manifests):
-        raise UserError(
-            f"{', '.join(bare)}: records without a split, which the others have; give one to all or to none"
-        )
+        raise UserError(f"{', '.join(bare)}: records without a split, which the others have; give one to all or none")
     root = common_root([m.root for m in manifests.values()])
     uses = Counter(r.id for m in manifests.values() for r in m.records)
     records = [

@@ -108,9 +108,10 @@ def pack(manifest: Manifest, record: FundusRecord, prepare: Prepare | None) -> d
             f"{path} is a DICOM file, whose tags may name the patient, and shards hold files as they are; "
             "write prepared shards with --preprocess"
         )
-    return members | {
-        f"mask_{k}.{ending(m)}": read_bytes(m) for k, v in record.masks.items() for m in [manifest.path(v)]
-    }
+    for name, relative in record.masks.items():
+        mask = manifest.path(relative)
+        members[f"mask_{name}.{ending(mask)}"] = read_bytes(mask)
+    return members
 
 
 def read_bytes(path: Path) -> bytes:
@@ -145,7 +146,7 @@ class ShardWriter:
         if self.tar is not None and self.tar.offset + size + tarfile.RECORDSIZE > self.limit:
             self.finish()
         if self.tar is None:
-            self.tar = tarfile.open(self.folder / self.name, "w", format=tarfile.USTAR_FORMAT)
+            self.tar = tarfile.TarFile(self.folder / self.name, "w", format=tarfile.USTAR_FORMAT)
         image = next((e for e in members if not e.startswith("mask_")), CROP)
         masks = {e.removeprefix("mask_").rpartition(".")[0]: e for e in members if e.startswith("mask_")}
         if image == CROP:
@@ -299,9 +300,7 @@ def stream(
                 buffer[place], buffer[-1] = buffer[-1], buffer[place]
                 yield buffer.pop()
     except (OSError, tarfile.TarError) as error:
-        raise UserError(
-            f"{manifest.root}: a shard cannot be read ({error}); `prepare.py shards DIR` says which"
-        ) from None
+        raise UserError(f"{manifest.root}: a shard is damaged ({error}); `prepare.py shards DIR` says which") from None
     for place in rng.permutation(len(buffer)):
         yield buffer[place]
 

@@ -121,7 +121,7 @@ class PreparedCache:
         except OSError as error:
             self.tell(
                 "unwritable",
-                f"{self.folder} cannot be written to ({error}); photographs are prepared anew in every epoch",
+                f"{self.folder} cannot be written to ({error}); nothing is added to it",
             )
             if draft is not None:
                 Path(draft).unlink(missing_ok=True)

@@ -124,9 +124,8 @@ def _decode(
 
 def _opened(file: Path, noun: str, max_pixels: int, data: bytes | None) -> BinaryIO:
     """The file's bytes, those inside where it is gzipped. Raises UserError for an empty or much too large file."""
-    stream: BinaryIO = (
-        file.open("rb") if data is None else BytesIO(data)
-    )  # Pillow gets the stream, not the path: it would map the file, which may shrink meanwhile
+    # Pillow gets the stream, not the path: it would map the file, which may shrink meanwhile
+    stream: BinaryIO = file.open("rb") if data is None else BytesIO(data)
     try:
         size = os.fstat(stream.fileno()).st_size if data is None else len(data)
         if size == 0:

@@ -23,8 +23,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # A pixel of a scaled-down mask is foreground when this share of it is covered. Measured on HRF at 256 pixels: one half
 # keeps 36 % of the vessels' midlines and 70 % of their area, 0.35 keeps 52 % and 108 %, 0.2 keeps 76 % and 172 %.
 MASK_COVERAGE = 0.35
-# Before augmentation coverage is kept in steps of 1/200, rounded up: MASK_COVERAGE and one half are then whole steps, so
-# that exactly the same pixels lie above them.
+# Before augmentation coverage is kept in steps of 1/200, rounded up: MASK_COVERAGE and one half are then whole steps,
+# so that exactly the same pixels lie above them.
 STEPS = 200
 CROP_MAGIC = b"mdf crop 1\n"
 
@@ -42,9 +42,9 @@ class Prepared:
 class Crop:
     """What of a photograph is the same in every epoch: cut to its field and scaled, not yet augmented or normalised.
 
-    M = max(S, U). A photograph that is to be augmented has one picture [M, M, 3] and `covers` [1+N, M, M] with the share
-    of each pixel that the field and the N masks cover, in 200ths. One that is not has two, [S, S, 3] and [U, U, 3], and
-    `covers` {0, 1} [1+N, U, U].
+    M = max(S, U). A photograph that is to be augmented has one picture [M, M, 3] and `covers` [1+N, M, M] with the
+    share of each pixel that the field and the N masks cover, in 200ths. One that is not has two, [S, S, 3] and
+    [U, U, 3], and `covers` {0, 1} [1+N, U, U].
     """
 
     pictures: tuple[torch.Tensor, ...]  # uint8
@@ -178,8 +178,8 @@ class Preprocessing:
             encoder, unet = (picture.permute(2, 0, 1) for picture in crop.pictures)
             inside, covers = crop.covers[:1].bool(), crop.covers[1:]
         else:
-            square, field = crop.pictures[0].numpy(), crop.covers[0].numpy() > STEPS // 2
-            coloured = torch.from_numpy(transform.colours(square, field) * field[:, :, None]).permute(2, 0, 1)
+            picture, field = crop.pictures[0].numpy(), crop.covers[0].numpy() > STEPS // 2
+            coloured = torch.from_numpy(transform.colours(picture, field) * field[:, :, None]).permute(2, 0, 1)
             shares = crop.covers.to(torch.float32).sub_(0.5).clamp_(min=0).div_(STEPS)  # the middle of each step
             both = _warp(torch.cat([coloured.to(torch.float32), shares]), transform)
             square = both[:3].round_().clamp_(0, 255).to(torch.uint8)
@@ -200,7 +200,7 @@ class Preprocessing:
 
 
 def _field_square(image: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """`image` uint8 [H, W, 3] cut to `box`, 0 outside `mask` bool [H, W], padded to a centred square [side, side, 3]."""
+    """`image` uint8 [H, W, 3] cut to `box`, 0 outside `mask` bool [H, W], padded to a centred square [N, N, 3]."""
     left, top, right, bottom = box
     image, mask = image[top:bottom, left:right], mask[top:bottom, left:right]
     height, width = mask.shape

@@ -89,9 +89,15 @@ def test_names_tell_nothing_of_the_patient(cache, photograph):
     assert "Jane" not in str(entry) and b"Jane" not in entry.read_bytes()
 
 
-@pytest.mark.parametrize(
-    "spoil", [lambda b: b[:-9], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b"", lambda b: b[9:]]
-)
+SPOILT = {
+    "cut": lambda data: data[:-9],
+    "flipped": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    "empty": lambda data: b"",
+    "headless": lambda data: data[9:],
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 def test_a_damaged_entry_is_made_anew(cache, photograph, spoil, capsys):
     crop = cache.get(SETTINGS, [("", photograph)], lambda: made(photograph), False)
     (entry,) = entries(cache)

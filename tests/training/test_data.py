@@ -151,8 +151,8 @@ def test_weights_mix_the_sources_and_have_to_name_each(own, capsys):
     assert "segment: 3 training" in said and "drawn from few 100.0%" in said
     with pytest.raises(UserError, match="no weight is given to 'many'"):
         train(own(named, **SEGMENT, **{"data.weights": {"few": 1.0, "phantom": 1.0}, "run.name": "b"}))
+    weights = {"few": 1.0, "phantom": 1.0, "many": 1.0, "odir": 1.0}
     with pytest.raises(UserError, match="there is no 'odir'"):
-        weights = {"few": 1.0, "phantom": 1.0, "many": 1.0, "odir": 1.0}
         train(own(named, **SEGMENT, **{"data.weights": weights, "run.name": "c"}))
 
 
