@@ -79,11 +79,15 @@ def dicom_files(root: Path) -> list[Path]:
     for file in sorted(f for f in root.rglob("*") if f.is_file()):
         if any(part.startswith(".") for part in file.relative_to(root).parts):
             continue
-        with file.open("rb") as stream:
-            if is_dicom(stream):
-                found.append(file)
-            else:
-                others += 1
+        try:
+            with file.open("rb") as stream:
+                dicom = is_dicom(stream)
+        except OSError as error:
+            raise UserError(f"DICOM: {file} cannot be read ({error.strerror})") from None
+        if dicom:
+            found.append(file)
+        else:
+            others += 1
     if others:
         print(f"note: {others} files below {root} are no DICOM files")
     return found

@@ -45,7 +45,7 @@ class Prepare:
 
 
 def write_shards(manifest: Manifest, out: Path, *, megabytes: float = 256, prepare: Prepare | None = None) -> dict:
-    """Write the photographs of `manifest` into `out`, a new folder, and return its index.
+    """Write the photographs of `manifest` into `out`, a new folder, in random order, and return its index.
 
     A shard is closed before it would grow beyond `megabytes`; it holds one photograph at least. Raises UserError for
     files that cannot be read, photographs without a split, and an `out` that exists.
@@ -63,7 +63,9 @@ def write_shards(manifest: Manifest, out: Path, *, megabytes: float = 256, prepa
     fields: set[str] = set()
     for split in SPLITS:
         writer = ShardWriter(draft, split, int(megabytes * 1e6))
-        for record in manifest.split(split):
+        originals = manifest.split(split)
+        for i in np.random.default_rng(0).permutation(len(originals)):  # a manifest may be sorted by diagnosis
+            record = originals[i]
             members = pack(manifest, record, prepare)
             fields |= set(members)
             records.append(writer.add(record, f"{len(records):08d}", members))

@@ -16,7 +16,7 @@ SLIM = 0.7  # width of a letter over its height
 def text_outside_field(image: np.ndarray) -> bool | None:
     """Whether a photograph uint8 [H, W, 3] seems to have text in its surround; None where it has no dark surround.
 
-    A line of bright pieces of like height, as wide together as four letters. Text inside the field of view is not found.
+    A line of bright pieces of like height, as wide together as four letters. Text inside the field is not found.
     """
     field = find_field(image)
     if field.share == 1:

@@ -1,8 +1,8 @@
 """Image files to arrays: upright, eight bits, three channels, and one clear error for every bad file.
 
 What a file is and how large its picture is stand in its header, which is read and checked before any pixel is decoded.
-The file's ending counts for nothing. Memory stays below 32 bytes for each pixel of the picture plus the file's size;
-`tests/imaging/fuzz.py` measures it. Colour profiles (ICC) are not applied.
+The file's ending counts for nothing. Memory stays below 40 bytes for each pixel of the picture plus the file's size
+(25 in most formats); `tests/imaging/fuzz.py` measures it. Colour profiles (ICC) are not applied.
 """
 
 import ctypes

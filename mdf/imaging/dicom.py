@@ -93,6 +93,7 @@ def read_tags(file: Path, names: tuple[str, ...], max_pixels: int = MAX_PIXELS) 
         reader = importlib.import_module("pydicom.filereader")
     except ImportError:
         raise refusal(file, f"is a DICOM file; to read it: {INSTALL}") from None
+    # many cameras break rules that do not matter here
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     tags = [pydicom.datadict.tag_for_keyword(name) for name in names]
     pixels = "PixelData" in names
@@ -178,25 +179,37 @@ def check_pixels(ds: Any, syntax: str, file: Path, frame: int | None, max_pixels
 
 
 def decode(ds: Any, syntax: str, frame: int, file: Path) -> np.ndarray:
-    """Values as they are stored, [H, W] or [H, W, 3]; YBR has become RGB."""
+    """Values of one frame, [H, W] or RGB [H, W, 3], of any depth."""
     from pydicom.encaps import get_frame
     from pydicom.pixels import pixel_array
 
     decoder, count = DECODERS[syntax], frames(ds)
     shape = (int(ds.Rows), int(ds.Columns))
     if decoder == "native":
-        return pixel_array(ds, index=frame)
+        return from_ybr(pixel_array(ds, index=frame, raw=True), ds)
     offsets = None
     if "ExtendedOffsetTable" in ds:
         offsets = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)
     packed = get_frame(ds.PixelData, frame, number_of_frames=count, extended_offsets=offsets)
     if decoder == "rle":
-        return unpack_rle(packed, shape, ds)
+        return from_ybr(unpack_rle(packed, shape, ds), ds)
     if codestream_shape(packed) != (*shape, int(ds.SamplesPerPixel)):
         raise refusal(file, f"its header claims {shape[1]}x{shape[0]} pixels, its picture is of another size or kind")
     if decoder == "jpeg":
-        return read_jpeg(packed, ds, file, syntax)
-    return pixel_array(ds, index=frame, decoding_plugin=decoder)
+        lossless = syntax in LOSSLESS_JPEG  # whose colours libjpeg never converts
+        return from_ybr(read_jpeg(packed, ds, file), ds) if lossless else read_jpeg(packed, ds, file, convert=True)
+    return from_ybr(pixel_array(ds, index=frame, raw=True, decoding_plugin=decoder), ds)
+
+
+def from_ybr(values: np.ndarray, ds: Any) -> np.ndarray:
+    """RGB where the header says YBR; JPEG 2000's own kinds of YBR are RGB already."""
+    if text(ds, "PhotometricInterpretation") not in ("YBR_FULL", "YBR_FULL_422"):
+        return values
+    if values.dtype != np.uint8:
+        raise ValueError("YBR of more than 8 bits")
+    height, width = values.shape[:2]
+    # by Pillow, as for any JPEG: pydicom's conversion takes 60 bytes a pixel
+    return np.array(Image.frombytes("YCbCr", (width, height), values.tobytes()).convert("RGB"))
 
 
 def codestream_shape(data: bytes) -> tuple[int, int, int] | None:
@@ -219,28 +232,24 @@ def codestream_shape(data: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def read_jpeg(data: bytes, ds: Any, file: Path, syntax: str) -> np.ndarray:
-    """As for any JPEG file: its own markers say how colours are stored, the DICOM tag where they do not."""
-    from pydicom.pixels.processing import convert_color_space
+def read_jpeg(data: bytes, ds: Any, file: Path, *, convert: bool = False) -> np.ndarray:
+    """The components as they are stored, or to `convert` to RGB as in any JPEG file.
 
-    photometric = text(ds, "PhotometricInterpretation")
+    The stream's own markers say how colours are stored, the DICOM tag where they do not.
+    """
     with Image.open(BytesIO(data), formats=("JPEG",)) as image:
         if data.count(b"\xff\xda") > MAX_SCANS:
             raise refusal(file, f"too large: a progressive JPEG of more than {MAX_SCANS} scans")
         if image.mode != ("RGB" if int(ds.SamplesPerPixel) == 3 else "L"):
             raise refusal(file, f"its header claims {ds.SamplesPerPixel} samples a pixel, its picture is {image.mode}")
-        if syntax in LOSSLESS_JPEG:  # libjpeg never converts these
-            values = np.array(image)
-            return convert_color_space(values, photometric, "RGB") if photometric.startswith("YBR") else values
-        if photometric == "RGB" and not {"jfif", "adobe"} & set(image.info):
-            image.draft("YCbCr", image.size)  # the stored components as they are
+        named = {"jfif", "adobe"} & set(image.info)
+        if convert and not named and text(ds, "PhotometricInterpretation") == "RGB":
+            image.draft("YCbCr", image.size)  # they are RGB already
         return np.array(image)
 
 
 def unpack_rle(data: bytes, shape: tuple[int, int], ds: Any) -> np.ndarray:
     """RLE by Pillow's decoder of the same scheme, which never gives more than is asked for."""
-    from pydicom.pixels.processing import convert_color_space
-
     samples, size = int(ds.SamplesPerPixel), int(ds.BitsAllocated) // 8
     count, *offsets = struct.unpack("<16I", data[:64])
     if count != samples * size:
@@ -255,10 +264,7 @@ def unpack_rle(data: bytes, shape: tuple[int, int], ds: Any) -> np.ndarray:
     stacked = np.stack(planes).reshape(samples, size, *shape).transpose(2, 3, 0, 1)
     kind = "i" if int(ds.PixelRepresentation) else "u"
     values = np.ascontiguousarray(stacked).view(f">{kind}{size}")[..., 0].astype(f"={kind}{size}")
-    if samples == 1:
-        return values[..., 0]
-    photometric = text(ds, "PhotometricInterpretation")
-    return values if photometric == "RGB" else convert_color_space(values, photometric, "RGB")
+    return values[..., 0] if samples == 1 else values
 
 
 def to_rgb(values: np.ndarray, ds: Any) -> np.ndarray:
@@ -276,7 +282,9 @@ def to_rgb(values: np.ndarray, ds: Any) -> np.ndarray:
         return scaled(values.astype(np.float32), 0, 2**bits - 1)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if int(ds.PixelRepresentation) else (0, 2**bits - 1)
     slope, intercept = float(ds.get("RescaleSlope") or 1), float(ds.get("RescaleIntercept") or 0)
-    grey = values.astype(np.float32) * slope + intercept
+    grey = values.astype(np.float32)
+    grey *= slope
+    grey += intercept
     low, high = low * slope + intercept, high * slope + intercept
     if ds.get("WindowCenter") is not None and ds.get("WindowWidth") is not None:
         centre, width = (float(np.atleast_1d(ds[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
@@ -288,10 +296,13 @@ def to_rgb(values: np.ndarray, ds: Any) -> np.ndarray:
 
 
 def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """float32 as uint8 so that `low` becomes 0 and `high` 255."""
+    """float32, which is used up, as uint8 so that `low` becomes 0 and `high` 255."""
     if not high > low:
         raise ValueError("an empty range of grey values")
-    return np.clip((values - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
+    values -= low
+    values *= 255 / (high - low)
+    values += 0.5
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
 def refusal(file: Path, why: str) -> UserError:

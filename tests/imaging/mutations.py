@@ -185,7 +185,7 @@ def bomb(rng: Rng) -> tuple[str, bytes]:
     """Small files that unpack to much: pixels, text, profiles, scans, gzip."""
     side = int(rng.choice([1_500, 1_999, 2_001, 4_000]))
     zeros = b"\0" * (side * (side + 1))
-    shape = rng.integers(8)
+    shape = rng.integers(9)
     if shape == 0:
         return "png of zeros", png(side, side, zeros)
     if shape == 1:
@@ -204,7 +204,9 @@ def bomb(rng: Rng) -> tuple[str, bytes]:
     if shape == 5:
         return "tiff of zeros", saved(grey, "TIFF", compression="tiff_adobe_deflate")
     if shape == 6:
-        return "jpeg2000 of zeros", saved(Image.new("RGB", (side // 2, side // 2)), "JPEG2000")
+        return "jpeg2000 of zeros", saved(Image.new("RGBA", (side // 2, side)), "JPEG2000")
+    if shape == 7:
+        return "webp of zeros", saved(Image.new("RGBA", (side // 2, side)), "WEBP", lossless=True, method=0)
     data = bytearray(bases()["jpeg progressive"])
     at = data.rfind(b"\xff\xda")
     return "jpeg of many scans", bytes(data[:at] + data[at:-2] * int(rng.choice([3, 30, 3000])) + data[-2:])

@@ -1,9 +1,12 @@
+import gzip
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mdf.errors import UserError
 from mdf.imaging.decode import load_image, load_mask
@@ -114,3 +117,100 @@ def test_masks_of_all_kinds(tmp_path):
     assert not load_mask(tmp_path / "none.png").any()
     Image.fromarray(np.full((4, 4), 255, dtype=np.uint8)).save(tmp_path / "all.png")
     assert load_mask(tmp_path / "all.png").all()
+
+
+def test_the_format_is_that_of_the_content(tmp_path, photograph):
+    for kind in ("PNG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "JPEG2000"):
+        picture = Image.open(photograph(tmp_path / "a.png", size=(60, 50)))
+        picture.save(tmp_path / "a.jpg", kind)
+        assert load_image(tmp_path / "a.jpg").shape == (50, 60, 3), kind
+    (tmp_path / "b.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match="not an image that can be read"):  # it would start another program
+        load_image(tmp_path / "b.jpg")
+
+
+def test_gzipped_files_are_unpacked_but_no_bombs(tmp_path, photograph):
+    plain = photograph(tmp_path / "im0001.ppm", size=(60, 50))
+    (tmp_path / "im0001.ppm.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert np.array_equal(load_image(tmp_path / "im0001.ppm.gz"), load_image(plain))
+    assert np.array_equal(load_mask(tmp_path / "im0001.ppm.gz"), load_mask(plain))
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"P6 60 50 255\n" + b"\0" * 20_000_000))
+    with pytest.raises(UserError, match="unpacks to more than 1,072,576 bytes"):
+        load_image(tmp_path / "bomb.gz", max_pixels=3000)
+    (tmp_path / "short.gz").write_bytes(gzip.compress(plain.read_bytes())[:-900])
+    with pytest.raises(UserError, match="damaged or cut short"):
+        load_image(tmp_path / "short.gz")
+
+
+@pytest.mark.parametrize(
+    ("size", "at_least", "expected"),
+    [
+        ((800, 640), 320, (800, 640)),  # twice the target is kept
+        ((800, 640), 160, (400, 320)),
+        ((640, 800), 80, (160, 200)),
+        ((801, 641), 40, (101, 81)),
+        ((801, 641), 1, (101, 81)),  # an eighth is the least
+    ],
+)
+def test_a_large_jpeg_is_decoded_smaller_where_that_is_enough(tmp_path, photograph, size, at_least, expected):
+    path = photograph(tmp_path / "a.jpg", size=size)
+    assert load_image(path).shape[1::-1] == size
+    small = load_image(path, at_least=at_least)
+    assert small.shape[1::-1] == expected and (min(expected) >= 2 * at_least)
+    png = photograph(tmp_path / "a.png", size=size)
+    assert load_image(png, at_least=at_least).shape[1::-1] == size
+
+
+def test_a_smaller_jpeg_looks_the_same_after_the_resize(tmp_path, shared_data):
+    import torch
+    from torchvision.transforms.v2 import functional as tv
+
+    def resized(pixels: np.ndarray) -> np.ndarray:
+        return tv.resize(torch.from_numpy(pixels).permute(2, 0, 1), [256, 384], antialias=True).numpy().astype(int)
+
+    path = shared_data / "hrf" / "images" / "01_h.jpg"
+    whole, small = load_image(path), load_image(path, at_least=256)
+    assert small.shape[0] == whole.shape[0] // 2
+    assert np.abs(resized(whole) - resized(small)).mean() < 0.5
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP"])
+def test_orientation_is_that_of_pillow(tmp_path, kind, photograph):
+    picture = Image.open(photograph(tmp_path / "a.png", size=(60, 50)))
+    for orientation in range(1, 10):  # there is no ninth
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture.save(tmp_path / "turned", kind, exif=exif)
+        with Image.open(tmp_path / "turned") as turned:
+            expected = np.asarray(ImageOps.exif_transpose(turned).convert("RGB"))
+        assert np.array_equal(load_image(tmp_path / "turned"), expected), orientation
+
+
+def test_a_jpeg_of_too_many_scans_is_refused(tmp_path, photograph):
+    picture = Image.open(photograph(tmp_path / "a.png", size=(60, 50)))
+    picture.save(tmp_path / "a.jpg", progressive=True)
+    assert load_image(tmp_path / "a.jpg").shape == (50, 60, 3)
+    data = (tmp_path / "a.jpg").read_bytes()
+    last = data.rfind(b"\xff\xda")
+    (tmp_path / "a.jpg").write_bytes(data[:last] + data[last:-2] * 100 + data[-2:])
+    with pytest.raises(UserError, match=r"progressive JPEG of 1\d\d scans"):
+        load_image(tmp_path / "a.jpg")
+
+
+def test_warnings_of_the_libraries_do_not_get_out(tmp_path, photograph, recwarn, capfd):
+    picture = Image.open(photograph(tmp_path / "a.png", size=(60, 50)))
+    picture.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.getexif()
+    assert any("EXIF" in str(w.message) for w in recwarn.list)  # Pillow would warn of this file
+    recwarn.clear()
+    warnings.resetwarnings()
+    load_image(tmp_path / "a.jpg")
+    assert not recwarn.list and capfd.readouterr() == ("", "")
+
+
+def test_many_threads_decode_the_same(tmp_path, photograph):
+    paths = [photograph(tmp_path / f"{i}.jpg", size=(80, 60), seed=i) for i in range(8)]
+    alone = [load_image(p) for p in paths]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(np.array_equal(a, b) for a, b in zip(alone, pool.map(load_image, paths), strict=True))

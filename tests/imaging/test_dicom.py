@@ -1,5 +1,6 @@
 """DICOM files made here: their pixels in every transfer syntax and colour space, and what is kept of their header."""
 
+import io
 import subprocess
 import sys
 from dataclasses import asdict
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 
@@ -60,7 +62,24 @@ def test_a_jpeg_with_jfif_marker_is_ybr_whatever_the_header_says(tmp_path):
     assert np.array_equal(load_image(made.save(ds, tmp_path / "b.dcm")), right)
 
 
-@pytest.mark.parametrize("syntax", [made.EXPLICIT, made.RLE])
+def test_a_jpeg_without_markers_is_what_the_header_says(tmp_path):
+    grey = np.full((48, 64), 90, np.uint8)
+    stored = np.stack([grey, grey + 60, grey - 40], axis=2)  # the components, whatever they mean
+    out = io.BytesIO()
+    Image.frombytes("YCbCr", (64, 48), stored.tobytes()).save(out, "JPEG", quality=100, subsampling=0)
+    stream = out.getvalue()
+    assert stream[2:4] == b"\xff\xe0"
+    stream = stream[:2] + stream[4 + int.from_bytes(stream[4:6], "big") :]  # without the JFIF marker
+    ds = made.make(stored)
+    made.encapsulated(ds, stream, made.JPEG)
+    loaded = load_image(made.save(ds, tmp_path / "a.dcm")).astype(int)
+    assert np.abs(loaded - stored).max() <= 2
+    ds.PhotometricInterpretation = "YBR_FULL"
+    converted = np.asarray(Image.frombytes("YCbCr", (64, 48), stored.tobytes()).convert("RGB")).astype(int)
+    assert np.abs(load_image(made.save(ds, tmp_path / "b.dcm")) - converted).max() <= 3
+
+
+@pytest.mark.parametrize("syntax", [made.EXPLICIT, made.RLE, made.JPEG_LS, made.LOSSLESS_JPEG[1]])
 def test_ybr_becomes_rgb(tmp_path, syntax):
     from pydicom.pixels.processing import convert_color_space
 
@@ -233,7 +252,7 @@ class TestHeader:
     def test_a_damaged_file_is_refused_without_a_word_of_its_content(self, tmp_path):
         file = made.save(made.make(COLOURS), tmp_path / "a.dcm")
         data = file.read_bytes()
-        at = data.find(b"Zwetschgenbaum")
+        at = data.find(b"Zwetschgenbaum^")
         for damaged in (data[: at + 5], data[: at - 2] + b"\xff\xff" + data[at:]):
             file.write_bytes(damaged)
             said = refusal(file)
