@@ -29,12 +29,6 @@ DRAFT = ".draft-"  # how the name of a file that is being written begins
 ABANDONED = 3600  # seconds after which a draft is of a process that was killed
 # modules of mdf.imaging that decide on the pixels of an entry
 MAKERS = ("decode", "dicom", "field", "mask_files", "preprocess")
-    "decode",
-    "dicom",
-    "field",
-    "mask_files",
-    "preprocess",
-)  # modules of mdf.imaging that decide on the pixels of an entry
 
 
 @lru_cache(maxsize=1)
