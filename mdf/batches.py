@@ -5,6 +5,7 @@ Shapes: B rows, T text tokens, S encoder input side, U U-Net input side, K masks
 
 import dataclasses
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ import torch
 from torch import Tensor
 
 from mdf.config import AugmentConfig, DialogueConfig
-from mdf.dialogue import IGNORED, Encoded, caption, converse, encode
+from mdf.dialogue import IGNORED, Encoded, Prompts, Turn, ask, caption, converse, encode, report_text
+from mdf.errors import UserError
 from mdf.imaging.augment import flip_record, sample
+from mdf.imaging.cache import PreparedCache, file_of
 from mdf.imaging.decode import load_image, load_mask
+from mdf.imaging.preprocess import Crop, Prepared
 from mdf.records import FundusRecord, Manifest
 
 
@@ -38,8 +42,9 @@ class Batch:
     prompt_mask: Tensor | None = None  # bool [B,T], before the first supervised token
     focus: Tensor | None = None  # int64 [B,T], row of `masks` that the next token speaks of; -1 = none known
     caption_ids: Tensor | None = None  # int64 [B,C] for the CLIP text tower
-    caption_group: Tensor | None = None  # int64 [B], equal for equal captions
-    label_ids: Tensor | None = None  # int64 [B], equal for equal diagnoses
+    caption_group: Tensor | None = None  # int64 [B], equal for equal captions; -1 = there is nothing to align with
+    label_ids: Tensor | None = None  # int64 [B], equal for equal diagnoses; -1 likewise
+    missing: list[str] = dataclasses.field(default_factory=list)  # files that are gone; their rows serve no loss
     backbone: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # the language model's own image tensors
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -57,10 +62,12 @@ class Batch:
 @dataclass
 class Sample:
     record: FundusRecord
-    prepared: Any  # imaging.preprocess.Prepared
-    conversation: Encoded | None
-    caption: str | None
+    prepared: Prepared
+    conversation: Encoded | None  # None = not wanted
+    caption: str | None  # None = not wanted, "" = the record has nothing to align with
     focus: list[int] | None = None  # one a token, see Batch
+    silent: bool = False  # the conversation is a bare prompt, since the record knows no answer
+    missing: str | None = None  # file that is gone: nothing of the photograph is known
 
 
 def stable_hash(text: str) -> int:
@@ -70,12 +77,23 @@ def stable_hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def can_be_asked(record: FundusRecord, prompts: Prompts, dialogue: DialogueConfig) -> bool:
+    """Whether the record knows the answer to any kind of question that is asked."""
+    kinds = [kind for kind, weight in dialogue.questions.items() if weight > 0]
+    return any(ask(record, kind, prompts, (), np.random.default_rng(0)) is not None for kind in kinds)
+
+
+def can_be_aligned(record: FundusRecord) -> bool:
+    """Whether there is anything to make a caption of."""
+    return bool(record.diagnosis or record.findings or report_text(record))
+
+
 class FundusDataset(torch.utils.data.Dataset):
     """Photographs of a manifest as samples; `dataset[(epoch, index)]`, so that augmentation and questions depend on
     (seed, epoch, sample id) alone and never on the order or the number of workers.
 
     With `train` the questions are drawn and the photograph is augmented (`augment` not None); without, epoch 0 is used
-    for all.
+    for all. A photograph or mask that is gone is an error, or with `skip_missing` a row that serves no loss.
     """
 
     def __init__(
@@ -90,10 +108,13 @@ class FundusDataset(torch.utils.data.Dataset):
         masks: tuple[str, ...] = (),
         want_text: bool = True,
         want_caption: bool = False,
+        cache: PreparedCache | None = None,
+        skip_missing: bool = False,
     ):
         self.records, self.manifest, self.processor, self.dialogue = records, manifest, processor, dialogue
         self.seed, self.augment, self.masks = seed, augment, masks
         self.want_text, self.want_caption = want_text, want_caption
+        self.cache, self.skip_missing = cache, skip_missing
 
     def __len__(self) -> int:
         return len(self.records)
@@ -101,28 +122,84 @@ class FundusDataset(torch.utils.data.Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         record = self.records[index]
+        try:
+            crop = self.crop(record)
+        except UserError:
+            gone = next((str(path) for name, path in self.files(record) if not file_of(name, path).exists()), None)
+            if not self.skip_missing or gone is None:
+                raise
+            return self.nothing(record, gone)
+        return self.sample(record, epoch, crop)
+
+    def files(self, record: FundusRecord) -> list[tuple[str, Path]]:
+        """Name and path of the photograph and of those of its masks that are wanted."""
+        return [(name, self.manifest.path(path)) for name, path in self.paths(record)]
+
+    def paths(self, record: FundusRecord) -> list[tuple[str, str]]:
+        """The same, relative to the manifest's root."""
+        return [("", record.image), *((name, record.masks[name]) for name in self.masks if name in record.masks)]
+
+    def crop(self, record: FundusRecord) -> Crop:
+        """What is the same in every epoch, from the cache where there is one. Raises UserError for a bad file."""
+        (_, image), *masks = self.files(record)
+        preprocessing, augmented = self.processor.preprocessing, self.augment is not None
+
+        def make() -> Crop:
+            pixels = load_image(image)
+            drawn = {name: load_mask(path) for name, path in masks}
+            return preprocessing.crop(pixels, drawn, augmented=augmented)
+
+        return self.cache.get(preprocessing, self.files(record), make, augmented) if self.cache else make()
+
+    def sample(self, record: FundusRecord, epoch: int, crop: Crop) -> Sample:
+        """The sample of this epoch: augmented, with a conversation and a caption where they are wanted."""
+        processor, prompts = self.processor, self.processor.prompts
         rng = np.random.default_rng([self.seed, epoch, stable_hash(record.id) % 2**32])
         transform = sample(self.augment, rng) if self.augment is not None else None
-        image = load_image(self.manifest.path(record.image))
-        masks = {name: load_mask(self.manifest.path(record.masks[name])) for name in self.masks if name in record.masks}
-        prepared = self.processor.preprocessing.prepare(image, masks=masks, mask_names=self.masks, transform=transform)
+        prepared = processor.preprocessing.finish(crop, self.masks, transform)
         if transform is not None and transform.flip:
             record = flip_record(record)
-        conversation = None
+        conversation, text, silent = None, None, False
         if self.want_text:
-            turns = converse(record, self.processor.prompts, self.dialogue, self.processor.diagnoses, rng)
-            encode = self.processor.encode_apart if rng.random() < self.dialogue.apart else self.processor.encode
-            conversation = encode(turns, max_length=self.dialogue.max_length)
-        text = (
-            caption(record, self.processor.prompts, rng if self.augment is not None else None)
-            if self.want_caption
-            else None
+            silent = not can_be_asked(record, prompts, self.dialogue)
+            if silent:
+                conversation = self.bare_prompt()
+            else:
+                turns = converse(record, prompts, self.dialogue, processor.diagnoses, rng)
+                encode = processor.encode_apart if rng.random() < self.dialogue.apart else processor.encode
+                conversation = encode(turns, max_length=self.dialogue.max_length)
+        if self.want_caption:
+            drawn = rng if self.augment is not None else None
+            text = caption(record, prompts, drawn) if can_be_aligned(record) else ""
+        return Sample(record, prepared, conversation, text, self.focus(record, conversation), silent)
+
+    def focus(self, record: FundusRecord, conversation: Encoded | None) -> list[int] | None:
+        """One number a token, see Batch; None where no masks or no conversation are wanted."""
+        if conversation is None or not self.masks:
+            return None
+        rows = {name: row for row, name in enumerate(self.masks) if name in record.masks}
+        return [rows.get(name, -1) if name else -1 for name in (*conversation.findings[1:], None)]
+
+    def bare_prompt(self) -> Encoded:
+        """A question without an answer: keeps a row in step with those that have one."""
+        prompts = self.processor.prompts
+        turns = [Turn("system", prompts.system), Turn("user", prompts.questions["diagnosis"]["ask"][0])]
+        return self.processor.encode(turns, generate=True)
+
+    def nothing(self, record: FundusRecord, gone: str) -> Sample:
+        """A sample that serves no loss, in the place of one whose file is gone: batches keep their size."""
+        sizes = self.processor.preprocessing
+        count, side = len(self.masks), sizes.unet_size
+        prepared = Prepared(
+            pixel_values=torch.zeros(3, sizes.encoder_size, sizes.encoder_size),
+            unet_pixels=torch.zeros(3, side, side),
+            field=torch.zeros(1, side, side, dtype=torch.bool),
+            masks=torch.zeros(count, side, side),
+            mask_known=torch.zeros(count, dtype=torch.bool),
         )
-        focus = None
-        if conversation is not None and self.masks:
-            rows = {name: row for row, name in enumerate(self.masks) if name in record.masks}
-            focus = [rows.get(name, -1) for name in (*conversation.findings[1:], None)]
-        return Sample(record, prepared, conversation, text, focus)
+        conversation = self.bare_prompt() if self.want_text else None
+        text, focus = "" if self.want_caption else None, self.focus(record, conversation)
+        return Sample(record, prepared, conversation, text, focus, True, gone)
 
 
 def branches(branch: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,6 +223,11 @@ def pad(rows: list[list[int]], value: int, *, left: bool = False) -> Tensor:
     return torch.tensor([r + [value] * (length - len(r)) for r in rows])
 
 
+def label_id(record: FundusRecord) -> int:
+    """Equal for equal diagnoses; without one each photograph is its own."""
+    return stable_hash("|".join(sorted(record.diagnosis or ("?" + record.id,))))
+
+
 def collate(samples: list[Sample], processor: Any) -> Batch:
     """Samples of one micro-batch as tensors."""
     prepared = [s.prepared for s in samples]
@@ -158,7 +240,8 @@ def collate(samples: list[Sample], processor: Any) -> Batch:
         unet_pixels=torch.stack([p.unet_pixels for p in prepared]),
         field=torch.stack([p.field for p in prepared]),
         image_index=torch.arange(len(samples)),
-        label_ids=torch.tensor([stable_hash("|".join(sorted(r.diagnosis or ("?" + r.id,)))) for r in records]),
+        label_ids=torch.tensor([-1 if s.caption == "" else label_id(s.record) for s in samples]),
+        missing=[s.missing for s in samples if s.missing is not None],
     )
     if prepared[0].masks is not None:
         batch.masks = torch.stack([p.masks for p in prepared])
@@ -176,13 +259,14 @@ def collate(samples: list[Sample], processor: Any) -> Batch:
         if any(c.branch is not None for c in conversations):
             one = [c.branch if c.branch is not None else [0] * len(c.input_ids) for c in conversations]
             batch.branch = pad(one, 0)
-        if (batch.labels[:, 1:] != IGNORED).sum(1).min() == 0:
-            empty = [r.id for r, row in zip(records, batch.labels, strict=True) if (row[1:] != IGNORED).sum() == 0]
+        counts = (batch.labels[:, 1:] != IGNORED).sum(1).tolist()
+        empty = [s.record.id for s, count in zip(samples, counts, strict=True) if not count and not s.silent]
+        if empty:
             raise ValueError(f"no supervised token in {', '.join(empty)}")
     captions = [s.caption for s in samples if s.caption is not None]
     if captions:
         batch.caption_ids = processor.tokenize_captions(captions)
-        batch.caption_group = torch.tensor([stable_hash(c) for c in captions])
+        batch.caption_group = torch.tensor([stable_hash(c) if c else -1 for c in captions])
     return batch
 
 

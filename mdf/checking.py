@@ -35,7 +35,7 @@ DATASETS = (  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
     "refuge", "rfmid", "stare", "stonerounds",
 )  # fmt: skip
 OWN_WORDS = ("stonerounds",)  # of these: the diagnoses are the user's strings, read(root, aliases)
-DATA_NAMES = ("phantom", *DATASETS, "flair", "folder", "huggingface", "table", "manifest")
+DATA_NAMES = ("phantom", *DATASETS, "flair", "folder", "huggingface", "table", "manifest", "shards")
 TABLES = ("table", "flair")  # read a table, or a folder of them, beside the photographs
 
 # intervals in the usual notation: [ and ] belong to it, ( and ) do not
@@ -76,6 +76,7 @@ DATA_RANGES = {
     "limit": "[0, inf)",
     "count": "[1, inf)",
     "size": "[96, inf)",
+    "cache_gb": "[0, inf)",
 }
 STAGE_RANGES = {
     "epochs": "[0, inf)",
@@ -166,6 +167,19 @@ def check_data(data: DataConfig, path: str) -> Iterator[str]:
         yield f"{path}.encoding: given, but {path}.name is {data.name}; only name: table reads it"
     if not known_encoding(data.encoding):
         yield f"{path}.encoding: {data.encoding!r} is none that Python knows; take utf-8, cp1252, gb18030, utf-16, …"
+    if data.name == "shards":
+        for key, why in (("weights", "their order is fixed"), ("cache_gb", "see --preprocess of prepare.py shards")):
+            if getattr(data, key):
+                yield f"{path}.{key}: given, but {path}.name is shards, which have no use for it: {why}"
+        if data.missing == "skip":
+            yield f"{path}.missing: skip, but {path}.name is shards, in which no single photograph can vanish"
+    if data.missing not in ("stop", "skip"):
+        yield f"{path}.missing: {data.missing!r} must be one of stop, skip"
+    for source, weight in data.weights.items():
+        if not 0 <= weight < float("inf"):
+            yield f"{path}.weights.{source}: weight {weight} must be 0 or more"
+    if data.weights and not any(weight > 0 for weight in data.weights.values()):
+        yield f"{path}.weights: no source has a weight above 0"
     if data.val + data.test >= 1:
         yield f"{path}.val + {path}.test: {data.val + data.test:g} leaves nothing to train on; must be below 1"
 
@@ -246,6 +260,8 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
     """Contradictions of a stage that is run."""
     if stage.steps == 0 and stage.epochs == 0:
         yield f"{name}.steps: 0, and {name}.epochs is 0 too; one of them must be above 0"
+    if stage.balance and (stage.data or cfg.data).name == "shards":
+        yield f"{name}.balance: true, but its data.name is shards, whose order is fixed; balance needs single files"
     losses = [loss for loss, weight in stage.losses.items() if weight > 0]
     if not losses:
         yield f"{name}.losses: empty, but run.stages lists {name}; for example {name}.losses.{EXAMPLES[name]}=1"

@@ -24,7 +24,8 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: str = "phantom"  # phantom | folder | table | manifest | huggingface | flair | a set of `prepare.py list`
+    # phantom | folder | table | manifest | shards | huggingface | flair | a set of `prepare.py list`
+    name: str = "phantom"
     root: str | None = None  # folder of the release (photographs); phantom: where they are drawn, default is the cache
     manifest: str | None = None  # name: manifest; path of M.jsonl
     table: str | None = (
@@ -38,6 +39,9 @@ class DataConfig:
     limit: int = 0  # photographs a split at the most, drawn by the seed; 0 = all
     count: int = 1400  # name: phantom; photographs drawn
     size: int = 256  # name: phantom; side in pixels
+    weights: dict[str, float] = field(default_factory=dict)  # share of the draws that each `source` of the records gets
+    missing: str = "stop"  # stop | skip: what a photograph does that is not there (any more); skip counts them aloud
+    cache_gb: float = 0.0  # GB on disk at the most for photographs that are decoded, cropped and scaled; 0 = no cache
 
 
 @dataclass(frozen=True)

@@ -114,10 +114,12 @@ def spoken(cfg: Config, manifest: Manifest, record: FundusRecord, listener: List
 
     def caption() -> str:
         said = drawn("align", want_text=False, want_caption=True).caption
-        return f"caption: {said}" if said else "caption: none, there is neither diagnosis, finding nor text"
+        return f"caption: {said}" if said else f"caption: none, record {record.id}: neither diagnosis, finding nor text"
 
     def conversation() -> str:
-        drawn("fuse", want_text=True, want_caption=False)
+        if drawn("fuse", want_text=True, want_caption=False).silent:
+            kinds = [kind for kind, weight in cfg.dialogue.questions.items() if weight > 0]
+            return f"conversation: none, record {record.id}: no question of {', '.join(kinds)} can be answered"
         return listener.text()
 
     return [part("conversation", conversation), part("caption", caption)]

@@ -13,11 +13,14 @@ from mdf.dialogue import Encoded, Prompts, Turn, encode, encode_apart
 from mdf.errors import UserError
 from mdf.files import read_json
 from mdf.imaging.decode import load_image
-from mdf.imaging.preprocess import Preprocessing
+from mdf.imaging.preprocess import Prepared, Preprocessing
 
 # An existing, otherwise unused token of each tokenizer, so that embeddings are never resized.
 IMAGE_TOKENS = ("<filename>", "<|image|>", "<|reserved_special_token_0|>")
 PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "<unk>")
+
+
+INPUTS = ("pixel_values", "unet_pixels", "field")
 
 
 def choose_token(tokenizer: Any, names: tuple[str, ...], purpose: str) -> str:
@@ -34,6 +37,11 @@ def choose_token(tokenizer: Any, names: tuple[str, ...], purpose: str) -> str:
 
 class Inputs(dict):
     """Tensors of one or more prepared photographs: pixel_values [N,3,S,S], unet_pixels [N,3,U,U], field [N,1,U,U]."""
+
+    @classmethod
+    def of(cls, prepared: list[Prepared]) -> "Inputs":
+        """Prepared photographs side by side."""
+        return cls({name: torch.stack([getattr(p, name) for p in prepared]) for name in INPUTS})
 
     def to(self, device: torch.device | str) -> "Inputs":
         return Inputs({k: v.to(device) for k, v in self.items()})
@@ -76,11 +84,7 @@ class MDFProcessor:
         prepared = [
             self.preprocessing.prepare(self.decode(i)) for i in (images if isinstance(images, list) else [images])
         ]
-        return Inputs(
-            pixel_values=torch.stack([p.pixel_values for p in prepared]),
-            unet_pixels=torch.stack([p.unet_pixels for p in prepared]),
-            field=torch.stack([p.field for p in prepared]),
-        )
+        return Inputs.of(prepared)
 
     @staticmethod
     def decode(image: Any) -> np.ndarray:

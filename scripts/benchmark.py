@@ -1,4 +1,4 @@
-"""Measure what the fusion costs, as ratios against the same model without it."""
+"""Measure what the fusion costs and how fast photographs are loaded, as ratios against named references."""
 
 import argparse
 import json
@@ -7,18 +7,22 @@ from pathlib import Path
 
 from mdf.cli import run
 
-NAMES = ("generate", "step")
+NAMES = ("generate", "step", "data")
 DESCRIPTION = """\
-Measure what the fusion costs: ratios, each against a named reference that is measured in the same run, turn by turn.
+Measure what the fusion costs and how fast data are loaded: ratios, each against a named reference that is measured
+in the same run, turn by turn.
 
 benchmarks:
   generate    tokens a second of an answer, over the same language model without adapters    (at least 0.85)
   step        seconds of a fuse training step with the U-Net frozen, over the baseline MLLM's (at most 1.35);
               and with the U-Net training beside it
+  data        photographs a second from files to batches, over the same work in PIL and torchvision (at least 1.5);
+              from the cache of prepared photographs and from prepared shards likewise (at least 5)
 """
 EPILOG = """\
 examples:
   python scripts/benchmark.py
+  python scripts/benchmark.py data --data-root DIR encoder.size=224 unet.size=512
   python scripts/benchmark.py step --config odir5k fuse.batch_size=4 --repeats 20 --json step.json
 
 A missed bar is printed as "short" and is no failure. Close other jobs before you trust seconds; ratios bear them.
@@ -36,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("words", nargs="*", metavar="NAME | key.sub=value", help="benchmarks (default: all) and settings")
     made.add_argument("--config", metavar="FILE", help="YAML file or name of a bundled one (default: quickstart)")
     made.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds after the warm-up (default: 7)")
+    made.add_argument("--data-root", metavar="DIR", help="data: folder of real photographs (default: phantoms)")
+    made.add_argument("--workers", type=int, default=0, metavar="N", help="data: loader processes (default: 0)")
     made.add_argument("--json", metavar="OUT", help="also write every round's numbers to this file")
     return made
 
@@ -53,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if args.repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {args.repeats}")
+    if args.workers < 0:
+        raise UserError(f"--workers must be at least 0, not {args.workers}")
+    if args.data_root and not Path(args.data_root).is_dir():
+        raise UserError(f"--data-root: there is no folder {args.data_root}")
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise UserError(f"--json: the folder of {args.json} does not exist; make it first")
 
@@ -62,14 +72,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mdf.benchmarks import Benchmarks, table
 
-    benchmarks = Benchmarks(cfg)
-    rows = benchmarks.run(names, args.repeats)
+    rows, facts = [], {}
+    if "data" in names:
+        from mdf.data_benchmarks import data
+
+        root = Path(args.data_root) if args.data_root else None
+        rows += data(cfg, args.repeats, root=root, workers=args.workers)
+    if set(names) - {"data"}:
+        benchmarks = Benchmarks(cfg)
+        rows, facts = benchmarks.run(names, args.repeats) + rows, benchmarks.facts
     print(f"\n{table(rows)}")
     print(
         f"medians of {args.repeats} rounds, in brackets the least and the greatest; a ratio is taken within its round"
     )
     if args.json:
-        found = {**benchmarks.facts, "repeats": args.repeats, "rows": [row.to_dict() for row in rows]}
+        found = {**facts, "repeats": args.repeats, "rows": [row.to_dict() for row in rows]}
         Path(args.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

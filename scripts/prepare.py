@@ -10,6 +10,8 @@
   python scripts/prepare.py validate mine.jsonl                                  look for what would spoil a training
   python scripts/prepare.py split mine.jsonl --out folds.jsonl --folds 5         split anew, copies stay together
   python scripts/prepare.py show mine.jsonl -n 4 --config my_data                what a model will see and is scored on
+  python scripts/prepare.py merge A.jsonl B.jsonl --out both.jsonl               one of several, for data.weights
+  python scripts/prepare.py shards mine.jsonl --out DIR                          WebDataset shards, for data.name=shards
 
 Training reads a manifest with data.name=manifest data.manifest=mine.jsonl.
 Photographs are never copied: the manifest holds paths relative to --root.
@@ -72,6 +74,17 @@ def parser() -> argparse.ArgumentParser:
     validate = verbs.add_parser("validate", help="files, copies, patients across splits, labels, texts; an HTML page")
     anew = verbs.add_parser("split", parents=[split], help="split a manifest anew: patients, folds, sources, few-shot")
     show = verbs.add_parser("show", help="a contact sheet, and as text the conversations that a model is trained on")
+    merge = verbs.add_parser("merge", help="several manifests become one")
+    merge.add_argument("manifests", nargs="+", metavar="M.jsonl")
+    merge.add_argument("--out", required=True, metavar="M.jsonl", help="manifest to write")
+    shards = verbs.add_parser("shards", help="photographs become WebDataset shards (tar), for many nodes or few inodes")
+    shards.add_argument("manifest", metavar="M.jsonl", help="or DIR, to compare shards with their SHA-256")
+    shards.add_argument("--out", metavar="DIR", help="folder that is made")
+    shards.add_argument("--megabytes", type=float, default=256, help="size of a shard at the most (%(default)s)")
+    shards.add_argument("--data-root", metavar="DIR", help="where the photographs are (default: as M.meta.json says)")
+    shards.add_argument(
+        "--preprocess", metavar="CONFIG", help="decoded, cropped and scaled for this configuration instead of as files"
+    )
     for verb in (validate, anew, show):
         verb.add_argument("manifest", metavar="M.jsonl")
         verb.add_argument("--data-root", metavar="DIR", help="where the photographs are (default: as M.meta.json says)")
@@ -114,6 +127,10 @@ def main(argv: list[str] | None = None) -> None:
         split_anew(args)
     elif args.verb == "show":
         show(args)
+    elif args.verb == "merge":
+        merge(args)
+    elif args.verb == "shards":
+        shards(args)
     else:
         prepare(args)
 
@@ -213,6 +230,41 @@ def show(args: argparse.Namespace) -> None:
     draw_sheet(manifest, chosen, masks=args.masks).save(args.out)
     print(preview(cfg, manifest, chosen))
     print(f"\nwrote {args.out}")
+
+
+def merge(args: argparse.Namespace) -> None:
+    """Several manifests become one."""
+    from mdf.datasets import summary
+    from mdf.datasets.merge import merge
+    from mdf.records import write_manifest
+
+    merged = merge(args.manifests)
+    write_manifest(args.out, merged.records, root=merged.root, dataset=merged.meta["dataset"])
+    print(f"wrote {args.out}: {summary(merged.records)}")
+
+
+def shards(args: argparse.Namespace) -> None:
+    """Photographs become shards, or shards are compared with their SHA-256."""
+    from mdf.datasets.shards import verify, write_shards
+    from mdf.errors import UserError
+    from mdf.records import read_manifest
+
+    if Path(args.manifest).is_dir():
+        print(f"{args.manifest}: {verify(Path(args.manifest))} photographs, every shard as it was written")
+        return
+    if not args.out or not args.megabytes > 0:
+        raise UserError("shards needs --out DIR, and --megabytes above 0")
+    prepare = None
+    if args.preprocess:
+        from mdf.training.stream import prepare_for
+
+        prepare = prepare_for(args.preprocess)
+    index = write_shards(
+        read_manifest(args.manifest, args.data_root), Path(args.out), megabytes=args.megabytes, prepare=prepare
+    )
+    for split, written in index["splits"].items():
+        print(f"{split}: {sum(s['count'] for s in written)} photographs in {len(written)} shards")
+    print(f"wrote {args.out}; train with data.name=shards data.root={args.out}")
 
 
 if __name__ == "__main__":

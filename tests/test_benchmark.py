@@ -1,6 +1,7 @@
 """The benchmark script measures what it says, on a configuration that is too small for its numbers to mean anything."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -21,7 +22,9 @@ def settings(tmp_path_factory):
 
 def test_it_prints_ratios_beside_their_references_and_bars(settings, run_script, tmp_path):
     out = tmp_path / "ratios.json"
-    done = run_script("benchmark.py", "--config", settings, "fuse.batch_size=2", "--repeats", 2, "--json", out)
+    done = run_script(
+        "benchmark.py", "generate", "step", "--config", settings, "fuse.batch_size=2", "--repeats", 2, "--json", out
+    )
     assert done.returncode == 0, done.stderr
     for part in ("precision fp32", "1 CPU threads", "noise for", ">= 0.85", "<= 1.35", "generate without fusion"):
         assert part in done.stdout
@@ -77,9 +80,70 @@ def test_a_training_batch_is_half_supervised_and_the_models_differ_in_their_adap
     assert not any(n.startswith("unet.") and p.requires_grad for n, p in made.fused.named_parameters())
 
 
+def test_data_is_measured_against_the_same_work_written_plainly(settings, monkeypatch, tmp_path):
+    import torch
+
+    from mdf import data_benchmarks
+    from mdf.config import load_config
+
+    monkeypatch.setattr(data_benchmarks, "PHOTOGRAPHS", 8)
+    monkeypatch.setattr(data_benchmarks, "PHANTOM_SIZE", 160)
+    monkeypatch.setenv("MDF_CACHE", str(tmp_path / "cache"))
+    cfg = load_config(settings)
+    rows = data_benchmarks.data(cfg, 1, root=None, workers=0, say=lambda text: None)
+    assert [(r.name, r.bar) for r in rows] == [
+        ("data, from files", 1.5), ("data, from files", None), ("data, from cache", 5.0),
+        ("data, from shards of files", None), ("data, from prepared shards", 5.0),
+    ]  # fmt: skip
+    made = data_benchmarks.Photographs(cfg, None, tmp_path / "made", 0)
+    ways = [made.from_files(), made.from_files(made.cache), made.from_files(made.cache)]
+    ways += [made.from_shards("files"), made.from_shards("prepared")]
+    batches = [next(iter(way)) for way in ways]
+    plain = next(made.plain())
+    for batch in batches:  # all ways make the same tensors; the reference does the same work
+        for row, id_ in enumerate(batch.sample_ids):
+            for name in ("pixel_values", "unet_pixels", "field"):
+                place = batches[0].sample_ids.index(id_)
+                assert torch.equal(getattr(batch, name)[row], getattr(batches[0], name)[place]), name
+    for name in ("pixel_values", "unet_pixels"):
+        assert (plain[name] - getattr(batches[0], name)).abs().mean() < 0.1
+    assert (plain["field"] == batches[0].field).float().mean() > 0.97
+
+
+EPOCHS = """
+import os, sys, psutil, torch
+from pathlib import Path
+from mdf import data_benchmarks
+from mdf.config import load_config
+torch.set_num_threads(1)
+data_benchmarks.PHOTOGRAPHS = 96
+made = data_benchmarks.Photographs(load_config(sys.argv[1], ["unet.size=256"]), None, Path(sys.argv[2]), 0)
+memory = []
+for way in (made.from_files, lambda: made.from_files(made.cache), lambda: made.from_shards("prepared")):
+    for epoch in range(4):
+        data_benchmarks.exhaust(way)
+        memory.append(psutil.Process(os.getpid()).memory_info().rss / 2**20)
+print(*memory)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_epochs(settings, tmp_path):
+    """The first epoch fills caches of libraries; three more take nothing on top."""
+    code = [sys.executable, "-c", EPOCHS, str(settings), str(tmp_path / "made")]
+    done = subprocess.run(code, cwd=REPO, env=os.environ | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    memory = [float(word) for word in done.stdout.split()[-12:]]
+    for start in (0, 4, 8):
+        first, *later = memory[start : start + 4]
+        assert max(later) < first + 16, memory
+
+
 def test_wrong_input_is_refused(settings, run_script, tmp_path):
-    assert_refused(run_script("benchmark.py", "sped"), "sped", "generate, step")
+    assert_refused(run_script("benchmark.py", "sped"), "sped", "generate, step, data")
     assert_refused(run_script("benchmark.py", "--repeats", 0), "--repeats")
+    assert_refused(run_script("benchmark.py", "data", "--data-root", tmp_path / "no"), "there is no folder")
+    assert_refused(run_script("benchmark.py", "data", "--workers", -1), "--workers")
     assert_refused(run_script("benchmark.py", "--json", tmp_path / "no" / "x.json"), "does not exist")
     assert_refused(run_script("benchmark.py", "--config", settings, "fusion.depths=[]"), "fusion.depths")
 

@@ -66,6 +66,10 @@ def read(cfg: DataConfig, seed: int = 0, cache_dir: Path | None = None) -> Manif
     root = required(cfg.root, "root")
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}")
+    if cfg.name == "shards":
+        from mdf.datasets import shards
+
+        return shards.read(root)
     if cfg.name in DATASETS:
         reader = import_module(f"mdf.datasets.{cfg.name}")
         records = reader.read(root, aliases) if cfg.name in OWN_WORDS else reader.read(root)

@@ -39,12 +39,16 @@ class Transform:
     def colours(self, image: np.ndarray, field: np.ndarray) -> np.ndarray:
         """The photometric part on uint8 [H, W, 3]; the mean colour is that of `field`, bool [H, W]."""
         table = np.arange(256, dtype=np.float64)[:, None] / 255
-        inside = image[field]
-        mean = inside.mean(axis=0) / 255 if len(inside) else np.full(3, 0.5)
+        count = np.count_nonzero(field)
+        sums = [int(image[:, :, channel].sum(where=field, dtype=np.int64)) for channel in range(3)]
+        mean = np.array(sums) / count / 255 if count else np.full(3, 0.5)
         table = np.maximum((table - mean) * self.contrast + mean, 0) * self.brightness * np.array(self.gains)
         table = np.clip(table, 0, 1) ** self.gamma
         lookup = (table * 255 + 0.5).astype(np.uint8)
-        return np.stack([lookup[:, channel][image[:, :, channel]] for channel in range(3)], axis=2)
+        out = np.empty_like(image)
+        for channel in range(3):
+            out[:, :, channel] = lookup[:, channel].take(image[:, :, channel])
+        return out
 
 
 def sample(cfg: AugmentConfig, rng: np.random.Generator) -> Transform:

@@ -49,7 +49,9 @@ with suppress(AttributeError, OSError):  # a build of Pillow without libtiff, or
     libtiff.TIFFSetWarningHandler(None)
 
 
-def load_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> np.ndarray:
+def load_image(
+    path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None, data: bytes | None = None
+) -> np.ndarray:
     """Read a photograph as uint8 [H, W, 3], RGB, turned upright by its EXIF orientation.
 
     16-bit files are scaled to 8 bits (by 4095 where no value is above it, else by 65535), grey becomes three equal
@@ -59,12 +61,13 @@ def load_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, at_leas
     With `at_least`, a JPEG whose shorter side is 4 * `at_least` pixels or more is decoded at a half, a quarter or an
     eighth of its size, the shorter side staying 2 * `at_least` or more: several times faster, and after an antialiased
     resize to `at_least` hardly to be told apart. Masks, boxes and points of the file then have another size.
+    With `data`, the bytes of the file, `path` is only its name in messages, and DICOM is refused.
     Raises UserError for every file that cannot be read.
     """
-    return _decode(path, "photograph", _to_rgb, max_pixels, at_least)
+    return _decode(path, "photograph", _to_rgb, max_pixels, at_least, data)
 
 
-def load_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def load_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, data: bytes | None = None) -> np.ndarray:
     """Read a mask as bool [H, W], in the same orientation as `load_image` gives.
 
     With at most two levels, one of them 0, the other is foreground; with more (grey edges, JPEG) everything above half
@@ -73,12 +76,12 @@ def load_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
     """
     file, part = split_part(path)
     if part is None:
-        return _decode(file, "mask", _to_bool, max_pixels, None)
+        return _decode(file, "mask", _to_bool, max_pixels, None, data)
     if "x" in part:
-        return read_outline(file, part, max_pixels)
+        return read_outline(file, part, max_pixels, data)
     if file.name.endswith(".map.gz"):
-        return in_ranges(read_label_map(file, max_pixels), part)
-    return _decode(file, "mask", lambda image: in_ranges(_to_levels(image), part), max_pixels, None)
+        return in_ranges(read_label_map(file, max_pixels, data), part)
+    return _decode(file, "mask", lambda image: in_ranges(_to_levels(image), part), max_pixels, None, data)
 
 
 def _decode(
@@ -87,14 +90,15 @@ def _decode(
     convert: Callable[[Image.Image], np.ndarray],
     max_pixels: int,
     at_least: int | None,
+    data: bytes | None,
 ) -> np.ndarray:
     file = Path(path)
     quiet()
     try:
-        with _opened(file, noun, max_pixels) as stream:
+        with _opened(file, noun, max_pixels, data) as stream:
             if is_dicom(stream):
-                if noun == "mask":
-                    raise UserError(f"mask {file}: is a DICOM file. Convert it to PNG first.")
+                if noun == "mask" or data is not None:
+                    raise UserError(f"{noun} {file}: is a DICOM file. Convert it to PNG first.")
                 from mdf.imaging.dicom import load_dicom
 
                 return load_dicom(file, max_pixels=max_pixels)
@@ -127,11 +131,12 @@ def _decode(
         ) from None
 
 
-def _opened(file: Path, noun: str, max_pixels: int) -> BinaryIO:
+def _opened(file: Path, noun: str, max_pixels: int, data: bytes | None) -> BinaryIO:
     """The file's bytes, those inside where it is gzipped. Raises UserError for an empty or much too large file."""
-    stream = file.open("rb")  # Pillow gets the stream, not the path: it would map the file, which may shrink meanwhile
+    # Pillow gets the stream, not the path: it would map the file, which may shrink meanwhile
+    stream: BinaryIO = file.open("rb") if data is None else BytesIO(data)
     try:
-        size = os.fstat(stream.fileno()).st_size
+        size = os.fstat(stream.fileno()).st_size if data is None else len(data)
         if size == 0:
             raise UserError(f"{noun} {file}: the file is empty. Copy it again or remove it from the manifest.")
         if size > MAX_BYTES:

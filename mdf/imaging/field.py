@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
@@ -10,6 +11,12 @@ WORKING_SIDE = 192  # pixels; the outline is found on a copy of at most this sid
 DARK = 0.11  # share of the photograph's bright level; below it a pixel belongs to the surround
 MIN_SURROUND = 0.015  # share of the pixels; less dark surround than this counts as none
 MIN_FIELD = 0.08  # share of the pixels; a lit part smaller than this is no field
+FAINTEST = 6  # grey levels; a photograph whose bright level is below is all black
+SHARP = 1.5  # logarithm of light inside over outside the rim; an outline this sharp is taken at once
+UNSHARP = 0.3  # the same; an outline less sharp than this replaces no other
+SHARPER = 1.15  # times as sharp as another outline, to be taken instead of it
+LEVELS = 14  # brightnesses that are tried where the first outline is not sharp
+NOISE = 4.0  # grey levels added before logarithms are taken, so that noise in the dark makes no steps
 
 
 @dataclass(frozen=True)
@@ -23,29 +30,16 @@ def find_field(image: np.ndarray) -> Field:
     """Find the field of view of a photograph uint8 [H, W, 3].
 
     The largest lit region and its convex hull, relative to the photograph's own brightness, so that a dim photograph
-    keeps its dim rim. A photograph without a dark surround (or all black) gives the whole picture.
+    keeps its dim rim. Where that outline is not sharp (a shadow, a very dark photograph, a glow in the surround), the
+    brightness is taken that gives the sharpest. A photograph without a dark surround (or all black) gives the whole
+    picture.
     """
     height, width = image.shape[:2]
     factor = max(1, -(-max(height, width) // WORKING_SIDE))
-    light = np.maximum(np.maximum(image[:, :, 0], image[:, :, 1]), image[:, :, 2])
-    small = Image.fromarray(light)
-    light = np.asarray((small.reduce(factor) if factor > 1 else small).filter(ImageFilter.MedianFilter(3)))
-    bright = float(np.percentile(light, 95))
-    lit = light > np.clip(DARK * bright, 6, 28)
-    if bright < 12 or lit.mean() > 1 - MIN_SURROUND:
-        return _whole(height, width)
-    labels, count = ndimage.label(lit)
-    if count > 1:
-        sizes = np.bincount(labels.ravel())
-        sizes[0] = 0
-        lit = labels == sizes.argmax()
-    if lit.mean() < MIN_FIELD:
-        return _whole(height, width)
-    # Opening cuts off labels, tabs and reflections that touch the field before the hull is drawn round it.
-    radius = max(1, round(0.02 * min(lit.shape)))
-    opened = ndimage.binary_opening(np.pad(lit, radius, mode="edge"), iterations=radius)[radius:-radius, radius:-radius]
-    mask = _hull(opened if opened.any() else lit)
-    if mask.mean() > 1 - MIN_SURROUND:
+    brightest = Image.fromarray(_brightest(image))
+    small = (brightest.reduce(factor) if factor > 1 else brightest).filter(ImageFilter.MedianFilter(3))
+    mask = _outline(small)
+    if mask is None:
         return _whole(height, width)
     if factor > 1:
         # reduce() rounds the size up, so the copy covers slightly more than the picture: enlarge, then cut.
@@ -55,7 +49,69 @@ def find_field(image: np.ndarray) -> Field:
         mask = np.asarray(large)[:height, :width] > 127
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    return Field(mask, box, float(mask.mean()))
+    return Field(mask, box, np.count_nonzero(mask) / mask.size)
+
+
+def _brightest(image: np.ndarray) -> np.ndarray:
+    """The largest of the three channels, uint8 [H, W]: along the bytes as they lie, 4 times faster than by channel."""
+    flat = np.ascontiguousarray(image).reshape(-1)
+    largest = np.maximum(np.maximum(flat[:-2], flat[1:-1]), flat[2:])
+    return np.ascontiguousarray(largest[::3]).reshape(image.shape[:2])
+
+
+def _outline(small: Image.Image) -> np.ndarray | None:
+    """The field bool [h, w] on a small grey copy; None where the whole picture is field."""
+    light = np.asarray(small)
+    bright = float(np.percentile(light, 95))
+    if bright < FAINTEST:
+        return None
+    mask = _region(light, float(np.clip(DARK * bright, 6, 28)))
+    smooth = np.asarray(small.filter(ImageFilter.BoxBlur(1)))
+    sharpness = _sharpness(smooth, mask)
+    if sharpness >= SHARP:
+        return mask
+    # From bright to dark, so that of outlines that are about as sharp the innermost is taken.
+    for level in np.geomspace(max(4.0, 0.5 * bright), 2, LEVELS):
+        other = _region(light, float(level))
+        if (found := _sharpness(smooth, other)) > max(SHARPER * sharpness, UNSHARP):
+            mask, sharpness = other, found
+    return mask
+
+
+def _region(light: np.ndarray, level: float) -> np.ndarray | None:
+    """Hull of the largest part of [h, w] brighter than `level`; None where that is nearly all or nearly nothing."""
+    lit = light > level
+    if lit.mean() > 1 - MIN_SURROUND:
+        return None
+    labels, count = ndimage.label(lit)
+    if count > 1:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        lit = labels == sizes.argmax()
+    if lit.mean() < MIN_FIELD:
+        return None
+    # Opening cuts off labels, tabs and reflections that touch the field before the hull is drawn round it.
+    radius = max(1, round(0.02 * min(lit.shape)))
+    opened = ndimage.binary_opening(np.pad(lit, radius, mode="edge"), iterations=radius)[radius:-radius, radius:-radius]
+    mask = _hull(opened if opened.any() else lit)
+    return None if mask.mean() > 1 - MIN_SURROUND else mask
+
+
+def _sharpness(smooth: np.ndarray, mask: np.ndarray | None) -> float:
+    """How sharp an outline is: the step in light across it that nine tenths of its length exceed.
+
+    A step is the logarithm of the brightest over the darkest of the 5x5 pixels round a pixel of the rim. `smooth` is
+    the light uint8 [h, w]. 0 where no outline lies inside the picture.
+    """
+    if mask is None:
+        return 0.0
+    inner = mask[2:-2, 2:-2]  # at the very edge of the picture nothing is seen of the outside
+    rows, columns = np.nonzero(inner & ~ndimage.binary_erosion(mask, border_value=1)[2:-2, 2:-2])
+    if not rows.size:
+        return 0.0
+    around = sliding_window_view(smooth, (5, 5))[rows, columns].reshape(len(rows), 25)
+    steps = np.log((around.max(axis=1) + NOISE) / (around.min(axis=1) + NOISE))
+    return float(np.percentile(steps, 10))
 
 
 def _whole(height: int, width: int) -> Field:

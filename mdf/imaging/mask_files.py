@@ -9,6 +9,7 @@ So a release whose file holds several classes, or an outline instead of pixels, 
 """
 
 import gzip
+import io
 import os
 import re
 import zlib
@@ -43,12 +44,12 @@ def in_ranges(values: np.ndarray, part: str) -> np.ndarray:
     return inside
 
 
-def read_outline(file: Path, part: str, max_pixels: int) -> np.ndarray:
+def read_outline(file: Path, part: str, max_pixels: int, data: bytes | None = None) -> np.ndarray:
     """The inside of an outline as bool [H, W] for the part "WxH". Raises UserError for anything but lines of x y."""
     width, height = map(int, part.split("x"))
     if not 0 < width * height <= max_pixels:
         raise UserError(f"mask {file}#{part}: {width}x{height} pixels is outside 1 to {max_pixels:,}")
-    lines = read_lines(file)
+    lines = read_lines(file, data)
     try:
         points = [tuple(map(float, line.replace(",", " ").split())) for line in lines]
     except ValueError:
@@ -60,9 +61,10 @@ def read_outline(file: Path, part: str, max_pixels: int) -> np.ndarray:
     return np.array(canvas)
 
 
-def read_lines(file: Path) -> list[str]:
+def read_lines(file: Path, data: bytes | None = None) -> list[str]:
     try:
-        return [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        text = (file.read_bytes() if data is None else data).decode("utf-8-sig")
+        return [line for line in text.splitlines() if line.strip()]
     except FileNotFoundError:
         raise UserError(f"mask {file}: no such file. Check the path, or the manifest's root (--data-root).") from None
     except OSError as error:
@@ -71,10 +73,10 @@ def read_lines(file: Path) -> list[str]:
         raise UserError(f"mask {file}: is no text file, so it is no outline") from None
 
 
-def read_label_map(file: Path, max_pixels: int) -> np.ndarray:
+def read_label_map(file: Path, max_pixels: int, data: bytes | None = None) -> np.ndarray:
     """The numbered regions of a HEI-MED map as int32 [H, W]; 0 is no region. Raises UserError for a damaged file."""
     try:
-        with gzip.open(file) as packed:
+        with gzip.open(file if data is None else io.BytesIO(data)) as packed:
             # the first number is the map's number of regions or unused; never more bytes are unpacked than it promises
             start = packed.read(12)
             head = np.frombuffer(start[: len(start) // 4 * 4], dtype="<i4")

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -21,6 +23,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # A pixel of a scaled-down mask is foreground when this share of it is covered. Measured on HRF at 256 pixels: one half
 # keeps 36 % of the vessels' midlines and 70 % of their area, 0.35 keeps 52 % and 108 %, 0.2 keeps 76 % and 172 %.
 MASK_COVERAGE = 0.35
+# Before augmentation coverage is kept in steps of 1/200, rounded up: MASK_COVERAGE and one half are then whole steps,
+# so that exactly the same pixels lie above them.
+STEPS = 200
+CROP_MAGIC = b"mdf crop 1\n"
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,54 @@ class Prepared:
     field: torch.Tensor  # bool [1, U, U], inside the field of view
     masks: torch.Tensor  # float32 {0, 1} [K, U, U], zeros where not known
     mask_known: torch.Tensor  # bool [K]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What of a photograph is the same in every epoch: cut to its field and scaled, not yet augmented or normalised.
+
+    M = max(S, U). A photograph that is to be augmented has one picture [M, M, 3] and `covers` [1+N, M, M] with the
+    share of each pixel that the field and the N masks cover, in 200ths. One that is not has two, [S, S, 3] and
+    [U, U, 3], and `covers` {0, 1} [1+N, U, U].
+    """
+
+    pictures: tuple[torch.Tensor, ...]  # uint8
+    covers: torch.Tensor  # uint8; the field, then the masks
+    names: tuple[str, ...]  # of the N masks
+
+    @property
+    def augmented(self) -> bool:
+        return len(self.pictures) == 1
+
+    def to_bytes(self) -> bytes:
+        """For a file: a header with shapes, names and a checksum, then the bytes of the tensors."""
+        tensors = (*self.pictures, self.covers)
+        payload = b"".join(t.numpy().tobytes() for t in tensors)
+        header = {"shapes": [list(t.shape) for t in tensors], "names": self.names, "crc32": zlib.crc32(payload)}
+        text = json.dumps(header).encode()
+        return CROP_MAGIC + len(text).to_bytes(4, "big") + text + payload
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray) -> "Crop":
+        """The reverse of `to_bytes`. Raises ValueError for anything else, damaged bytes included."""
+        buffer = bytearray(data) if isinstance(data, bytes) else data  # tensors want memory that may be written to
+        start = len(CROP_MAGIC) + 4
+        if buffer[: len(CROP_MAGIC)] != CROP_MAGIC or len(buffer) < start:
+            raise ValueError("no prepared photograph of this version of mdf")
+        end = start + int.from_bytes(buffer[len(CROP_MAGIC) : start], "big")
+        try:
+            header = json.loads(bytes(buffer[start:end]))
+            shapes, crc32 = [tuple(s) for s in header["shapes"]], header["crc32"]
+            sizes = [math.prod(shape) for shape in shapes]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError("its header is damaged") from None
+        if len(buffer) - end != sum(sizes) or zlib.crc32(memoryview(buffer)[end:]) != crc32:
+            raise ValueError("its bytes are damaged or cut short")
+        tensors = []
+        for shape, size in zip(shapes, sizes, strict=True):
+            tensors.append(torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=end).view(shape))
+            end += size
+        return cls(tuple(tensors[:-1]), tensors[-1], tuple(header["names"]))
 
 
 @dataclass(frozen=True)
@@ -80,49 +134,96 @@ class Preprocessing:
         order. Pixels outside the field are 0 before normalising. The geometric part of `transform` acts on image, field
         and masks alike, the photometric part on the image alone. Raises UserError for wrong shapes.
         """
+        given = {name: mask for name, mask in (masks or {}).items() if name in mask_names}
+        return self.finish(self.crop(image, given, augmented=transform is not None), mask_names, transform)
+
+    def crop(self, image: np.ndarray, masks: Mapping[str, np.ndarray] | None = None, *, augmented: bool) -> Crop:
+        """The part of `prepare` that is the same in every epoch; arguments as there. Raises UserError likewise."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise UserError(f"photograph must be uint8 [height, width, 3], got {image.dtype} {list(image.shape)}")
         given = dict(masks or {})
-        known = [name for name in mask_names if name in given]
-        for name in known:
-            if given[name].shape != image.shape[:2]:
-                (h, w), (ih, iw) = given[name].shape, image.shape[:2]
+        for name, mask in given.items():
+            if mask.shape != image.shape[:2]:
+                (h, w), (ih, iw) = mask.shape, image.shape[:2]
                 raise UserError(
                     f"mask {name} is {w}x{h} pixels, its photograph {iw}x{ih}: scale the mask to the photograph's size"
                 )
         found = find_field(image)
         box = found.box if self.crop_field else (0, 0, image.shape[1], image.shape[0])
-        field = _square(torch.from_numpy(found.mask)[None], box)
-        square = _square(torch.from_numpy(image).permute(2, 0, 1), box) * field
-        covers = [field] + [
-            _square(torch.from_numpy(np.ascontiguousarray(given[name], dtype=bool))[None], box) for name in known
-        ]
-        cover = torch.cat(covers).to(torch.float32)
-
-        if transform is None:
-            encoder, unet = _resize(square, self.encoder_size), _resize(square, self.unet_size)
-            cover = _resize(cover, self.unet_size)
-        else:
+        square = torch.from_numpy(_field_square(image, found.mask, box)).permute(2, 0, 1)
+        covers = torch.cat(
+            [
+                _square(torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))[None], box)
+                for mask in (found.mask, *given.values())
+            ]
+        ).to(torch.float32)
+        if augmented:
             side = max(self.encoder_size, self.unet_size)
-            square, cover = _resize(square, side), _resize(cover, side)
-            square = torch.from_numpy(
-                transform.colours(square.permute(1, 2, 0).numpy(), cover[0].numpy() > 0.5)
-            ).permute(2, 0, 1)
-            both = _warp(torch.cat([square.to(torch.float32) * (cover[:1] > 0.5), cover]), transform)
-            square, cover = both[:3].round_().clamp_(0, 255).to(torch.uint8), both[3:]
-            encoder, unet = _resize(square, self.encoder_size), _resize(square, self.unet_size)
-            cover = _resize(cover, self.unet_size)
-        inside = cover[:1] > 0.5
-        out = torch.zeros(len(mask_names), self.unet_size, self.unet_size)
-        for row, name in enumerate(known, start=1):
-            out[mask_names.index(name)] = (cover[row] > MASK_COVERAGE).to(torch.float32)
+            covers = _resize(covers, side).mul_(STEPS).ceil_().clamp_(0, STEPS).to(torch.uint8)
+            return Crop((_last(_resize(square, side) * (covers[:1] > STEPS // 2)),), covers, tuple(given))
+        covers = _resize(covers, self.unet_size)
+        inside = covers[:1] > 0.5
+        covers = torch.cat([inside, covers[1:] > MASK_COVERAGE]).to(torch.uint8)
+        unet = _resize(square, self.unet_size) * inside
+        return Crop((_last(_resize(square, self.encoder_size)), _last(unet)), covers, tuple(given))
+
+    def finish(self, crop: Crop, mask_names: tuple[str, ...] = (), transform: Transform | None = None) -> Prepared:
+        """The rest of `prepare`: `transform` on a crop made with `augmented`, and normalising.
+
+        Masks of the crop that are not in `mask_names` are left out. Raises ValueError for a crop of the other kind.
+        """
+        if crop.augmented != (transform is not None):
+            raise ValueError("a crop is augmented where it was made for that, and only there")
+        if transform is None:
+            encoder, unet = (picture.permute(2, 0, 1) for picture in crop.pictures)
+            inside, covers = crop.covers[:1].bool(), crop.covers[1:]
+        else:
+            picture, field = crop.pictures[0].numpy(), crop.covers[0].numpy() > STEPS // 2
+            coloured = torch.from_numpy(transform.colours(picture, field) * field[:, :, None]).permute(2, 0, 1)
+            shares = crop.covers.to(torch.float32).sub_(0.5).clamp_(min=0).div_(STEPS)  # the middle of each step
+            both = _warp(torch.cat([coloured.to(torch.float32), shares]), transform)
+            square = both[:3].round_().clamp_(0, 255).to(torch.uint8)
+            covers = _resize(both[3:], self.unet_size)
+            inside, covers = covers[:1] > 0.5, covers[1:] > MASK_COVERAGE
+            encoder, unet = _resize(square, self.encoder_size), _resize(square, self.unet_size) * inside
+        masks = torch.zeros(len(mask_names), self.unet_size, self.unet_size)
+        for row, name in enumerate(crop.names):
+            if name in mask_names:
+                masks[mask_names.index(name)] = covers[row]
         return Prepared(
             pixel_values=_normalise(encoder, self.encoder_mean, self.encoder_std),
-            unet_pixels=_normalise(unet * inside, self.unet_mean, self.unet_std),
+            unet_pixels=_normalise(unet, self.unet_mean, self.unet_std),
             field=inside,
-            masks=out,
-            mask_known=torch.tensor([name in given for name in mask_names], dtype=torch.bool),
+            masks=masks,
+            mask_known=torch.tensor([name in crop.names for name in mask_names], dtype=torch.bool),
         )
+
+
+def _field_square(image: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """`image` uint8 [H, W, 3] cut to `box`, 0 outside `mask` bool [H, W], padded to a centred square [N, N, 3]."""
+    left, top, right, bottom = box
+    image, mask = image[top:bottom, left:right], mask[top:bottom, left:right]
+    height, width = mask.shape
+    side = max(height, width)
+    inside = int(np.count_nonzero(mask))
+    if inside == side * side:
+        return image
+    out = np.zeros((side, side, 3), dtype=np.uint8)
+    y, x = (side - height) // 2, (side - width) // 2
+    target = out[y : y + height, x : x + width]
+    first, last = mask.argmax(axis=1), width - mask[:, ::-1].argmax(axis=1)
+    last = np.where(mask[np.arange(height), first], last, first)  # rows without any
+    if int((last - first).sum()) == inside:  # a row of the field is one run, and copying runs is fast
+        for row, (start, stop) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+            target[row, start:stop] = image[row, start:stop]
+    else:
+        np.copyto(target, image, where=mask[:, :, None])
+    return out
+
+
+def _last(pixels: torch.Tensor) -> torch.Tensor:
+    """[C, H, W] as contiguous [H, W, C]."""
+    return pixels.permute(1, 2, 0).contiguous()
 
 
 def _square(pixels: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Tensor:
@@ -158,4 +259,5 @@ def _warp(pixels: torch.Tensor, transform: Transform) -> torch.Tensor:
 
 def _normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     centre, spread = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
-    return (pixels.to(torch.float32).div_(255).sub_(centre).div_(spread)).contiguous()
+    # contiguous first: on channels-last memory the three steps take three times as long
+    return pixels.contiguous().to(torch.float32).div_(255).sub_(centre).div_(spread)

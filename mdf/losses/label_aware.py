@@ -5,7 +5,7 @@ Shapes: B pairs (after gathering over processes), E embedding width, K labels.
 
 from torch import Tensor
 
-from mdf.losses.contrastive import soft_cross_entropy
+from mdf.losses.contrastive import nothing, soft_cross_entropy
 from mdf.losses.gather import gather, gather_with_grad
 
 
@@ -21,7 +21,7 @@ def label_aware_contrastive_loss(
     Args:
         image_embeds, text_embeds: unit vectors [B,E] of this process.
         logit_scale: the multiplier.
-        label_ids: int64 [B]; equal ids are positives.
+        label_ids: int64 [B]; equal ids are positives, rows with a negative id take no part.
         label_sets: bool [B,K] instead; the overlap (intersection over union) of two sets is the target before
             normalising. A row with an empty set matches only itself.
     """
@@ -30,6 +30,10 @@ def label_aware_contrastive_loss(
     images, texts = gather_with_grad(image_embeds.float()), gather_with_grad(text_embeds.float())
     if label_ids is not None:
         ids = gather(label_ids)
+        known = ids >= 0
+        images, texts, ids = images[known], texts[known], ids[known]
+        if not len(ids):
+            return nothing(images, texts, logit_scale)
         overlap = (ids[:, None] == ids[None]).float()
     else:
         assert label_sets is not None

@@ -18,7 +18,7 @@ from mdf.dialogue import Prompts, Turn
 from mdf.imaging.preprocess import Preprocessing
 from mdf.models.configuration import MDFConfig, MDFOutput
 from mdf.models.connector import Fusion
-from mdf.models.fundus_encoder import FundusEncoder
+from mdf.models.fundus_encoder import FundusEncoder, architecture, statistics
 from mdf.models.language import MEMORY, MemoryCarrier, attach_lora, bare, hidden_rms, hook_adapters, load_language
 from mdf.models.unet import UNet
 from mdf.models.weights import normalisation
@@ -26,6 +26,21 @@ from mdf.processor import Inputs, MDFProcessor
 from mdf.resources import bundled
 
 PARTS = ("encoder", "unet", "fusion", "language")
+
+
+def preprocessing_of(cfg: Config) -> Preprocessing:
+    """How the model of a configuration wants its photographs."""
+    side = cfg.encoder.size or architecture(cfg.encoder.model)["vision_cfg"]["image_size"]
+    encoder_mean, encoder_std = statistics(cfg.encoder)
+    unet_mean, unet_std = normalisation(cfg.unet.weights)
+    return Preprocessing(
+        encoder_size=side[0] if isinstance(side, list | tuple) else side,
+        unet_size=cfg.unet.size,
+        encoder_mean=encoder_mean,
+        encoder_std=encoder_std,
+        unet_mean=unet_mean,
+        unet_std=unet_std,
+    )
 
 
 class MDFModel(PreTrainedModel, GenerationMixin):
@@ -89,19 +104,10 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         model = cls(MDFConfig(mdf=sections, lora=lora), language=language)
         if cfg.language.gradient_checkpointing:
             bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        encoder_mean, encoder_std = model.encoder.statistics
-        unet_mean, unet_std = normalisation(cfg.unet.weights)
         prompts = Prompts(Path(cfg.dialogue.prompts) if cfg.dialogue.prompts else bundled("prompts"))
         model.processor = MDFProcessor(
             tokenizer,
-            Preprocessing(
-                encoder_size=model.encoder.size,
-                unet_size=cfg.unet.size,
-                encoder_mean=encoder_mean,
-                encoder_std=encoder_std,
-                unet_mean=unet_mean,
-                unet_std=unet_std,
-            ),
+            preprocessing_of(cfg),
             prompts,
             image_tokens=model.fusion.prefix.side[0] * model.fusion.prefix.side[1],
             context_length=model.encoder.context_length,

@@ -1,22 +1,29 @@
 """The photographs of a stage: loaded, checked to be there, and sorted by whether its losses can learn from them."""
 
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from mdf import datasets
-from mdf.batches import Batch, FundusDataset, Sample, collate
-from mdf.config import Config
-from mdf.dialogue import Prompts, ask, report_text
+from mdf.batches import Batch, FundusDataset, Sample, can_be_aligned, can_be_asked, collate
+from mdf.config import Config, DataConfig
+from mdf.dialogue import Prompts
 from mdf.errors import UserError
+from mdf.imaging.cache import PreparedCache
 from mdf.imaging.mask_files import mask_file
 from mdf.processor import MDFProcessor
 from mdf.records import FundusRecord, Manifest
+from mdf.resources import cache_dir
 from mdf.training.devices import cores
-from mdf.training.sampler import Key
+from mdf.training.sampler import Key, Sampler, groups_of
 from mdf.training.stages import Task
+from mdf.training.stream import ShardDataset, streamed
 
 Say = Callable[[str], None]
 
@@ -47,66 +54,140 @@ def diagnoses_of(manifests: dict[str, Manifest]) -> tuple[str, ...]:
     return tuple(sorted({d for m in manifests.values() for r in m.split("train") for d in r.diagnosis or ()}))
 
 
-def lacks(record: FundusRecord, task: Task, cfg: Config, prompts: Prompts) -> str | None:
-    """Why the stage cannot learn from this record, or None."""
-    if task.want == ("masks",) and not set(record.masks) & set(cfg.unet.masks):
-        return f"no mask of {', '.join(cfg.unet.masks)}"
-    if task.wants_captions and not (record.diagnosis or record.findings or report_text(record)):
-        return "neither diagnosis, finding nor text"
-    if "text" in task.want:
-        kinds = [kind for kind, weight in cfg.dialogue.questions.items() if weight > 0]
-        if all(ask(record, kind, prompts, (), np.random.default_rng(0)) is None for kind in kinds):
-            return f"no question of {', '.join(kinds)} can be answered"
-    return None
+def data_of(cfg: Config, task: Task) -> DataConfig:
+    """The settings of a stage's data: its own, or the run's."""
+    return task.stage.data or cfg.data
+
+
+def can_be_grounded(record: FundusRecord, prompts: Prompts, cfg: Config) -> bool:
+    """Whether there may be an answer about a lesion or part whose mask is known."""
+    return bool(set(record.masks) & set(cfg.unet.masks)) and can_be_asked(record, prompts, cfg.dialogue)
+
+
+def lacks(record: FundusRecord, task: Task, cfg: Config, prompts: Prompts) -> dict[str, str]:
+    """The losses of the stage that cannot learn from this record, and why."""
+    lacking: dict[str, str] = {}
+    for loss in task.weights:
+        if loss == "mask" and not set(record.masks) & set(cfg.unet.masks):
+            lacking[loss] = f"no mask of {', '.join(cfg.unet.masks)}"
+        elif loss in ("contrastive", "label_aware") and not can_be_aligned(record):
+            lacking[loss] = "neither diagnosis, finding nor text"
+        elif loss == "text" and not can_be_asked(record, prompts, cfg.dialogue):
+            kinds = [kind for kind, weight in cfg.dialogue.questions.items() if weight > 0]
+            lacking[loss] = f"no question of {', '.join(kinds)} can be answered"
+        elif loss == "grounding" and not can_be_grounded(record, prompts, cfg):
+            lacking[loss] = f"no answer about one of {', '.join(cfg.unet.masks)} that has a mask"
+    return lacking
 
 
 def suited(
     records: Iterable[FundusRecord], task: Task, cfg: Config, prompts: Prompts, what: str, say: Say
 ) -> list[FundusRecord]:
-    """The records that the stage can learn from; says how many are left out and why."""
-    kept, reasons = [], dict[str, int]()
+    """The records that at least one loss of the stage can learn from; says how many are left out, or serve only some.
+
+    A loss that none of them serves is named aloud.
+    """
+    kept: list[FundusRecord] = []
+    reasons: Counter[tuple[str, str]] = Counter()
+    served: Counter[str] = Counter()
     for record in records:
-        reason = lacks(record, task, cfg, prompts)
-        if reason is None:
+        lacking = lacks(record, task, cfg, prompts)
+        if len(lacking) < len(task.weights):
             kept.append(record)
+            served.update(loss for loss in task.weights if loss not in lacking)
+            reasons.update(("do not serve " + loss, reason) for loss, reason in lacking.items())
         else:
-            reasons[reason] = reasons.get(reason, 0) + 1
-    for reason, count in reasons.items():
-        say(f"{task.name}: {count} {what} photographs left out: {reason}")
+            reasons["left out", "; ".join(dict.fromkeys(lacking.values()))] += 1
+    for (effect, reason), count in reasons.items():
+        say(f"{task.name}: {count} {what} photographs {effect}: {reason}")
+    for loss in task.weights if kept else ():
+        if not served[loss]:
+            say(f"{task.name}: WARNING: none of the {len(kept)} {what} photographs serves the loss {loss}")
     return kept
 
 
 def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, say: Say) -> StageData:
     """Training and validation records of a stage. Raises UserError where nothing is left or a file is missing."""
-    train = suited(manifest.split("train"), task, cfg, prompts, "training", say)
-    if not train:
-        raise UserError(
-            f"{task.name}: none of the {len(manifest.split('train'))} training photographs has what "
-            f"{', '.join(task.weights)} needs; take {task.name} out of run.stages or give it other {task.name}.data"
-        )
-    val = suited(manifest.split("val"), task, cfg, prompts, "validation", say)
-    order = np.random.default_rng([cfg.run.seed, 1]).permutation(len(val))[: task.stage.eval_photographs]
-    val = [val[i] for i in sorted(order)]
-    check_files(manifest, train + val, cfg.unet.masks if task.wants_masks else ())
-    say(f"{task.name}: {len(train)} training and {len(val)} validation photographs")
-    return StageData(manifest, train, val)
-
-
-def check_files(manifest: Manifest, records: list[FundusRecord], masks: tuple[str, ...]) -> None:
-    """Raises UserError that names the first files that are not there, before any step is spent."""
-    wanted = [r.image for r in records] + [r.masks[name] for r in records for name in masks if name in r.masks]
-    missing = [path for path in dict.fromkeys(wanted) if not mask_file(manifest.path(path)).is_file()]
+    masks = cfg.unet.masks if task.wants_masks else ()
+    found: dict[str, list[FundusRecord]] = {}
+    for split, what in (("train", "training"), ("val", "validation")):
+        records = weighted(manifest, split, data_of(cfg, task))
+        found[split] = suited(records, task, cfg, prompts, what, say)
+        if split == "val":
+            order = np.random.default_rng([cfg.run.seed, 1]).permutation(len(found[split]))
+            found[split] = [found[split][i] for i in sorted(order[: task.stage.eval_photographs])]
+        elif not found[split]:
+            raise UserError(
+                f"{task.name}: none of the {len(records)} training photographs has what {', '.join(task.weights)} "
+                f"needs; take {task.name} out of run.stages or give it other {task.name}.data"
+            )
+    sharded = "shards" in manifest.meta  # whose files were looked at when the index was read
+    missing = [] if sharded else missing_files(manifest, found["train"] + found["val"], masks)
     if missing:
-        listed = "".join(f"\n  {manifest.path(path)}" for path in missing[:5])
-        more = "\n  …" if len(missing) > 5 else ""
+        first = "".join(f"\n  {manifest.path(path)}" for path in missing[:5]) + ("\n  …" if len(missing) > 5 else "")
+        text = f"{len(missing)} files of the data are missing:{first}"
+        if data_of(cfg, task).missing == "stop":
+            raise UserError(f"{text}\nCheck data.root or leave the records out, or set data.missing=skip")
+        # they stay in the order of the stage, which would be another one if they came back before a --resume
+        say(f"{task.name}: {text}\nThey are left out wherever they are drawn, as data.missing=skip says")
+    say(f"{task.name}: {len(found['train'])} training and {len(found['val'])} validation photographs")
+    if data_of(cfg, task).weights:
+        shares = sampler_of(cfg, task, found["train"]).weights
+        total = sum(weight for _, weight in shares)
+        say(f"{task.name}: drawn from " + ", ".join(f"{name or '-'} {w / total:.1%}" for name, w in shares))
+    return StageData(manifest, found["train"], found["val"])
+
+
+def weighted(manifest: Manifest, split: str, data: DataConfig) -> list[FundusRecord]:
+    """The records of a split whose source has a weight above 0. Raises UserError where a source has none at all."""
+    if not data.weights:
+        return manifest.split(split)
+    sources = {r.source or "" for r in manifest.records}
+    without, unknown = sorted(sources - set(data.weights)), sorted(set(data.weights) - sources)
+    if without or unknown:
         raise UserError(
-            f"{len(missing)} files of the data are missing:{listed}{more}\nCheck data.root or leave the records out"
+            f"data.weights: the data's sources are {', '.join(map(repr, sorted(sources)))}"
+            + (f"; no weight is given to {', '.join(map(repr, without))} (0 leaves a source out)" if without else "")
+            + (f"; there is no {', '.join(map(repr, unknown))}" if unknown else "")
         )
+    return [r for r in manifest.split(split) if data.weights[r.source or ""] > 0]
+
+
+def sampler_of(cfg: Config, task: Task, records: list[FundusRecord], rank: int = 0, processes: int = 1) -> Sampler:
+    """The order in which a stage draws its training photographs."""
+    weights = data_of(cfg, task).weights
+    sources = tuple(r.source or "" for r in records) if weights else None
+    return Sampler(
+        len(records),
+        cfg.run.seed,
+        task.stage.batch_size,
+        task.stage.accumulation,
+        rank,
+        processes,
+        groups_of([r.diagnosis for r in records]) if task.stage.balance else None,
+        sources,
+        tuple((name, weights[name]) for name in sorted(set(sources))) if sources else (),
+    )
+
+
+def missing_files(manifest: Manifest, records: list[FundusRecord], masks: tuple[str, ...]) -> list[str]:
+    """Relative paths of files that are not there, found before any step is spent."""
+    wanted = dict.fromkeys((r.image, manifest.path(r.image)) for r in records)
+    drawn = (r.masks[name] for r in records for name in masks if name in r.masks)
+    wanted |= dict.fromkeys((path, mask_file(manifest.path(path))) for path in drawn)
+    return [path for path, file in wanted if not file.is_file()]
+
+
+@lru_cache(maxsize=4)
+def cache_of(gigabytes: float, folder: Path) -> PreparedCache | None:
+    """The cache of prepared photographs, where there is room for one; its size is counted once a process."""
+    return PreparedCache(gigabytes, folder) if gigabytes else None
 
 
 def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *, train: bool) -> FundusDataset:
     """The records of a stage as samples with what its losses need; only training photographs are augmented."""
-    return FundusDataset(
+    kind = ShardDataset if "shards" in data.manifest.meta else FundusDataset
+    return kind(
         data.train if train else data.val,
         data.manifest,
         processor,
@@ -116,6 +197,8 @@ def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *
         masks=cfg.unet.masks if task.wants_masks else (),
         want_text="text" in task.want,
         want_caption=task.wants_captions,
+        cache=cache_of(data_of(cfg, task).cache_gb, cache_dir() / "prepared"),
+        skip_missing=data_of(cfg, task).missing == "skip",
     )
 
 
@@ -153,10 +236,42 @@ def loader(samples: FundusDataset, batches: Iterable[list[Key]], *, workers: int
         persistent_workers=False,
         prefetch_factor=2 if workers else None,
     )
-    for batch in loaded:
+    return whole(loaded)
+
+
+def whole(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
+    """The batches, naming what is missing from them. Raises the UserError that stands in a batch's place."""
+    for batch in batches:
         if isinstance(batch, UserError):
             raise batch
+        for path in batch.missing:
+            print(f"note: {path} is gone; it is left out, as data.missing=skip says", file=sys.stderr)
         yield batch
+
+
+def training_batches(
+    samples: FundusDataset, sampler: Sampler, *, done: int, total: int, workers: int
+) -> Iterator[Batch]:
+    """The micro-batches of this process for the optimiser steps after `done` up to `total`."""
+    if isinstance(samples, ShardDataset):
+        start = done * sampler.accumulation
+        share = (sampler.batch_size, sampler.rank, sampler.processes)
+        return whole(streamed(samples, sampler.seed, *share, start=start, workers=workers))
+    count = (total - done) * sampler.accumulation
+    return loader(samples, FirstOf(sampler.after(done), count), workers=workers)
+
+
+class FirstOf:
+    """The first `count` batches of a sampler that never ends."""
+
+    def __init__(self, sampler: Sampler, count: int):
+        self.sampler, self.count = sampler, count
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return (batch for _, batch in zip(range(self.count), self.sampler, strict=False))
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def loading_workers(device: torch.device, local_processes: int) -> int:

@@ -11,10 +11,9 @@ from mdf.batches import Batch
 from mdf.config import Config
 from mdf.errors import UserError
 from mdf.preview import as_read
-from mdf.training.data import dataset, diagnoses_of, load_manifests, loader, stage_data
+from mdf.training.data import dataset, diagnoses_of, load_manifests, loader, sampler_of, stage_data
 from mdf.training.devices import choose_precision
 from mdf.training.optimizer import trainable_table
-from mdf.training.sampler import Sampler
 from mdf.training.stages import Task
 from mdf.training.start import first_model
 
@@ -63,7 +62,7 @@ def first_batch(cfg: Config, task: Task, manifest: Any, model: Any) -> Batch:
     """The first micro-batch that a single process would train on; also says how many steps there would be."""
     data = stage_data(cfg, task, manifest, model.processor.prompts, print)
     s = task.stage
-    sampler = Sampler(len(data.train), cfg.run.seed, s.batch_size, s.accumulation)
+    sampler = sampler_of(cfg, task, data.train)
     steps = s.steps or max(1, math.ceil(s.epochs * len(data.train) / sampler.step_size))
     print(f"{task.name}: {steps} steps of {sampler.step_size} photographs on one process")
     samples = dataset(cfg, task, data, model.processor, train=True)

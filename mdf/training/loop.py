@@ -18,13 +18,22 @@ from mdf.batches import Batch
 from mdf.config import Config
 from mdf.errors import UserError
 from mdf.records import Manifest
-from mdf.training.data import StageData, dataset, diagnoses_of, load_manifests, loader, loading_workers, stage_data
+from mdf.training.data import (
+    StageData,
+    dataset,
+    diagnoses_of,
+    load_manifests,
+    loader,
+    loading_workers,
+    sampler_of,
+    stage_data,
+    training_batches,
+)
 from mdf.training.devices import choose_precision, forget_accelerator, make_accelerator, memory_gib
 from mdf.training.optimizer import make_optimizer, set_learning_rates, share_of_peak, trainable_table
 from mdf.training.picture import batch_picture
 from mdf.training.progress import Progress
 from mdf.training.run_folder import RunFolder, environment
-from mdf.training.sampler import Sampler, groups_of
 from mdf.training.saving import (
     STATE,
     plain,
@@ -182,17 +191,10 @@ class Stage:
         s, accelerator, cfg = task.stage, run.accelerator, run.cfg
         self.bare = model.to(accelerator.device)
         model.set_trainable(s.parts, tuple(task.weights))
-        self.sampler = Sampler(
-            len(data.train),
-            cfg.run.seed,
-            s.batch_size,
-            s.accumulation,
-            accelerator.process_index,
-            accelerator.num_processes,
-            groups_of([r.diagnosis for r in data.train]) if s.balance else None,
-        )
+        self.sampler = sampler_of(cfg, task, data.train, accelerator.process_index, accelerator.num_processes)
         self.total = s.steps or max(1, math.ceil(s.epochs * len(data.train) / self.sampler.step_size))
         self.step = 0
+        self.missing = 0  # photographs drawn so far whose file was gone
         self.best: dict[str, Any] = {"score": None, "step": None}
         self.workers = loading_workers(accelerator.device, accelerator.num_processes)
         self.names = list(task.weights)
@@ -224,20 +226,21 @@ class Stage:
     def fit(self) -> bool:
         """Run to the last step; False where SIGTERM stopped it, after saving."""
         s, accelerator = self.task.stage, self.accelerator
-        keys = loader(
-            dataset(self.cfg, self.task, self.data, self.bare.processor, train=True),
-            FirstOf(self.sampler.after(self.step), (self.total - self.step) * s.accumulation),
-            workers=self.workers,
-        )
-        batches, progress = iter(keys), Progress(self.task.name, self.step, self.total)
+        samples = dataset(self.cfg, self.task, self.data, self.bare.processor, train=True)
+        batches = training_batches(samples, self.sampler, done=self.step, total=self.total, workers=self.workers)
+        progress = Progress(self.task.name, self.step, self.total)
         clock, images, tokens = time.monotonic(), 0, 0
         while self.step < self.total:
             # all micro-batches are read first: a loss is a sum over the step divided by what the whole step counts
-            step = [next(batches) for _ in range(s.accumulation)]
-            totals, stopped = self.totals(step)
+            step, failure = self.read(batches)
+            totals, stopped, failed, missing = self.totals(step, failure)
+            if failed or missing == self.sampler.step_size:
+                self.save()
+                raise failure or UserError(self.unreadable(failed))
             if stopped:
                 self.save()
                 return False
+            self.missing += missing
             rates = set_learning_rates(self.optimizer, share_of_peak(self.step, self.total, s.warmup))
             for i, batch in enumerate(step):
                 with nullcontext() if i == s.accumulation - 1 else accelerator.no_sync(self.model):
@@ -266,12 +269,34 @@ class Stage:
             clock += time.monotonic() - before  # the speed is that of training alone
         return True
 
-    def totals(self, step: list[Batch]) -> tuple[dict[str, float], bool]:
-        """What each loss of the whole step counts, all processes together, and whether any of them was told to stop."""
-        own = [[*self.task.counts(batch).values()] for batch in step]
-        numbers = torch.tensor([*map(sum, zip(*own, strict=True)), float(self.run.stop.is_set())], dtype=torch.float64)
-        numbers = self.accelerator.reduce(numbers.to(self.accelerator.device, torch.float64), "sum").tolist()
-        return dict(zip(self.names, numbers[:-1], strict=True)), numbers[-1] > 0
+    def read(self, batches: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
+        """The micro-batches of a step, and why the next of them cannot be read."""
+        step: list[Batch] = []
+        try:
+            for _ in range(self.task.stage.accumulation):
+                step.append(next(batches))
+        except UserError as error:
+            return step, error
+        return step, None
+
+    def totals(self, step: list[Batch], failure: UserError | None) -> tuple[dict[str, float], bool, bool, int]:
+        """What each loss of the whole step counts, all processes together, whether any of them was told to stop or
+        could not read its photographs, and how many photographs are missing.
+        """
+        own = [[0.0] * len(self.names), *([*self.task.counts(batch).values()] for batch in step)]
+        flags = [self.run.stop.is_set(), failure is not None, sum(len(batch.missing) for batch in step)]
+        numbers = torch.tensor([*map(sum, zip(*own, strict=True)), *map(float, flags)], dtype=torch.float64)
+        *sums, stop, failed, missing = self.accelerator.reduce(numbers.to(self.accelerator.device), "sum").tolist()
+        return dict(zip(self.names, sums, strict=True)), stop > 0, failed > 0, int(missing)
+
+    def unreadable(self, failed: bool) -> str:
+        """What a process says whose own photographs can be read, or are skipped."""
+        if failed:
+            return "another process could not read its photographs; its message says which"
+        return (
+            f"{self.task.name}, step {self.step + 1}: every photograph of a step is gone; is {self.data.manifest.root} "
+            "still there? Bring it back, then --resume"
+        )
 
     def refuse_nan(self) -> None:
         """Stop before a step that is not a number is saved."""
@@ -299,6 +324,7 @@ class Stage:
             "tokens_per_second": round(tokens, 1),
             "memory_gib": round(memory_gib(self.accelerator.device), 3),
             "seconds": round(self.seconds, 3),
+            **({"missing": self.missing} if self.missing else {}),
         }
         if self.run.main:
             self.run.folder.log(line)
@@ -313,7 +339,12 @@ class Stage:
     def validate(self, progress: Progress) -> None:
         """Measure on the validation photographs, write samples, and save last/ and, if it is the best so far, best/."""
         processor, task = self.bare.processor, self.task
-        found = validate(self.accelerator, self.model, task, self.cfg, self.data, processor, self.workers)
+        try:
+            found = validate(self.accelerator, self.model, task, self.cfg, self.data, processor, self.workers)
+        except UserError:
+            if self.accelerator.num_processes == 1:  # else the others are in the midst of the validation
+                self.save()
+            raise
         if found:
             score = score_of(found, self.task)
             better = self.best["score"] is None or score > self.best["score"]
@@ -359,6 +390,7 @@ class Stage:
             "sampler": self.sampler.after(self.step).state(),
             "best": self.best,
             "seconds": self.seconds,
+            "missing": self.missing,
             "precision": self.run.precision,
             "processes": self.accelerator.num_processes,
             "config": plain(self.cfg),
@@ -372,21 +404,9 @@ class Stage:
         """Go back to where last/ was written."""
         folder = self.run.folder
         self.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
+        self.missing = saved.get("missing", 0)
         self.optimizer.load_state_dict(read_tensors(folder.last / STATE / "optimizer.pt"))
         own = read_tensors(folder.last / STATE / f"rank-{self.accelerator.process_index}.pt")
         self.window = {**own["window"], "losses": own["window"]["losses"].to(self.accelerator.device)}
         self.run.say(f"resumed {self.task.name} after step {self.step} of {self.total}")
         restore_random_state(own["random"], self.accelerator.device)
-
-
-class FirstOf:
-    """The first `count` batches of a sampler that never ends."""
-
-    def __init__(self, sampler: Sampler, count: int):
-        self.sampler, self.count = sampler, count
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return (batch for _, batch in zip(range(self.count), self.sampler, strict=False))
-
-    def __len__(self) -> int:
-        return self.count

@@ -5,8 +5,7 @@ micro-batches and processes, and a run that is resumed goes on where it was.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,29 +13,66 @@ Key = tuple[int, int]  # (visit, index): FundusDataset augments by the first and
 VISIT = 1 << 20  # a photograph drawn again within an epoch has this added to its visit, so that it is augmented anew
 
 
-@lru_cache(maxsize=2)
-def order(seed: int, epoch: int, size: int, groups: tuple[str, ...] | None) -> list[Key]:
-    """The `size` draws of one epoch.
+def order(
+    seed: int,
+    epoch: int,
+    size: int,
+    groups: tuple[str, ...] | None = None,
+    sources: tuple[str, ...] | None = None,
+    weights: tuple[tuple[str, float], ...] = (),
+) -> np.ndarray:
+    """The `size` draws of one epoch: int64 [size, 2], a Key each.
 
-    Without `groups` a permutation. With them (one name a photograph) every group is drawn equally often, to within one:
-    groups take turns in an order shuffled each round, and a small group starts again when all of it has been drawn.
+    Without `groups` and `sources` a permutation. `groups` (one name a photograph) are drawn equally often, to within
+    one. `sources` (likewise) are drawn in proportion to their `weights`, to within one, those of an epoch in random
+    order; each with its groups balanced, where both are given. What is used up is drawn again.
     """
     rng = np.random.default_rng([seed, epoch])
+    if sources is None:
+        keys = draws(rng, np.arange(size), groups, size)
+    else:
+        members = {name: np.array([i for i, s in enumerate(sources) if s == name]) for name, _ in weights}
+        counts = quotas(rng, [weight for _, weight in weights], size)
+        turns = rng.permutation(np.repeat(np.arange(len(weights)), counts))
+        keys = np.empty((size, 2), dtype=np.int64)
+        for number, (name, _) in enumerate(weights):
+            keys[turns == number] = draws(rng, members[name], groups, counts[number])
+    return keys * [VISIT, 1] + [epoch, 0]
+
+
+def draws(rng: np.random.Generator, members: np.ndarray, groups: tuple[str, ...] | None, count: int) -> np.ndarray:
+    """int64 [count, 2]: how often a photograph was drawn before, and its index, which is one of `members`.
+
+    With `groups`, they take turns in an order shuffled each round; a small group starts again when all of it is drawn.
+    """
     if groups is None:
-        return [(epoch, int(i)) for i in rng.permutation(size)]
-    members = {name: [i for i, g in enumerate(groups) if g == name] for name in sorted(set(groups))}
+        rounds = -(-count // len(members))
+        indices = np.concatenate([rng.permutation(members) for _ in range(rounds)] or [members[:0]])
+        return np.column_stack([np.repeat(np.arange(rounds), len(members)), indices])[:count]
+    of = {name: [int(i) for i in members if groups[i] == name] for name in sorted({groups[i] for i in members})}
     turns: list[str] = []
-    while len(turns) < size:
-        turns += [str(name) for name in rng.permutation(list(members))]
-    drawn: dict[str, int] = dict.fromkeys(members, 0)
-    queue: dict[str, list[int]] = {name: [] for name in members}
-    keys = []
-    for name in turns[:size]:
+    while len(turns) < count:
+        turns += [str(name) for name in rng.permutation(list(of))]
+    drawn: dict[str, int] = dict.fromkeys(of, 0)
+    queue: dict[str, list[int]] = {name: [] for name in of}
+    found = np.empty((count, 2), dtype=np.int64)
+    for row, name in enumerate(turns[:count]):
         if not queue[name]:
-            queue[name] = rng.permutation(members[name]).tolist()
-        keys.append((epoch + VISIT * (drawn[name] // len(members[name])), int(queue[name].pop())))
+            queue[name] = rng.permutation(of[name]).tolist()
+        found[row] = drawn[name] // len(of[name]), queue[name].pop()
         drawn[name] += 1
-    return keys
+    return found
+
+
+def quotas(rng: np.random.Generator, weights: Sequence[float], size: int) -> np.ndarray:
+    """int64: `size` in proportion to `weights`; which shares are rounded up is drawn, so that no small one is lost."""
+    exact = np.array(weights) / sum(weights) * size
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    left = size - int(counts.sum())
+    if left:
+        rest = np.clip(exact - counts, 0, None)
+        counts[rng.choice(len(counts), left, replace=False, p=rest / rest.sum())] += 1
+    return counts
 
 
 @dataclass(frozen=True)
@@ -56,8 +92,11 @@ class Sampler:
     rank: int = 0
     processes: int = 1
     groups: tuple[str, ...] | None = None  # one a photograph: draw each equally often
+    sources: tuple[str, ...] | None = None  # one a photograph: draw each in proportion to its weight
+    weights: tuple[tuple[str, float], ...] = ()  # of the sources
     epoch: int = 0
     consumed: int = 0  # samples of this epoch that all processes together have consumed
+    orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)  # of epochs
 
     @property
     def step_size(self) -> int:
@@ -75,8 +114,21 @@ class Sampler:
 
     def keys(self, start: int, count: int) -> list[Key]:
         """The keys at the global positions start … start + count - 1."""
-        at = range(start, start + count)
-        return [order(self.seed, p // self.size, self.size, self.groups)[p % self.size] for p in at]
+        keys: list[Key] = []
+        while count > 0:
+            epoch, first = divmod(start, self.size)
+            some = self.order(epoch)[first : first + count].tolist()
+            keys += [(visit, index) for visit, index in some]
+            start, count = start + len(some), count - len(some)
+        return keys
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The draws of one epoch, the last two kept."""
+        if epoch not in self.orders:
+            for old in sorted(self.orders)[:-1]:
+                del self.orders[old]
+            self.orders[epoch] = order(self.seed, epoch, self.size, self.groups, self.sources, self.weights)
+        return self.orders[epoch]
 
     def __iter__(self) -> Iterator[list[Key]]:
         position = self.epoch * self.size + self.consumed

@@ -21,7 +21,7 @@ from mdf.config import Config
 from mdf.errors import UserError
 
 STATE = "trainer_state"
-MAY_CHANGE = ("run.log_every", "run.keep_last_every", "run.threads", "run.overwrite")  # by --resume
+MAY_CHANGE = ("run.log_every", "run.keep_last_every", "run.threads", "run.overwrite", "data.cache_gb", "data.missing")
 FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")  # as safetensors says it
 
 
@@ -144,7 +144,8 @@ def differences(saved: Any, now: Any, path: str = "") -> list[str]:
     if isinstance(saved, dict) and isinstance(now, dict):
         keys = list(dict.fromkeys([*saved, *now]))
         return [line for k in keys for line in differences(saved.get(k), now.get(k), f"{path}.{k}".lstrip("."))]
-    return [] if saved == now or path in MAY_CHANGE else [f"{path}: {saved!r} in the run, {now!r} now"]
+    may_change = any(path == key or path.endswith(f".{key}") for key in MAY_CHANGE)  # a stage has its own data
+    return [] if saved == now or may_change else [f"{path}: {saved!r} in the run, {now!r} now"]
 
 
 def read_state(last: Path, cfg: Config) -> dict[str, Any] | None:

@@ -32,8 +32,9 @@ class Task:
 
     `text` counts supervised tokens, `grounding` those of answers about a lesion with a mask, and `mask` known
     (photograph, mask) pairs, so that a step weighs each the same however it is cut into micro-batches and processes.
-    The contrastive terms are means over the pairs that are compared with each other, weighted by B: processes enlarge
-    the set of negatives, accumulation does not.
+    The contrastive terms are means over the pairs that are compared with each other, weighted by their number:
+    processes enlarge the set of negatives, accumulation does not.
+    A photograph takes part in the losses that it can serve; its row is there for the others, and counts nothing.
     """
 
     def __init__(self, cfg: Config, name: str):
@@ -52,7 +53,10 @@ class Task:
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """What each term of this batch is a sum over; needs no forward."""
-        number = {"contrastive": len(batch.sample_ids), "label_aware": len(batch.sample_ids)}
+        number: dict[str, int] = {}
+        if "contrastive" in self.want:
+            assert batch.caption_group is not None
+            number["contrastive"] = number["label_aware"] = int((batch.caption_group >= 0).sum())
         if "text" in self.weights:
             number["text"] = batch.supervised
         if "grounding" in self.weights:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mdf.batches import Batch, FundusDataset
 from mdf.config import Config
 from mdf.dialogue import Prompts, Question, Turn, ask
+from mdf.processor import Inputs
 from mdf.records import FundusRecord
 from mdf.training.data import StageData, dataset, loader
 from mdf.training.stages import Task
@@ -95,9 +96,12 @@ def write_samples(accelerator: Any, model: Any, samples: FundusDataset, count: i
     model.eval()
     lines = [f"# {title}", ""]
     processor = model.processor
-    for record in samples.records[:count]:
+    for number, record in enumerate(samples.records[:count]):
+        shown = samples[0, number]
         asked = questions(record, processor.prompts, processor.diagnoses)
-        inputs = processor(samples.manifest.path(record.image)).select([0] * len(asked))
+        if shown.missing is not None or not asked:
+            continue
+        inputs = Inputs.of([shown.prepared] * len(asked))
         turns = [[Turn("system", processor.prompts.system), Turn("user", q.text)] for q in asked]
         with accelerator.autocast():
             answers = model.generate_answers(inputs, turns, max_new_tokens=64)

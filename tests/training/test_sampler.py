@@ -56,3 +56,54 @@ def test_balance_draws_every_diagnosis_equally_often():
     )
     assert len(set(keys)) == len(keys)  # one that is drawn again is augmented anew
     assert keys == Sampler(26, 0, 4, groups=groups).keys(0, 26)
+
+
+SOURCES = ("big",) * 70 + ("small",) * 20 + ("tiny",) * 3
+WEIGHTS = (("big", 1.0), ("small", 2.0), ("tiny", 0.5))
+
+
+def test_sources_are_drawn_in_proportion_to_their_weights():
+    sampler = Sampler(93, 0, 8, sources=SOURCES, weights=WEIGHTS)
+    keys = sampler.keys(0, 930)
+    for epoch in range(10):
+        counts = Counter(SOURCES[i] for _, i in keys[93 * epoch : 93 * (epoch + 1)])
+        for name, weight in WEIGHTS:
+            assert abs(counts[name] - 93 * weight / 3.5) < 1, name
+    assert len(set(keys)) == len(keys)  # one that is drawn again within its epoch is augmented anew
+    assert len({i for _, i in keys}) > 90  # what was left out of one epoch comes in another
+    some = Counter(SOURCES[i] for _, i in keys[:40])
+    assert all(some[name] for name in ("big", "small", "tiny"))  # mixed, not one after the other
+
+
+def test_weights_and_balance_go_together():
+    groups = groups_of([("normal",)] * 60 + [("amd",)] * 10 + [("normal",)] * 15 + [("amd",)] * 5 + [("drusen",)] * 3)
+    keys = Sampler(93, 0, 8, groups=groups, sources=SOURCES, weights=WEIGHTS).keys(0, 93)
+    for name in ("big", "small"):
+        counts = Counter(groups[i] for _, i in keys if SOURCES[i] == name)
+        assert set(counts) == {"normal", "amd"} and abs(counts["normal"] - counts["amd"]) <= 1
+
+
+def test_a_weighted_order_is_shared_and_resumed_like_any_other():
+    one = Sampler(93, 0, 4, sources=SOURCES, weights=WEIGHTS)
+    two = [Sampler(93, 0, 2, rank=r, processes=2, sources=SOURCES, weights=WEIGHTS) for r in range(2)]
+    whole = take(one, 60)
+    assert [a + b for a, b in zip(*(take(s, 60) for s in two), strict=True)] == whole
+    assert take(one.after(25), 35) == whole[25:]
+
+
+def test_two_processes_see_disjoint_samples_whose_union_is_the_epoch():
+    ranks = [Sampler(40, 0, 4, rank=r, processes=2) for r in range(2)]
+    seen = [{key for batch in take(s, 5) for key in batch} for s in ranks]
+    assert not seen[0] & seen[1] and seen[0] | seen[1] == {(0, i) for i in range(40)}
+
+
+def test_a_million_photographs_are_no_burden():
+    import time
+
+    sampler = Sampler(1_000_000, 0, 64)
+    sampler.keys(0, 1)
+    start = time.process_time()
+    for step in range(200):
+        sampler.keys(64 * step, 64)
+    assert time.process_time() - start < 1
+    assert sampler.orders[0].nbytes == 16_000_000

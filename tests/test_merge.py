@@ -1,0 +1,65 @@
+"""Several manifests become one that says where each record is from."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mdf.errors import UserError
+from mdf.records import FundusRecord, read_manifest, write_manifest
+from tests.conftest import assert_refused
+
+
+@pytest.fixture
+def two(tmp_path, photograph) -> list[Path]:
+    """Manifests a.jsonl and b.jsonl of photographs in sets/a and sets/b; both have an id "1"."""
+    paths = []
+    for name in ("a", "b"):
+        root = tmp_path / "sets" / name
+        records = []
+        for number in ("1", f"{name}2"):
+            photograph(root / "images" / f"{number}.png")
+            photograph(root / "masks" / f"{number}.png")
+            source = {"source": "set_a"} if name == "a" else {}
+            records.append(
+                FundusRecord(
+                    id=number, image=f"images/{number}.png", masks={"vessel": f"masks/{number}.png"},
+                    patient=number, split="train", **source,
+                )
+            )  # fmt: skip
+        paths.append(tmp_path / f"{name}.jsonl")
+        write_manifest(paths[-1], records, root=root, dataset=name)
+    return paths
+
+
+def test_merged_records_are_found_and_say_where_they_are_from(two, run_script, tmp_path):
+    done = run_script("prepare.py", "merge", *two, "--out", tmp_path / "both.jsonl")
+    assert done.returncode == 0, done.stderr
+    merged = read_manifest(tmp_path / "both.jsonl")
+    assert [(r.id, r.source) for r in merged.records] == [
+        ("set_a/1", "set_a"), ("a2", "set_a"), ("b/1", "b"), ("b2", "b"),
+    ]  # fmt: skip
+    assert merged.root == tmp_path / "sets"
+    for record in merged.records:
+        assert merged.path(record.image).is_file() and merged.path(record.masks["vessel"]).is_file()
+
+
+def test_what_cannot_be_merged_is_refused(two, run_script, tmp_path):
+    out = ("--out", tmp_path / "both.jsonl")
+    assert_refused(run_script("prepare.py", "merge", two[0], *out), "two or more")
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(two[0].read_bytes())
+    copy.with_name("copy.meta.json").write_bytes(two[0].with_name("a.meta.json").read_bytes())
+    assert_refused(run_script("prepare.py", "merge", two[0], copy, *out), "the same photograph", "images/1.png")
+    lines = [json.loads(line) for line in two[1].read_text().splitlines()]
+    two[1].write_text("".join(json.dumps({k: v for k, v in line.items() if k != "split"}) + "\n" for line in lines))
+    assert_refused(run_script("prepare.py", "merge", *two, *out), "b.jsonl: records without a split")
+    assert not (tmp_path / "both.jsonl").exists()
+
+
+def test_photographs_without_a_common_folder_are_refused():
+    from mdf.datasets.merge import common_root
+
+    assert common_root([Path("/data/a"), Path("/data/b/c")]) == Path("/data")
+    with pytest.raises(UserError, match="share no folder"):
+        common_root([Path("/data/a"), Path("/mnt/b")])
