@@ -268,6 +268,12 @@ def converse(
             asked.setdefault((kind, question.finding, question.answer), question)
         if sum(LENGTH.get(q.kind, 1) for q in asked.values()) >= cfg.turns:
             break
+    # a record that can answer only kinds of little weight may have had none of them drawn
+    for kind in (k for k, weight in cfg.questions.items() if weight > 0 and not asked):
+        question = ask(record, kind, prompts, diagnoses, rng, phrasings=cfg.phrasings)
+        if question is not None:
+            asked[kind, question.finding, question.answer] = question
+            break
     questions = sorted(asked.values(), key=lambda q: -1 if opening and q.kind == "diagnosis" else ORDER.index(q.kind))
     turns = [Turn("system", prompts.system)]
     for question in questions:
