@@ -8,7 +8,7 @@ Shapes: B photographs, S encoder input side, U U-Net input side, K masks, T text
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,7 +75,7 @@ class Row:
 
 
 def interleave(
-    actions: list[Callable[[], None]], repeats: int, *, warm_up: int, device: torch.device
+    actions: Sequence[Callable[[], None]], repeats: int, *, warm_up: int, device: torch.device
 ) -> list[list[float]]:
     """Seconds of each action in each of `repeats` rounds after `warm_up` others; a round runs every action in order."""
 
