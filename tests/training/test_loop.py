@@ -89,20 +89,21 @@ def test_accumulation_changes_nothing(tiny, settings):
             assert_same_training(*configs)
 
 
-def test_two_processes_train_as_one(tiny, tmp_path):
-    """All stages in one go, since starting two processes takes longer than training them."""
-    settings = SEGMENT | FUSE | {"run.stages": ("segment", "align", "fuse"), "align.steps": 2}
+@pytest.mark.parametrize(("stage", "steps"), [("segment", 1), ("align", 2), ("fuse", 2)])
+def test_two_processes_train_as_one(tiny, tmp_path, stage, steps):
+    """Each stage from the same weights: a stage that starts from another's inherits what Adam makes of its rounding, a
+    first update being the sign even of a gradient of 1e-9. That is why `segment`'s gradients are those of one step.
+    """
+    settings = SEGMENT | FUSE | {"run.stages": (stage,), f"{stage}.steps": steps}
     settings |= {"align.losses": {"contrastive": 1.0, "label_aware": 0.5}}
     one = tiny(**settings)
-    two = tiny(**settings, **{"run.name": "two"} | {f"{stage}.batch_size": 2 for stage in settings["run.stages"]})
+    two = tiny(**settings, **{"run.name": "two", f"{stage}.batch_size": 2})
     train(one)
     process = launch(two, tmp_path / "two.yaml", 2)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert json.loads((folder(two) / "environment.json").read_text())["processes"] == 2
-    # a stage starts from what rounding made of the one before, so later ones agree less closely
-    assert losses(one)[:2] == pytest.approx(losses(two)[:2], rel=1e-5)
-    assert_same_training(one, two, 1e-3)
+    assert_same_training(one, two)
 
 
 ALL = {"segment.steps": 3, "align.steps": 3, "fuse.steps": 5, "run.keep_last_every": 2, "language.lora_dropout": 0.2}
