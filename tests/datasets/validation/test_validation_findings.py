@@ -1,6 +1,7 @@
 """Each thing that would spoil a training is planted in a clean set and found under its name, and nothing else is."""
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from mdf.datasets.splits import split_of
 from mdf.datasets.validation import files, validate
 from mdf.datasets.validation.report import CHECKS
 from mdf.records import Manifest, read_manifest, write_manifest
+from tests.conftest import REPO
 from tests.datasets.validation.planted import Planted
 
 Plant = Callable[[Planted], None]
@@ -123,9 +125,13 @@ NOTES: dict[str, tuple[Plant, set[str]]] = {
 }
 
 
-def test_every_finding_is_planted_here():
+def test_every_finding_is_planted_here_and_listed_in_the_documentation():
     assert {n for n, c in CHECKS.items() if c.problem} == set(SEVERE)
     assert {n for n, c in CHECKS.items() if not c.problem} == set(NOTES)
+    rows = (REPO / "docs" / "data.md").read_text(encoding="utf-8").splitlines()
+    for names, beginning in ((SEVERE, "| problems: "), (NOTES, "| notes: ")):
+        (row,) = (line for line in rows if line.startswith(beginning))
+        assert set(re.findall("`(.+?)`", row)) == set(names)
 
 
 @pytest.mark.parametrize("name", [*SEVERE, *NOTES])
@@ -144,6 +150,13 @@ def test_files_that_cannot_be_read_are_named_below_the_root_with_the_reason(plan
     said = {"missing": "no such file", "empty": "the file is empty", "cut short": "cut short", "folder": "is a folder"}
     assert case.ids == ("b",) and said.get(how, "not an image") in case.text
     assert "photograph b.png" in case.text and str(planted.root) not in case.text
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 200), (200, 3)])
+def test_pictures_of_hardly_a_pixel_are_too_plain_and_no_crash(planted: Planted, size: tuple[int, int]):
+    Image.new("RGB", size, "red").save(planted.file("b.png"))
+    planted.rows["b"]["masks"] = {}
+    assert planted.found() == {"too-plain": {frozenset("b")}}
 
 
 def test_masks_are_read_even_where_the_photograph_cannot_be(planted: Planted):
