@@ -36,7 +36,9 @@ def choose_token(tokenizer: Any, names: tuple[str, ...], purpose: str) -> str:
 
 
 class Inputs(dict):
-    """Tensors of one or more prepared photographs: pixel_values [N,3,S,S], unet_pixels [N,3,U,U], field [N,1,U,U]."""
+    """Tensors of one or more prepared photographs: pixel_values [N,3,S,S], unet_pixels [N,3,U,U], field [N,1,U,U]; and
+    after `MDFModel.look` what the language model reads of them: prefix [N,P,d], memory_kv [N,A,2,n,G²+1,64].
+    """
 
     @classmethod
     def of(cls, prepared: list[Prepared]) -> "Inputs":
@@ -48,7 +50,8 @@ class Inputs(dict):
 
     def blank(self) -> "Inputs":
         """The same shapes with every pixel at the mean colour: no difference to a model that ignores the photograph."""
-        return Inputs({k: torch.zeros_like(v) if v.is_floating_point() else v for k, v in self.items()})
+        pixels = {k: torch.zeros_like(self[k]) for k in ("pixel_values", "unet_pixels")}
+        return Inputs({**pixels, "field": self["field"]})
 
     def select(self, rows: list[int]) -> "Inputs":
         """The photographs `rows`, in that order, repetitions allowed."""

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--data-root", metavar="DIR", help="folder of the photographs, where the manifest's own has moved"
     )
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="photographs at once (default: 16)")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photographs at once (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="of --limit, shuffling and resampling (default: 0)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     args = parser.parse_args(argv)

@@ -118,10 +118,13 @@ def main(argv: list[str] | None = None) -> None:
         print(text())
     elif args.verb == "validate":
         from mdf.datasets.validation.report import check_names
+        from mdf.errors import UserError
         from mdf.records import read_manifest
 
         accept = check_names(args.accept)
         page = args.page or page_beside(args.manifest)
+        if Path(page).suffix.lower() != ".html":
+            raise UserError(f"--page {page}: the page's name ends in .html")
         validate(read_manifest(args.manifest, args.data_root), page, args.workers, accept)
     elif args.verb == "split":
         split_anew(args)

@@ -1,9 +1,10 @@
 """CSDI: `CSDI_annotations.csv` with one photograph a row, `original_images/`.
 
-The score from 0 to 10 (`grade.cataract`) is the label. The release names no class: the diagnosis is cataract where the
-English description says the word, else it is not known. Boxes are written in pixels of the original photograph, whose
-size the table gives; here they are scaled to the file. Names such as HAY1 and HAY2 are taken for one patient: the
-release does not say so, but if they are, they must not be torn apart. OD, OS, left and right in a name are the eye.
+The score from 0 to 10 is the label: `grade.csdi`, since the vocabulary's scale `cataract` has 0 to 3. The release names
+no class: the diagnosis is cataract where the English description says the word, else it is not known. Boxes are written
+in pixels of the original photograph, whose size the table gives; here they are scaled to the file. Names such as HAY1
+and HAY2 are taken for one patient: the release does not say so, but if they are, they must not be torn apart. OD, OS,
+left and right in a name are the eye.
 """
 
 import re
@@ -75,7 +76,7 @@ def to_record(row: dict[str, str], root: Path, line: int) -> FundusRecord:
         diagnosis=("cataract",) if "cataract" in row["English_diagnosis"].lower() else None,
         texts={"en": row["English_diagnosis"], "zh": row["Chinese_diagnosis"]},
         boxes={name: [round(x * s, 2) for x, s in zip(box, scale, strict=True)] for name, box in boxes.items()},
-        grade={"cataract": score},
+        grade={"csdi": score},
         source="csdi",
         license="CC BY-NC 4.0",
         extra={"optic_disc_clear": row["optic_disc_clear"], "original_width": width, "original_height": height},

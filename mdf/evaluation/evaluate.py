@@ -126,7 +126,7 @@ def evaluate(
     out: str | Path,
     *,
     tasks: Sequence[str] = TASKS,
-    batch_size: int = 16,
+    batch_size: int = 32,
     checkpoint: str = "",
     seed: int = 0,
     resamples: int = 1000,
@@ -162,6 +162,8 @@ def evaluate(
         for rows in batches(len(records), batch_size):
             part = [records[i] for i in rows]
             inputs, masks = load_inputs(model, part, manifest, mask_names if "masks" in wanted else ())
+            if wanted & {"diagnosis", "generate", "controls", "spatial"}:
+                inputs = model.look(inputs)
             mine = [i for i in rows if truth[i]]
             if mine and wanted & {"diagnosis", "generate", "controls"}:
                 candidates = [diagnosis_answer(processor.prompts, (name,)) for name in classes]

@@ -76,7 +76,8 @@ class Predictor:
     def read(self, path: str | Path, *, force: bool = False) -> Photograph:
         """A photograph through `gate`, prepared for the model."""
         image, quality, warning = gate(path, force=force)
-        return Photograph(Path(path), image, self.processor(image).to(self.model.device), quality, warning)
+        inputs = self.model.look(self.processor(image).to(self.model.device))
+        return Photograph(Path(path), image, inputs, quality, warning)
 
     def diagnose(self, photograph: Photograph) -> dict[str, float]:
         """Probability of every candidate diagnosis, the highest first."""

@@ -29,6 +29,20 @@ def prompts(model: "MDFModel", conversations: list[list[Turn]]) -> tuple[dict[st
 
 
 @torch.no_grad()
+def look(model: "MDFModel", inputs: Inputs) -> Inputs:
+    """The photographs with what the language model reads of them: prefix [N,P,d] and memory_kv, seen once for all
+    calls that get the result. Where the memory depends on the prompt (film.condition image+prompt), unchanged.
+    """
+    if model.fusion.uses_prompt or "prefix" in inputs:
+        return inputs
+    was, _ = model.training, model.eval()
+    _, prefix, memory, _ = model.see(inputs["pixel_values"].to(model.device), inputs["unet_pixels"].to(model.device))
+    model.train(was)
+    kv = {} if memory is None else {"memory_kv": model.fusion.memory_kv(memory)}
+    return Inputs({**inputs, "prefix": prefix, **kv})
+
+
+@torch.no_grad()
 def generate_answers(
     model: "MDFModel",
     inputs: Inputs,
@@ -42,9 +56,9 @@ def generate_answers(
     if len(inputs["pixel_values"]) != len(conversations):
         raise ValueError(f"{len(inputs['pixel_values'])} photographs for {len(conversations)} conversations")
     text, _ = prompts(model, conversations)
-    pixels = {k: inputs[k].to(model.device) for k in ("pixel_values", "unet_pixels")}
+    seen = {k: v.to(model.device) for k, v in look(model, inputs).items() if k != "field"}
     out = model.generate(
-        **text, **pixels, max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=False, streamer=streamer
+        **text, **seen, max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=False, streamer=streamer
     )
     answers = out[:, text["input_ids"].shape[1] :]
     return [a.strip() for a in model.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)]
@@ -61,8 +75,8 @@ def score(
 ) -> list[list[float]]:
     """Log-likelihood of each candidate answer, summed over its tokens with the end token.
 
-    The prompt runs once; its cache is repeated for the candidates (never cropped: cropping cuts image keys in models
-    that cache them).
+    What all conversations begin with (system prompt, photograph) runs once a photograph; its cache is repeated for the
+    questions, and theirs for the candidates (never cropped: cropping cuts image keys in models that cache them).
 
     Args:
         conversations: B conversations, each ending with a user turn.
@@ -73,23 +87,36 @@ def score(
     rows = list(range(len(conversations))) if rows is None else rows
     n = max(map(len, candidates))
     text, prompt_ids = prompts(model, conversations)
-    embeds = model.get_input_embeddings()(text["input_ids"])
-    pixels = {k: inputs[k].to(model.device) for k in ("pixel_values", "unet_pixels")}
-    if model.fusion.uses_prompt:
-        pooled = model.pooled_prompt(embeds, text["input_ids"], text["prompt_mask"])
-        _, prefix, memory, _ = model.see(pixels["pixel_values"][rows], pixels["unet_pixels"][rows], pooled)
-    else:  # each photograph is seen once, however many questions there are about it
-        _, prefix, memory, _ = model.see(pixels["pixel_values"], pixels["unet_pixels"])
-        prefix = prefix[rows]
-    kv = None if memory is None else model.fusion.memory_kv(memory)
-    if kv is not None and not model.fusion.uses_prompt:
-        kv = kv[rows]
-    positions = (text["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    head = model(
-        input_ids=text["input_ids"], attention_mask=text["attention_mask"], position_ids=positions, prefix=prefix,
-        memory_kv=kv, use_cache=True, logits_to_keep=1,
+    used = sorted(set(rows))
+    at = [used.index(row) for row in rows]  # of the photographs used, the one of each conversation
+    if model.fusion.uses_prompt:  # each conversation has its own memory
+        at = list(range(len(rows)))
+        pixels = inputs.select(rows).to(model.device)
+        pooled = model.pooled_prompt(
+            model.get_input_embeddings()(text["input_ids"]), text["input_ids"], text["prompt_mask"]
+        )
+        _, prefix, memory, _ = model.see(pixels["pixel_values"], pixels["unet_pixels"], pooled)
+        kv = None if memory is None else model.fusion.memory_kv(memory)
+    else:
+        seen = look(model, inputs.select(used)).to(model.device)
+        prefix, kv = seen["prefix"], seen.get("memory_kv")
+
+    shared = min(_common(prompt_ids), min(map(len, prompt_ids)) - 1)
+    head = torch.tensor(prompt_ids[0][:shared], device=model.device).expand(len(prefix), -1)
+    cache = model(
+        input_ids=head, attention_mask=torch.ones_like(head), prefix=prefix, memory_kv=kv, use_cache=True,
+        logits_to_keep=1,
+    ).past_key_values  # fmt: skip
+    choice = torch.tensor(at, device=model.device)
+    cache.batch_select_indices(choice)
+    kv = None if kv is None else kv[choice]
+    own = pad([ids[shared:] for ids in prompt_ids], model.processor.pad_id, left=True).to(model.device)
+    own_mask = pad([[1] * (len(ids) - shared) for ids in prompt_ids], 0, left=True).to(model.device)
+    before = torch.cat([own_mask.new_ones(len(own), shared), own_mask], 1)
+    question = model(
+        input_ids=own, attention_mask=before, position_ids=(before.cumsum(1) - 1)[:, shared:].clamp(min=0),
+        memory_kv=kv, past_key_values=cache, use_cache=True, logits_to_keep=1,
     )  # fmt: skip
-    cache = head.past_key_values
     cache.batch_repeat_interleave(n)
 
     answers: list[list[int]] = []
@@ -103,16 +130,22 @@ def score(
         answers += [answers[-1]] * (n - len(options))
     tokens = pad(answers, model.processor.pad_id).to(model.device)  # [B*n,R]
     mask = pad([[1] * len(a) for a in answers], 0).to(model.device)
-    before = text["attention_mask"].repeat_interleave(n, 0)
+    before = before.repeat_interleave(n, 0)
     start = before.sum(1, keepdim=True)
     tail = model(
         input_ids=tokens, attention_mask=torch.cat([before, mask], 1),
         position_ids=start + torch.arange(tokens.shape[1], device=model.device),
         memory_kv=kv, past_key_values=cache, use_cache=True,
     )  # fmt: skip
-    first = head.logits[:, -1].repeat_interleave(n, 0)[:, None]
+    first = question.logits[:, -1].repeat_interleave(n, 0)[:, None]
     logits = torch.cat([first, tail.logits[:, :-1]], 1).float()
     likelihood = logits.log_softmax(-1).gather(2, tokens[..., None])[..., 0]
     total = (likelihood * mask).sum(1).view(-1, n)
     model.train(was)
     return [row[: len(options)] for row, options in zip(total.tolist(), candidates, strict=True)]
+
+
+def _common(sequences: list[list[int]]) -> int:
+    """How many tokens all of them begin with."""
+    first, last = min(sequences), max(sequences)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

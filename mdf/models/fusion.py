@@ -393,6 +393,12 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         """The system prompt that the model was trained with."""
         return Turn("system", self.processor.prompts.system)
 
+    def look(self, inputs: Inputs) -> Inputs:
+        """Photographs seen once for several calls of `score` and `generate_answers` (see `mdf.models.answers`)."""
+        from mdf.models.answers import look
+
+        return look(self, inputs)
+
     def generate_answers(self, inputs: Inputs, conversations: list[list[Turn]], **kwargs: Any) -> list[str]:
         """One answer a conversation (see `mdf.models.answers`)."""
         from mdf.models.answers import generate_answers

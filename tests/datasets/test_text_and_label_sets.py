@@ -33,9 +33,7 @@ class TestCsdi:
         row = 'HAY1.jpg,8.5,"Haze, severe cataract.",重度白内障,1000,500,visible,100,0,900,500,200,200,300,310'
         (record,) = csdi.read(self.make(tmp_path, photograph, row))
         assert record.boxes == {"fundus": [10, 0, 90, 50], "disc": [20, 20, 30, 31]}
-        assert record.texts == {"en": "Haze, severe cataract.", "zh": "重度白内障"} and record.grade == {
-            "cataract": 8.5
-        }
+        assert record.texts == {"en": "Haze, severe cataract.", "zh": "重度白内障"} and record.grade == {"csdi": 8.5}
         assert record.diagnosis == ("cataract",) and record.patient == "HAY"
         assert record.extra == {"optic_disc_clear": "visible", "original_width": 1000, "original_height": 500}
 

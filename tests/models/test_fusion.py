@@ -241,25 +241,53 @@ def test_generation_with_and_without_a_cache_is_the_same(world):
     assert torch.equal(*tokens)
 
 
-def test_candidates_scored_from_a_repeated_prefix_equal_candidates_scored_alone(world):
+def reads_the_photograph_only(model):
+    """FiLM's condition without the prompt: one memory serves all questions about a photograph."""
+    model.fusion.uses_prompt = False
+    model.fusion.condition.prompt = None
+
+
+@pytest.mark.parametrize("condition", ["image", "image+prompt"])
+def test_candidates_scored_from_a_repeated_prefix_equal_candidates_scored_alone(world, condition):
     model, _ = build(world)
+    if condition == "image":
+        reads_the_photograph_only(model)
     model.eval()
     open_gates(model)
-    x = model.processor([model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(2)])
-    asked = questions(model, ["What is the diagnosis?", "Are there any drusen that you see?"])
-    options = [["Normal.", "Glaucoma, and some more words."], ["Yes.", "No.", "In which quadrant?"]]
-    scores = model.score(x, asked, options)
-    for i in range(2):
+    x = model.processor([model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(3)])
+    asked = questions(model, ["What is the diagnosis?", "Are there any drusen that you see?", "What do you see?"])
+    options = [["Normal.", "Glaucoma, and some more words."], ["Yes.", "No.", "In which quadrant?"], ["A disc."]]
+    rows = [2, 0, 2]
+    scores = model.score(x, asked, options, rows=rows)
+    assert model.score(model.look(x), asked, options, rows=rows) == [pytest.approx(s, abs=1e-4) for s in scores]
+    for i, row in enumerate(rows):
         for option, value in zip(options[i], scores[i], strict=True):
             whole = model.processor.encode([*asked[i], Turn("assistant", option)])
             ids, labels = torch.tensor([whole.input_ids]), torch.tensor([whole.labels])
             keep, targets = shift(labels)
             with torch.no_grad():
                 out = model(
-                    ids, torch.ones_like(ids), x["pixel_values"][i : i + 1], x["unet_pixels"][i : i + 1],
+                    ids, torch.ones_like(ids), x["pixel_values"][row : row + 1], x["unet_pixels"][row : row + 1],
                     torch.tensor([whole.prompt_mask]), keep=keep,
                 )  # fmt: skip
             assert value == pytest.approx(-float(text_loss(out.logits, targets)), abs=1e-3)
+
+
+def test_a_photograph_is_seen_once_for_all_questions_about_it(world):
+    model, _ = build(world)
+    reads_the_photograph_only(model)
+    model.eval()
+    open_gates(model)
+    x = model.processor([model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(2)])
+    asked = questions(model, ["What is the diagnosis?", "Are there drusen?"])
+    seen = model.look(x)
+    assert model.generate_answers(seen, asked, max_new_tokens=8) == model.generate_answers(x, asked, max_new_tokens=8)
+    assert set(seen.blank()) == set(x), "a blank photograph keeps nothing of what was seen"
+    passes = []
+    model.encoder.register_forward_hook(lambda *_: passes.append(1))
+    model.generate_answers(seen, asked, max_new_tokens=8)
+    model.score(seen, asked, [["Yes.", "No."]] * 2)
+    assert not passes
 
 
 def test_a_hook_that_does_not_run_is_an_error(world):
@@ -288,8 +316,7 @@ def test_question_text_that_holds_the_placeholder_is_refused(world):
 def test_questions_that_stand_apart_are_answered_as_if_each_were_the_only_one(world):
     manifest = world[1]
     model, _ = build(world)
-    model.fusion.uses_prompt = False
-    model.fusion.condition.prompt = None
+    reads_the_photograph_only(model)
     model.eval()
     open_gates(model)
     record = next(r for r in manifest.records if r.findings)

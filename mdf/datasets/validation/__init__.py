@@ -22,7 +22,7 @@ def validate(manifest: Manifest, workers: int = 0, accept: Collection[str] = ())
     Findings named in `accept` do not count as problems. Progress goes to stderr.
     """
     records, seen = manifest.records, look_at_all(manifest, workers)
-    found = files(manifest, seen)
+    found = file_findings(manifest, seen)
     groups = [[records[i] for i in group] for group in seen.groups]
     exact = [len({seen.looks[i].sha256 for i in group}) == 1 for group in seen.groups]
     graded = contradictions.grades(records)
@@ -43,7 +43,7 @@ def validate(manifest: Manifest, workers: int = 0, accept: Collection[str] = ())
     return Report(counts(manifest), issues, tuple(sources), frozenset(accept))
 
 
-def files(manifest: Manifest, seen: Seen) -> dict[str, list[Case]]:
+def file_findings(manifest: Manifest, seen: Seen) -> dict[str, list[Case]]:
     """What the look at the files itself found, by name."""
     found: dict[str, list[Case]] = {"implausible-value": []}
     for r, look in zip(manifest.records, seen.looks, strict=True):

@@ -2,12 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import combinations
 
 from mdf.datasets.odir5k import CLASSES
 from mdf.datasets.validation.report import Case
 from mdf.errors import UserError
 from mdf.records import FundusRecord, group_of
 from mdf.vocabulary import NORMAL, OTHER, display, entries, from_grade, is_a, kind, lookup, scales
+
+SHOWN = 12  # photographs of a case that are named one by one
 
 
 def diseases(names: Iterable[str]) -> set[str]:
@@ -68,28 +71,26 @@ def duplicates(groups: Iterable[Sequence[FundusRecord]], same_file: Sequence[boo
         line = f"{what}: {with_splits(group)}"
         found["duplicate-across-splits" if across else "duplicate"].append(Case(line, ids(group)))
         known = [r for r in group if r.diagnosis is not None]
-        if any(exclude_each_other(known[0].diagnosis or (), r.diagnosis or ()) for r in known[1:]):
-            labels = ", ".join(f"{r.id} ({say(r.diagnosis or ())})" for r in known)
-            found["duplicate-labels"].append(Case(f"{what}: {labels}", ids(known)))
+        if disagree(known):
+            found["duplicate-labels"].append(Case(f"{what}: {with_labels(known)}", ids(known)))
         patients = {group_of(r) for r in group if r.patient}
         eyes = {r.eye for r in group if r.eye}
         if len(patients) > 1 or len(eyes) > 1:
             many = [f"{len(patients)} patients"] * (len(patients) > 1) + ["left and right"] * (len(eyes) > 1)
-            found["duplicate-patients"].append(
-                Case(f"{what}, {' and '.join(many)}: {', '.join(ids(group))}", ids(group))
-            )
+            found["duplicate-patients"].append(Case(f"{what}, {' and '.join(many)}: {names_of(group)}", ids(group)))
     return found
 
 
 def eye_labels(records: Sequence[FundusRecord]) -> list[Case]:
     """Photographs of one eye at one visit whose labels exclude one another."""
     labelled = [r for r in records if r.patient and r.eye and r.diagnosis is not None]
-    cases = []
-    for photographs in gather(labelled, lambda r: (group_of(r), r.study, r.eye)):
-        if any(exclude_each_other(photographs[0].diagnosis or (), r.diagnosis or ()) for r in photographs[1:]):
-            labels = ", ".join(f"{r.id} ({say(r.diagnosis or ())})" for r in photographs)
-            cases.append(Case(labels, ids(photographs)))
-    return cases
+    groups = gather(labelled, lambda r: (group_of(r), r.study, r.eye))
+    return [Case(with_labels(photographs), ids(photographs)) for photographs in groups if disagree(photographs)]
+
+
+def disagree(records: Iterable[FundusRecord]) -> bool:
+    """Whether the labels of any two of the records exclude each other."""
+    return any(exclude_each_other(a, b) for a, b in combinations({r.diagnosis or () for r in records}, 2))
 
 
 def patient_flags(records: Sequence[FundusRecord]) -> list[Case]:
@@ -100,7 +101,7 @@ def patient_flags(records: Sequence[FundusRecord]) -> list[Case]:
     """
     cases = []
     flagged = [r for r in records if r.patient and r.diagnosis is not None and r.extra.get("patient_flags")]
-    for photographs in gather(flagged, group_of):
+    for photographs in gather(flagged, group_of, least=1):
         words = [w.strip() for r in photographs for w in str(r.extra["patient_flags"]).split(",")]
         flags = {name for w in words if (name := CLASSES.get(w) or lookup(w))}
         labels = {d for r in photographs for d in r.diagnosis or ()}
@@ -111,7 +112,7 @@ def patient_flags(records: Sequence[FundusRecord]) -> list[Case]:
         parts = [f"the eyes have {say(extra)}, the patient has not"] * bool(extra)
         parts += [f"the patient has {say(missing)}, neither eye has"] * bool(missing)
         if parts:
-            cases.append(Case(f"{', '.join(ids(photographs))}: {'; '.join(parts)}", ids(photographs)))
+            cases.append(Case(f"{names_of(photographs)}: {'; '.join(parts)}", ids(photographs)))
     return cases
 
 
@@ -139,16 +140,37 @@ def grade_denies(name: str, labels: tuple[str, ...]) -> bool:
     return labels == (NORMAL,) and bool(diseases((name,)))
 
 
-def gather(records: Iterable[FundusRecord], key: Callable[[FundusRecord], Hashable]) -> list[list[FundusRecord]]:
-    """Records with the same key, two or more."""
+def gather(
+    records: Iterable[FundusRecord], key: Callable[[FundusRecord], Hashable], least: int = 2
+) -> list[list[FundusRecord]]:
+    """Records with the same key, where there are so many at least."""
     groups: dict[Hashable, list[FundusRecord]] = defaultdict(list)
     for r in records:
         groups[key(r)].append(r)
-    return [group for group in groups.values() if len(group) > 1]
+    return [group for group in groups.values() if len(group) >= least]
 
 
 def with_splits(records: Sequence[FundusRecord]) -> str:
-    return ", ".join(f"{r.id} ({r.split or 'no split'})" for r in records)
+    return listed(records, lambda r: r.split or "no split")
+
+
+def with_labels(records: Sequence[FundusRecord]) -> str:
+    return listed(records, lambda r: say(r.diagnosis or ()))
+
+
+def listed(records: Sequence[FundusRecord], word: Callable[[FundusRecord], str]) -> str:
+    """`id (word)` of each record; of many, one for each word and how many more have it."""
+    if len(records) <= SHOWN:
+        return ", ".join(f"{r.id} ({word(r)})" for r in records)
+    having: dict[str, list[str]] = defaultdict(list)
+    for r in records:
+        having[word(r)].append(r.id)
+    return ", ".join(f"{first}{f' and {len(rest)} more' * bool(rest)} ({w})" for w, (first, *rest) in having.items())
+
+
+def names_of(records: Sequence[FundusRecord]) -> str:
+    more = len(records) - SHOWN
+    return ", ".join(ids(records)[:SHOWN]) + f" and {more} more" * (more > 0)
 
 
 def ids(records: Sequence[FundusRecord]) -> tuple[str, ...]:

@@ -159,7 +159,9 @@ def group_alike(
     rows = np.array([i for i in first.values() if details[i] >= EMPTY], dtype=int)
     for a, b in near_pairs(bits[rows]):
         i, j = find(int(rows[a])), find(int(rows[b]))
-        if i != j and alike(pictures(int(rows[a])), pictures(int(rows[b]))):
+        # whatever the order of the photographs, the same one is shifted against the other
+        one, other = sorted((int(rows[a]), int(rows[b])), key=lambda row: digests[row] or "")
+        if i != j and alike(pictures(one), pictures(other)):
             head[max(i, j)] = min(i, j)
     groups = defaultdict(list)
     for i, digest in enumerate(digests):

@@ -70,13 +70,12 @@ def look_at(manifest: Manifest, record: FundusRecord) -> tuple[Look, Fingerprint
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (UserError, OSError) as error:
-        return Look((("unreadable-file", str(error)),)), None
+        return Look((("unreadable-file", below_root(manifest, error)), *look_at_masks(manifest, record))), None
     height, width = image.shape[:2]
     found = find_field(image)
     mark = fingerprint(image, found.box)
-    errors = tuple(look_at_mask(manifest, name, path, (width, height)) for name, path in record.masks.items())
     return Look(
-        tuple(e for e in errors if e),
+        look_at_masks(manifest, record, (width, height)),
         digest,
         (width, height),
         file_format(path),
@@ -85,14 +84,27 @@ def look_at(manifest: Manifest, record: FundusRecord) -> tuple[Look, Fingerprint
     ), mark
 
 
-def look_at_mask(manifest: Manifest, name: str, path: str, size: tuple[int, int]) -> tuple[str, str] | None:
+def below_root(manifest: Manifest, error: Exception) -> str:
+    """What the error says, without the folders above the data's root: pages and logs are passed on."""
+    return str(error).replace(f"{os.path.abspath(manifest.root)}{os.sep}", "")
+
+
+def look_at_masks(
+    manifest: Manifest, record: FundusRecord, size: tuple[int, int] | None = None
+) -> tuple[tuple[str, str], ...]:
+    """What is wrong with the masks of a photograph of `size` (None: it cannot be read)."""
+    found = (look_at_mask(manifest, name, path, size) for name, path in record.masks.items())
+    return tuple(wrong for wrong in found if wrong)
+
+
+def look_at_mask(manifest: Manifest, name: str, path: str, size: tuple[int, int] | None) -> tuple[str, str] | None:
     """What is wrong with a mask, as the name of a finding and a text."""
     try:
         mask = load_mask(manifest.path(path))
-    except UserError as error:
-        return "unreadable-file", str(error)
+    except (UserError, OSError) as error:
+        return "unreadable-file", below_root(manifest, error)
     height, width = mask.shape
-    if (width, height) != size:
+    if size and (width, height) != size:
         return "mask-size", f"the mask {name} is {width}x{height} pixels, the photograph {size[0]}x{size[1]}"
     if name in NEVER_EMPTY and not mask.any():
         return "implausible-value", f"the mask {name} is empty"

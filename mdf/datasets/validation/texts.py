@@ -41,7 +41,7 @@ def texts(records: Sequence[FundusRecord]) -> dict[str, list[Case]]:
         names.append(Case(f"texts.{kind} names it in {share}; most often {often}", tuple(ids)))
     differ = [
         Case(f"texts.{kind}: the label is {label}, the text says {other}: {some(ids)}", tuple(ids))
-        for (kind, label, other), ids in sorted(against.items(), key=lambda item: -len(item[1]))
+        for (kind, label, other), ids in sorted(against.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
     return {"text-names-label": names, "text-against-label": differ}
 
