@@ -182,8 +182,6 @@ def test_processes_write_at_once_and_keep_to_the_size_together(photograph, tmp_p
     assert [job.exitcode for job in jobs] == [0, 0, 0]
     found = list(folder.glob("*/*"))
     assert 0 < len(found) <= 4 and all(f.suffix == ".crop" for f in found)
-    assert int((folder / "size").read_text()) == sum(
-        f.stat().st_size for f in found
-    )  # counted once
+    assert int((folder / "size").read_text()) == sum(f.stat().st_size for f in found)  # counted once
     for file in found:
         Crop.from_bytes(file.read_bytes())
