@@ -209,11 +209,10 @@ def ask(
     if kind == "presence":
         if finding is None:
             assert rng is not None
+            there = [n for n in SMALL_LESIONS if n in present]
             absent = [n for n in SMALL_LESIONS if n not in present]
-            pool = [n for n in SMALL_LESIONS if n in present] if rng.random() < 0.5 else absent
-            pool = pool or absent
-            if not pool:
-                return None
+            pool = there if rng.random() < 0.5 else absent
+            pool = pool or absent or there
             finding = pool[int(rng.integers(len(pool)))]
         answers: tuple[str, ...] = (spec["yes"], spec["no"])
         return Question(
@@ -268,12 +267,12 @@ def converse(
             asked.setdefault((kind, question.finding, question.answer), question)
         if sum(LENGTH.get(q.kind, 1) for q in asked.values()) >= cfg.turns:
             break
-    # a record that can answer only kinds of little weight may have had none of them drawn
-    for kind in (k for k, weight in cfg.questions.items() if weight > 0 and not asked):
-        question = ask(record, kind, prompts, diagnoses, rng, phrasings=cfg.phrasings)
-        if question is not None:
-            asked[kind, question.finding, question.answer] = question
-            break
+    if not asked:  # the record answers only kinds of little weight: the first of them, in an order drawn by the weights
+        for kind in map(str, rng.choice(kinds, np.count_nonzero(weights), replace=False, p=weights / weights.sum())):
+            question = ask(record, kind, prompts, diagnoses, rng, phrasings=cfg.phrasings)
+            if question is not None:
+                asked[kind, question.finding, question.answer] = question
+                break
     questions = sorted(asked.values(), key=lambda q: -1 if opening and q.kind == "diagnosis" else ORDER.index(q.kind))
     turns = [Turn("system", prompts.system)]
     for question in questions:

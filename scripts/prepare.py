@@ -18,16 +18,11 @@ Photographs are never copied: the manifest holds paths relative to --root.
 """
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
 
 from mdf import cli
 from mdf.checking import DATASETS, OWN_WORDS
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from mdf.records import Manifest
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--out", required=True, metavar="M.jsonl", help="manifest to write, with M.meta.json beside it")
     shared.add_argument("--root", required=True, metavar="DIR", help="folder of the release")
     shared.add_argument("--limit", type=int, default=0, help="photographs a split at the most; 0 = all (%(default)s)")
-    shared.add_argument("--validate", action="store_true", help="also decode every image and mask")
+    shared.add_argument("--validate", action="store_true", dest="validated", help="also decode every image and mask")
 
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--vocabulary", metavar="FILE", help="YAML, a line `their string: canonical_name` each")
@@ -105,169 +100,33 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--split", default="all", choices=("train", "val", "test", "all"), help="(%(default)s)")
     show.add_argument("--seed", type=int, default=0, help="draws the photographs (%(default)s)")
     show.add_argument("--config", metavar="FILE", help="the run's configuration (default: quickstart)")
-    show.add_argument("--set", nargs="+", default=[], metavar="key.sub=value", help="settings on top, as for train.py")
+    show.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        dest="settings",
+        metavar="key.sub=value",
+        help="settings on top, as for train.py",
+    )
     show.add_argument("--masks", action="store_true", help="lay the masks over the photographs")
     return top
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    if args.verb == "list":
-        from mdf.datasets.guide import text
+    args = vars(parser().parse_args(argv))
+    verb = args.pop("verb")
+    from mdf import preparation
 
-        print(text())
-    elif args.verb == "validate":
-        from mdf.datasets.validation.report import check_names
-        from mdf.errors import UserError
-        from mdf.records import read_manifest
-
-        accept = check_names(args.accept)
-        page = args.page or page_beside(args.manifest)
-        if Path(page).suffix.lower() != ".html":
-            raise UserError(f"--page {page}: the page's name ends in .html")
-        validate(read_manifest(args.manifest, args.data_root), page, args.workers, accept)
-    elif args.verb == "split":
-        split_anew(args)
-    elif args.verb == "show":
-        show(args)
-    elif args.verb == "merge":
-        merge(args)
-    elif args.verb == "shards":
-        shards(args)
-    else:
-        prepare(args)
-
-
-def prepare(args: argparse.Namespace) -> None:
-    """A release becomes a manifest."""
-    from mdf.checking import check_data
-    from mdf.config import DataConfig
-    from mdf.datasets import load
-    from mdf.datasets.table import read_columns
-    from mdf.errors import UserError
-    from mdf.records import write_manifest
-
-    if args.verb == "phantom":
-        cfg = DataConfig(root=args.out, count=args.count, size=args.size, val=args.val, test=args.test)
-    else:
-        cfg = DataConfig(
-            name=args.verb, root=args.root, table=getattr(args, "table", None),
-            columns=read_columns(getattr(args, "columns", [])), encoding=getattr(args, "encoding", "utf-8"),
-            vocabulary=getattr(args, "vocabulary", None), val=args.val, test=args.test, limit=args.limit,
-        )  # fmt: skip
-    if wrong := list(check_data(cfg, "data")):
-        raise UserError("\n".join(w.replace("data.", "--") for w in wrong))
-    # what a Hugging Face data set keeps inside tables is written beside the manifest
-    manifest = load(cfg, args.seed, Path(f"{args.out.removesuffix('.jsonl')}_photographs"))
-    if args.verb == "phantom":
-        print(f"wrote {args.out}")
-        return
-    split_seed = manifest.meta.get("split_seed")  # None where the release's own split was kept
-    split = manifest.meta["split"]
-    manifest = write_manifest(
-        args.out, manifest.records, root=manifest.root, dataset=args.verb, split_seed=split_seed, split=split
-    )
-    print(f"wrote {args.out}")
-    if args.validate:
-        validate(manifest, page_beside(args.out))
-
-
-def page_beside(manifest: str) -> str:
-    return f"{manifest.removesuffix('.jsonl')}.validation.html"
-
-
-def validate(manifest: "Manifest", page: str, workers: int = 0, accept: "Collection[str]" = ()) -> None:
-    """Print what was found and write the page. Raises UserError with everything that has to be mended or accepted."""
-    from mdf.datasets.validation import validate as look
-    from mdf.datasets.validation.page import write_page
-
-    report = look(manifest, workers, accept)
-    write_page(Path(page), manifest, report)
-    print(report.text())
-    print(f"wrote {page}: it shows photographs, keep it as the data")
-    report.refuse()
-    if not report.accepted:
-        print("every image and mask can be read, and no photograph or patient is in two splits")
-
-
-def split_anew(args: argparse.Namespace) -> None:
-    """A manifest becomes one with another split, or several."""
-    from mdf.datasets import summary
-    from mdf.datasets.resplit import Request, resplit
-    from mdf.records import read_manifest, write_manifest
-
-    manifest = read_manifest(args.manifest, args.data_root)
-    request = Request(
-        args.val, args.test, args.seed, args.folds, args.fold, tuple(args.hold_out),
-        args.few_shot, args.draws, args.redraw, args.patients_only, args.workers,
-    )  # fmt: skip
-    for addition, records, split in resplit(manifest, request):
-        out = f"{args.out.removesuffix('.jsonl')}{addition}.jsonl" if addition else args.out
-        write_manifest(
-            out, records, root=manifest.root, dataset=manifest.meta.get("dataset") or Path(args.manifest).stem,
-            release=manifest.meta.get("release"), split_seed=split.get("seed"), split=split,
-        )  # fmt: skip
-        print(f"wrote {out}: {summary(records)}")
-
-
-def show(args: argparse.Namespace) -> None:
-    """Photographs that the seed draws: a contact sheet, and the text that a run trains on."""
-    import numpy as np
-
-    from mdf.datasets.sheet import draw_sheet
-    from mdf.errors import UserError
-    from mdf.loading import load_for_manifest
-    from mdf.records import read_manifest
-
-    cfg = load_for_manifest(args.config, args.set, args.manifest)
-    manifest = read_manifest(args.manifest, args.data_root)
-    records = manifest.split(args.split)
-    if args.n < 1 or not records:
-        raise UserError(f"nothing to show: -n {args.n}, {len(records)} photographs in --split {args.split}")
-    if Path(args.out).suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UserError(f"--out {args.out}: the picture's name ends in .png or .jpg")
-    from mdf.preview import preview  # loads torch, which wrong input need not wait for
-
-    chosen = [records[i] for i in sorted(np.random.default_rng(args.seed).permutation(len(records))[: args.n])]
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(manifest, chosen, masks=args.masks).save(args.out)
-    print(preview(cfg, manifest, chosen))
-    print(f"\nwrote {args.out}")
-
-
-def merge(args: argparse.Namespace) -> None:
-    """Several manifests become one."""
-    from mdf.datasets import summary
-    from mdf.datasets.merge import merge
-    from mdf.records import write_manifest
-
-    merged = merge(args.manifests)
-    write_manifest(args.out, merged.records, root=merged.root, dataset=merged.meta["dataset"])
-    print(f"wrote {args.out}: {summary(merged.records)}")
-
-
-def shards(args: argparse.Namespace) -> None:
-    """Photographs become shards, or shards are compared with their SHA-256."""
-    from mdf.datasets.shards import verify, write_shards
-    from mdf.errors import UserError
-    from mdf.records import read_manifest
-
-    if Path(args.manifest).is_dir():
-        print(f"{args.manifest}: {verify(Path(args.manifest))} photographs, every shard as it was written")
-        return
-    if not args.out or not args.megabytes > 0:
-        raise UserError("shards needs --out DIR, and --megabytes above 0")
-    prepare = None
-    if args.preprocess:
-        from mdf.training.stream import prepare_for
-
-        prepare = prepare_for(args.preprocess)
-    index = write_shards(
-        read_manifest(args.manifest, args.data_root), Path(args.out), megabytes=args.megabytes, prepare=prepare
-    )
-    for split, written in index["splits"].items():
-        print(f"{split}: {sum(s['count'] for s in written)} photographs in {len(written)} shards")
-    print(f"wrote {args.out}; train with data.name=shards data.root={args.out}")
+    verbs: dict[str, Callable[..., None]] = {
+        "list": preparation.list_,
+        "phantom": preparation.phantom,
+        "validate": preparation.validate,
+        "split": preparation.split,
+        "show": preparation.show,
+        "merge": preparation.merge,
+        "shards": preparation.shards,
+    }
+    verbs.get(verb, partial(preparation.release, verb))(**args)
 
 
 if __name__ == "__main__":

@@ -292,6 +292,26 @@ def test_a_question_of_weight_0_is_never_asked(records, prompts):
         assert [t.content for t in talk[2::2]] == [f"{record.eye.capitalize()} eye."]
 
 
+def test_kinds_of_little_weight_are_asked_by_their_weights_where_there_is_nothing_else(prompts):
+    """Four draws nearly always give a kind that this record cannot answer; what is asked then keeps the mix."""
+    record = FundusRecord("a", "a.png", eye="left", texts={"report": "Drusen."})
+    questions = {"diagnosis": 0.97, "eye": 0.01, "report": 0.02, "unknown": 0.0}
+    for order in (list(questions), list(questions)[::-1]):
+        cfg = DialogueConfig(turns=1, questions={kind: questions[kind] for kind in order})
+        rng = np.random.default_rng(0)
+        answers = [converse(record, prompts, cfg, DIAGNOSES, rng)[2].content for _ in range(600)]
+        # two thirds of 600 are 400, with a standard deviation of 11.5; the seed makes it the same every time
+        assert set(answers) == {"Left eye.", "Drusen."} and abs(answers.count("Drusen.") - 400) < 46
+    talks = [converse(record, prompts, cfg, DIAGNOSES, np.random.default_rng(7)) for _ in range(2)]
+    assert talks[0] == talks[1]
+
+
+def test_all_lesions_at_once_can_still_be_asked_about(prompts):
+    record = FundusRecord("a", "a.png", findings=tuple(Finding(name) for name in SMALL_LESIONS))
+    for seed in range(10):
+        assert ask(record, "presence", prompts, DIAGNOSES, np.random.default_rng(seed)).answer == "Yes."
+
+
 def test_captions_name_the_diagnosis_and_the_findings(prompts):
     record = FundusRecord("a", "a.png", diagnosis=("amd",), findings=(Finding("drusen"), Finding("drusen")))
     text = caption(record, prompts)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mdf.datasets.merge import common_root, merge
 from mdf.errors import UserError
 from mdf.records import FundusRecord, read_manifest, write_manifest
 from tests.conftest import assert_refused
@@ -57,9 +58,17 @@ def test_what_cannot_be_merged_is_refused(two, run_script, tmp_path):
     assert not (tmp_path / "both.jsonl").exists()
 
 
-def test_photographs_without_a_common_folder_are_refused():
-    from mdf.datasets.merge import common_root
+def test_sources_are_not_confused(two, tmp_path):
+    """Two hospitals' patient 1 are two patients."""
+    alike = tmp_path / "elsewhere" / "b.jsonl"
+    alike.parent.mkdir()
+    record = FundusRecord(id="9", image="images/a2.png", patient="1", split="train")
+    write_manifest(alike, [record], root=tmp_path / "sets" / "a", dataset="b")
+    with pytest.raises(UserError, match=r"named b\.jsonl"):
+        merge([two[1], alike])
 
+
+def test_photographs_without_a_common_folder_are_refused():
     assert common_root([Path("/data/a"), Path("/data/b/c")]) == Path("/data")
     with pytest.raises(UserError, match="share no folder"):
         common_root([Path("/data/a"), Path("/mnt/b")])

@@ -149,6 +149,6 @@ def test_a_wrong_manifest_line_ends_with_exit_code_2_and_one_message(
 
 
 def test_preparing_data_loads_no_torch():
-    modules = "mdf.loading, mdf.datasets.validation, mdf.datasets.sheet"
+    modules = "mdf.loading, mdf.preparation, mdf.datasets.validation, mdf.datasets.sheet"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

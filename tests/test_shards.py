@@ -11,7 +11,7 @@ import pytest
 from mdf.config import DataConfig, load_config
 from mdf.datasets import load
 from mdf.datasets.phantom import draw_manifest
-from mdf.datasets.shards import field_of, key_of, read, read_member, stream, verify, write_shards
+from mdf.datasets.shards import field_of, key_of, read, read_member, shard_of, stream, verify, write_shards
 from mdf.errors import UserError
 from mdf.records import FundusRecord, Manifest
 from tests.conftest import assert_refused
@@ -67,6 +67,51 @@ def test_the_records_come_back_with_the_splits_and_say_where_their_files_are(fol
     assert verify(folder) == len(manifest.records)
 
 
+def test_other_readers_read_them(folder, manifest):
+    import datasets
+
+    files = {"train": sorted(str(path) for path in folder.glob("train-*.tar"))}
+    found = datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
+    assert sorted(example["json"]["id"] for example in found) == sorted(r.id for r in manifest.split("train"))
+
+
+def test_a_shard_with_a_damaged_header_loses_no_photograph_silently(folder, tmp_path):
+    manifest = read(folder)
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    record = manifest.split("train")[-1]
+    shard = tmp_path / shard_of(record.image)
+    data, start = shard.read_bytes(), shard.read_bytes().index(key_of(record.image).encode())
+    shard.write_bytes(data[:start] + b"x" * 400 + data[start + 400 :])
+    elsewhere = replace(manifest, root=tmp_path)
+    with pytest.raises(UserError, match=rf"{shard.name} is damaged .*photographs are found"):
+        keys_of(elsewhere, seed=0, rank=0, processes=1, epoch=0)
+    with pytest.raises(UserError, match=rf"{shard.name} is damaged"):
+        read_member(tmp_path, record.image)
+
+
+def test_names_that_mean_something_in_a_shard_do_no_harm(photograph, tmp_path):
+    """Endings of files, and names of masks, are the user's."""
+    masks = {"a.b": "m.PNG", "Vessel": "n.json"}
+    for number, name in enumerate(["eye.png#2", *masks.values()]):
+        photograph(tmp_path / "set" / f"{number}.png", seed=number).rename(tmp_path / "set" / name)
+    record = FundusRecord(id="1", image="eye.png#2", masks=masks, split="train")
+    write_shards(Manifest((record,), tmp_path / "set"), tmp_path / "shards")
+    got = read(tmp_path / "shards")
+    for path, original in [(got.records[0].image, "eye.png#2"), *((got.records[0].masks[n], masks[n]) for n in masks)]:
+        data = (tmp_path / "set" / original).read_bytes()
+        assert read_member(got.root, path) == data
+        ((_, members),) = stream(got, "train", seed=0, rank=0, processes=1, epoch=0)
+        assert members[field_of(path)] == data
+
+
+def test_what_stops_the_writing_leaves_nothing_behind(manifest, tmp_path):
+    gone = replace(manifest.split("train")[-1], id="gone", image="gone.png")
+    with pytest.raises(UserError, match=r"gone\.png cannot be read"):
+        write_shards(Manifest((*manifest.records, gone), manifest.root), tmp_path / "shards", megabytes=LIMIT)
+    assert not list(tmp_path.iterdir())
+
+
 def keys_of(manifest: Manifest, **share) -> list[str]:
     return [key for key, _ in stream(manifest, "train", **share)]
 
@@ -85,7 +130,7 @@ def test_two_processes_read_shards_of_their_own_whose_union_is_the_epoch(folder,
             (tmp_path / file.name).write_bytes(file.read_bytes())
     elsewhere = replace(manifest, root=tmp_path)
     assert keys_of(elsewhere, seed=3, rank=0, processes=2, epoch=0) == seen[0]
-    with pytest.raises(UserError, match="a shard is damaged"):
+    with pytest.raises(UserError, match=f"{shards_of[1].pop()[:5]}.* is damaged"):
         keys_of(elsewhere, seed=3, rank=1, processes=2, epoch=0)
 
 

@@ -23,6 +23,9 @@ def merge(paths: Sequence[str | Path]) -> Manifest:
     bare = [path.name for path, m in manifests.items() if any(r.split is None for r in m.records)]
     if bare and len(bare) < len(manifests):
         raise UserError(f"{', '.join(bare)}: records without a split, which the others have; give one to all or none")
+    unnamed = Counter(path.stem for path, m in manifests.items() if any(r.source is None for r in m.records))
+    if alike := [name for name, count in unnamed.items() if count > 1]:  # their patients would be taken for the same
+        raise UserError(f"several manifests are named {alike[0]}.jsonl, and their records have no source; rename one")
     root = common_root([m.root for m in manifests.values()])
     uses = Counter(r.id for m in manifests.values() for r in m.records)
     records = [

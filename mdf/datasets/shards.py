@@ -6,17 +6,20 @@
                                    00000000.mask_vessel.png; or, where prepared, 00000000.crop instead of both
     DIR/val-00000.tar, DIR/test-00000.tar, …
 
-Any WebDataset reader can read them. Here `datasets` does, and gives each process shards of its own.
+Any WebDataset reader can read them. Here the standard library does: others decode a member by its ending, and drop what
+follows a damaged one.
 """
 
 import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +62,26 @@ def write_shards(manifest: Manifest, out: Path, *, megabytes: float = 256, prepa
     if draft.exists():
         raise UserError(f"{draft} is left of a run that was stopped; remove it")
     draft.mkdir(parents=True)
+    try:
+        index = fill(draft, manifest, int(megabytes * 1e6), prepare)
+    except BaseException:
+        shutil.rmtree(draft)
+        raise
+    draft.rename(out)
+    return index
+
+
+def fill(draft: Path, manifest: Manifest, limit: int, prepare: Prepare | None) -> dict[str, Any]:
+    """Write shards of at most `limit` bytes, manifest and index into `draft`; returns the index."""
     splits: dict[str, list[dict[str, Any]]] = {}
     records: list[FundusRecord] = []
-    fields: set[str] = set()
     for split in SPLITS:
-        writer = ShardWriter(draft, split, int(megabytes * 1e6))
+        writer = ShardWriter(draft, split, limit)
         originals = manifest.split(split)
         for i in np.random.default_rng(0).permutation(len(originals)):  # a manifest may be sorted by diagnosis
             record = originals[i]
-            members = pack(manifest, record, prepare)
-            fields |= set(members)
-            records.append(writer.add(record, f"{len(records):08d}", members))
+            members, places = pack(manifest, record, prepare)
+            records.append(writer.add(record, f"{len(records):08d}", members, places))
         splits[split] = writer.close()
     written = write_manifest(
         draft / MANIFEST,
@@ -82,7 +94,6 @@ def write_shards(manifest: Manifest, out: Path, *, megabytes: float = 256, prepa
     index: dict[str, Any] = {
         "version": VERSION,
         "splits": splits,
-        "fields": sorted(fields),
         "manifest_sha256": written.sha256,
         "prepared": prepare
         and {
@@ -94,27 +105,34 @@ def write_shards(manifest: Manifest, out: Path, *, megabytes: float = 256, prepa
         },
     }
     write_text(draft / INDEX, json.dumps(index, indent=1) + "\n")
-    draft.rename(out)
     return index
 
 
-def pack(manifest: Manifest, record: FundusRecord, prepare: Prepare | None) -> dict[str, bytes]:
-    """What a shard holds of a record beside its JSON: ending -> bytes."""
+def pack(manifest: Manifest, record: FundusRecord, prepare: Prepare | None) -> tuple[dict[str, bytes], dict[str, str]]:
+    """What a shard holds of a record beside its JSON, ending -> bytes; and where the photograph ("") and each mask
+    are in it: an ending, behind it the part of the file that the mask is.
+    """
     path = manifest.path(record.image)
     if prepare is not None:
         drawn = {name: load_mask(manifest.path(record.masks[name])) for name in prepare.masks if name in record.masks}
         augmented = prepare.augmented and record.split == "train"
-        return {CROP: prepare.preprocessing.crop(load_image(path), drawn, augmented=augmented).to_bytes()}
-    members = {ending(path): read_bytes(path)}
-    if is_dicom(io.BytesIO(next(iter(members.values())))):
+        crop = prepare.preprocessing.crop(load_image(path), drawn, augmented=augmented)
+        return {CROP: crop.to_bytes()}, dict.fromkeys(("", *record.masks), CROP)
+    members, places = {ending(path): read_bytes(path)}, {"": ending(path)}
+    if is_dicom(io.BytesIO(members[ending(path)])):
         raise UserError(
             f"{path} is a DICOM file, whose tags may name the patient, and shards hold files as they are; "
             "write prepared shards with --preprocess"
         )
+    held: dict[Path, str] = {}  # files of which several masks may be parts
     for name, relative in record.masks.items():
-        mask = mask_file(manifest.path(relative))
-        members[f"mask_{name}.{ending(mask)}"] = read_bytes(mask)
-    return members
+        file, part = split_part(manifest.path(relative))
+        own = f"mask_{name}.{ending(file)}"
+        member = own if part is None else held.setdefault(file, own)
+        places[name] = member if part is None else f"{member}#{part}"
+        if member not in members:
+            members[member] = read_bytes(file)
+    return members, places
 
 
 def read_bytes(path: Path) -> bytes:
@@ -125,10 +143,11 @@ def read_bytes(path: Path) -> bytes:
 
 
 def ending(path: Path) -> str:
-    """The file's ending in lower case; `img` where it has none."""
+    """The file's ending in lower case; `img` where it has none, or one that means something else in a shard."""
     if path.name.endswith(".map.gz"):  # which says how it is read
         return "map.gz"
-    return path.suffix.lower().removeprefix(".") or "img"
+    suffix = path.suffix.lower().removeprefix(".")
+    return suffix if suffix.isalnum() and suffix not in ("json", CROP) else "img"
 
 
 class ShardWriter:
@@ -144,25 +163,16 @@ class ShardWriter:
     def name(self) -> str:
         return f"{self.split}-{len(self.done):05d}.tar"
 
-    def add(self, record: FundusRecord, key: str, members: dict[str, bytes]) -> FundusRecord:
-        """Write one photograph; returns its record with the paths that it has now."""
+    def add(self, record: FundusRecord, key: str, members: dict[str, bytes], places: dict[str, str]) -> FundusRecord:
+        """Write one photograph, see `pack`; returns its record with the paths that it has now."""
         # a member takes a header of 512 bytes and whole blocks of 512, and an archive ends in 10,240 more at the most
         size = sum(1024 + len(data) for data in members.values()) + 4096
         if self.tar is not None and self.tar.offset + size + tarfile.RECORDSIZE > self.limit:
             self.finish()
         if self.tar is None:
             self.tar = tarfile.TarFile(self.folder / self.name, "w", format=tarfile.USTAR_FORMAT)
-        image = next((e for e in members if not e.startswith("mask_")), CROP)
-        masks = {e.removeprefix("mask_").partition(".")[0]: e for e in members if e.startswith("mask_")}
-        # a part of a mask file stays a part of the member, which holds the whole file
-        parts = {kind: f"#{part}" if (part := split_part(path)[1]) else "" for kind, path in record.masks.items()}
-        if image == CROP:
-            masks, parts = dict.fromkeys(record.masks, CROP), dict.fromkeys(record.masks, "")
-        here = replace(
-            record,
-            image=f"{self.name}/{key}.{image}",
-            masks={kind: f"{self.name}/{key}.{e}{parts[kind]}" for kind, e in masks.items()},
-        )
+        paths = {name: f"{self.name}/{key}.{place}" for name, place in places.items()}
+        here = replace(record, image=paths[""], masks={name: paths[name] for name in record.masks})
         text = json.dumps(here.to_dict(), ensure_ascii=False).encode()
         for kind, data in ({"json": text} | members).items():
             entry = tarfile.TarInfo(f"{key}.{kind}")
@@ -230,9 +240,16 @@ def places(shard: Path) -> dict[str, tuple[int, int]]:
 def read_member(root: Path, path: str) -> bytes:
     """The bytes of one file of a shard, `path` as a record has it: for the few photographs that are not streamed."""
     shard, _, name = str(mask_file(path)).partition("/")
-    offset, size = places(root / shard)[name]
-    with (root / shard).open("rb") as file:
-        return os.pread(file.fileno(), size, offset)
+    try:
+        offset, size = places(root / shard)[name]
+        with (root / shard).open("rb") as file:
+            return os.pread(file.fileno(), size, offset)
+    except (OSError, tarfile.TarError, KeyError) as error:
+        raise damaged(root / shard, error) from None
+
+
+def damaged(shard: Path, error: Exception) -> UserError:
+    return UserError(f"{shard} is damaged ({error}); `prepare.py shards {shard.parent}` lists all that are")
 
 
 def shard_of(path: str) -> str:
@@ -279,37 +296,36 @@ def stream(
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """The photographs of `own_shards`: (key, ending -> bytes), always the same for the same arguments.
 
-    `datasets` reads the shards and divides them among processes and workers; the next photograph is drawn from a buffer
-    of `BUFFER`. Raises UserError for fewer shards than processes, and for a shard that cannot be read.
+    Shards are read from front to back, and the next photograph is drawn from a buffer of `BUFFER`. Raises UserError for
+    fewer shards than processes, and for a shard that cannot be read.
     """
-    import datasets
-    from datasets.distributed import split_dataset_by_node
-
     mine = own_shards(manifest, split, seed=seed, rank=rank, processes=processes, epoch=epoch)
-    fields = manifest.meta["shards"]["fields"]
-    text, binary = datasets.Value("string"), datasets.Value("binary")
-    tars = datasets.load_dataset(
-        "webdataset",
-        data_files={"train": [str(manifest.root / name) for name in shuffled(manifest, split, seed, epoch)]},
-        split="train",
-        streaming=True,
-        features=datasets.Features({"__key__": text, "__url__": text, **dict.fromkeys(fields, binary)}),
-    )
+    counts = {shard["file"]: shard["count"] for shard in manifest.meta["shards"]["splits"][split]}
     rng = np.random.default_rng([seed, epoch, int(hashlib.sha256(mine[0].encode()).hexdigest()[:8], 16)])
     buffer: list[tuple[str, dict[str, bytes]]] = []
-    try:
-        for example in split_dataset_by_node(tars, rank, processes, strategy="shards"):
-            if Path(example["__url__"]).name not in mine:
-                raise RuntimeError("this version of datasets divides shards in another way; mdf has to be adapted")
-            buffer.append((example["__key__"], {k: example[k] for k in fields if example[k] is not None}))
+    for name in mine:
+        for example in read_shard(manifest.root / name, counts[name]):
+            buffer.append(example)
             if len(buffer) > BUFFER:
                 place = int(rng.integers(len(buffer)))
                 buffer[place], buffer[-1] = buffer[-1], buffer[place]
                 yield buffer.pop()
-    except (OSError, tarfile.TarError) as error:
-        raise UserError(f"{manifest.root}: a shard is damaged ({error}); `prepare.py shards DIR` says which") from None
     for place in rng.permutation(len(buffer)):
         yield buffer[place]
+
+
+def read_shard(shard: Path, count: int) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """The `count` photographs of a shard in their order: key, ending -> bytes. Raises UserError for a damaged one."""
+    try:
+        with tarfile.open(shard, "r|", bufsize=1 << 20) as tar:
+            found = 0
+            for key, entries in groupby(tar, lambda entry: entry.name.partition(".")[0]):
+                yield key, {e.name.partition(".")[2]: file.read() for e in entries if (file := tar.extractfile(e))}
+                found += 1
+        if found != count:  # tarfile takes a damaged header for the end
+            raise tarfile.ReadError(f"{found} of its {count} photographs are found")
+    except (OSError, tarfile.TarError) as error:
+        raise damaged(shard, error) from None
 
 
 def crop_of(

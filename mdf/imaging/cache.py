@@ -120,35 +120,41 @@ class PreparedCache:
         try:
             if not self.reserve(len(data)):
                 return
-            entry.parent.mkdir(exist_ok=True)
-            handle, draft = tempfile.mkstemp(dir=entry.parent, prefix=DRAFT)
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(draft, entry)
+            unused = len(data)  # of what is reserved
+            try:
+                entry.parent.mkdir(exist_ok=True)
+                handle, draft = tempfile.mkstemp(dir=entry.parent, prefix=DRAFT)
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                with self.lock():  # a damaged entry, or one that another process has just written, is replaced
+                    counted = entry.exists()
+                    os.replace(draft, entry)
+                unused = len(data) if counted else 0
+            finally:
+                if unused:
+                    self.reserve(-unused)
         except OSError as error:
-            self.tell(
-                "unwritable",
-                f"{self.folder} cannot be written to ({error}); nothing is added to it",
-            )
+            self.tell("unwritable", f"{self.folder} cannot be written to ({error}); nothing is added to it")
             if draft is not None:
                 Path(draft).unlink(missing_ok=True)
 
     def reserve(self, size: int) -> bool:
-        """Whether `size` more bytes fit; they are then counted."""
+        """Whether `size` more bytes fit; they are then counted. Less than 0 gives back."""
         with self.lock():
+            number = self.folder / "size"
             try:
-                used = int((self.folder / "size").read_text())
+                used = int(number.read_text())
             except (FileNotFoundError, ValueError):  # someone has emptied the folder
                 self.count()
-                used = int((self.folder / "size").read_text())
-            if used + size > self.limit:
+                used = int(number.read_text())
+            if size > 0 and used + size > self.limit:
                 self.tell(
                     "full",
                     f"{self.folder} holds {used / 1e9:.2f} of at most {self.limit / 1e9:g} GB; further photographs are "
                     "prepared anew in every epoch. Raise data.cache_gb, or remove the folder if it is of earlier runs",
                 )
                 return False
-            (self.folder / "size").write_text(str(used + size))
+            number.write_text(str(max(0, used + size)))
         return True
 
     def tell(self, kind: str, text: str) -> None:

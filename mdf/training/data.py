@@ -13,7 +13,7 @@ import torch
 from mdf import datasets
 from mdf.batches import Batch, FundusDataset, Sample, can_be_aligned, can_be_asked, collate
 from mdf.config import Config, DataConfig
-from mdf.dialogue import Prompts
+from mdf.dialogue import SMALL_LESIONS, Prompts, ask
 from mdf.errors import UserError
 from mdf.imaging.cache import PreparedCache
 from mdf.imaging.mask_files import mask_file
@@ -61,7 +61,10 @@ def data_of(cfg: Config, task: Task) -> DataConfig:
 
 def can_be_grounded(record: FundusRecord, prompts: Prompts, cfg: Config) -> bool:
     """Whether there may be an answer about a lesion or part whose mask is known."""
-    return bool(set(record.masks) & set(cfg.unet.masks)) and can_be_asked(record, prompts, cfg.dialogue)
+    known = set(record.masks) & set(cfg.unet.masks)
+    kinds = [kind for kind, weight in cfg.dialogue.questions.items() if weight > 0 and known]
+    asked = (ask(record, kind, prompts, (), finding=name) for kind in kinds for name in SMALL_LESIONS)
+    return any(question is not None and question.finding in known for question in asked)
 
 
 def lacks(record: FundusRecord, task: Task, cfg: Config, prompts: Prompts) -> dict[str, str]:

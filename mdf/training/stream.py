@@ -97,12 +97,7 @@ class ShardStream(torch.utils.data.IterableDataset):
         for epoch in count():
             share = {"seed": self.seed, "rank": self.rank, "processes": self.processes, "epoch": epoch}
             size = sum(self.served[name] for name in shards.own_shards(self.samples.manifest, "train", **share))
-            if not size:
-                raise UserError(
-                    f"{self.samples.manifest.root}: no photograph in the shards of process {self.rank} serves this "
-                    "stage; write more photographs into each shard, or start fewer processes"
-                )
-            if passed >= size:
+            if passed >= size:  # also where none of these shards serves the stage: the next epoch gives others
                 passed -= size
                 continue
             for key, members in shards.stream(self.samples.manifest, "train", **share):

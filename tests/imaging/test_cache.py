@@ -105,6 +105,17 @@ def test_a_damaged_entry_is_made_anew(cache, photograph, spoil, capsys):
     again = cache.get(SETTINGS, [("", photograph)], lambda: made(photograph), False)
     assert torch.equal(again.pictures[0], crop.pictures[0]) and "is made anew" in capsys.readouterr().err
     cache.get(SETTINGS, [("", photograph)], refuse, False)
+    assert int((cache.folder / "size").read_text()) == entry.stat().st_size
+
+
+def test_a_disk_that_is_full_leaves_no_draft_and_no_debt(cache, photograph, monkeypatch, capsys):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mdf.imaging.cache.os.replace", full)
+    cache.get(SETTINGS, [("", photograph)], lambda: made(photograph), False)
+    assert "No space left on device" in capsys.readouterr().err
+    assert not entries(cache) and (cache.folder / "size").read_text() == "0"
 
 
 def test_a_full_cache_keeps_what_it_has_and_says_so_once(photograph, tmp_path, capsys):
@@ -171,5 +182,6 @@ def test_processes_write_at_once_and_keep_to_the_size_together(photograph, tmp_p
     assert [job.exitcode for job in jobs] == [0, 0, 0]
     found = list(folder.glob("*/*"))
     assert 0 < len(found) <= 4 and all(f.suffix == ".crop" for f in found)
+    assert int((folder / "size").read_text()) == sum(f.stat().st_size for f in found)  # counted once
     for file in found:
         Crop.from_bytes(file.read_bytes())

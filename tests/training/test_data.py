@@ -6,16 +6,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mdf import datasets
 from mdf.batches import collate
 from mdf.config import Config, PartConfig
+from mdf.dialogue import Prompts, converse
 from mdf.errors import UserError
 from mdf.models.fusion import MDFModel, preprocessing_of
-from mdf.records import FundusRecord, Manifest, write_manifest
-from mdf.training.data import dataset, stage_data
+from mdf.records import Finding, FundusRecord, Manifest, write_manifest
+from mdf.resources import bundled
+from mdf.training.data import dataset, lacks, stage_data
 from mdf.training.loop import train
 from mdf.training.saving import STATE
 from mdf.training.stages import Task
@@ -24,7 +27,8 @@ from tests.training.test_loop import SEGMENT, folder, launch, stop_at
 
 ALL_LOSSES = {
     "run.stages": ("fuse",),
-    "fuse.losses": {"text": 1.0, "mask": 0.5, "contrastive": 0.3, "label_aware": 0.2},
+    "fuse.losses": {"text": 1.0, "mask": 0.5, "contrastive": 0.3, "label_aware": 0.2, "grounding": 0.1},
+    "dialogue.questions": {"eye": 1.0, "diagnosis": 1.0, "presence": 1.0},
     "fuse.parts.unet": PartConfig("full", 1e-3),
     "fuse.parts.encoder": PartConfig("full", 1e-3),
 }
@@ -103,8 +107,62 @@ def test_a_record_counts_in_the_losses_that_it_can_serve_and_in_no_other(built):
     masks, words = terms(built, [*some, bare(some[0], "masks")]), terms(built, [*some, bare(some[0], "diagnosis")])
     assert masks["mask"][1] == whole["mask"][1] + 2 and words["mask"] == pytest.approx(whole["mask"], rel=1e-5)
     assert words["contrastive"][1] == 5 and words["text"][1] > whole["text"][1]
-    for name in ("text", "contrastive", "label_aware"):
+    for name in ("text", "contrastive", "label_aware", "grounding"):
         assert masks[name] == pytest.approx(whole[name], rel=1e-5), name
+    assert whole["grounding"][1] > 0 and words["grounding"] == pytest.approx(whole["grounding"], rel=1e-5)
+    both = terms(built, [*some, bare(some[0], "masks", "eye")])  # the eye is told by the disc, which has a mask
+    assert both["grounding"][1] > whole["grounding"][1] and both["text"][1] > whole["text"][1]
+
+
+LESION = "haemorrhage"
+FOUND = {"findings": (Finding(LESION, location="superonasal", count=3),)}
+GROUNDED = {  # what a record knows, beside a diagnosis, and the questions that are asked -> whether it can be grounded
+    "presence of a lesion with a mask": ({"masks": {LESION: "a"}} | FOUND, ("presence",), True),
+    "presence of a lesion that is not there": ({"masks": {"drusen": "a"}} | FOUND, ("presence",), True),
+    "its quadrant": ({"masks": {LESION: "a"}} | FOUND, ("quadrant",), True),
+    "its count": ({"masks": {LESION: "a"}} | FOUND, ("count",), True),
+    "the count of another lesion": ({"masks": {"drusen": "a"}} | FOUND, ("count",), False),
+    "a lesion without a mask": ({"masks": {"vessel": "a"}} | FOUND, ("presence", "quadrant", "count"), False),
+    "a mask that the model has no output for": ({"masks": {"cup": "a"}} | FOUND, ("presence",), False),
+    "a mask without findings": ({"masks": {LESION: "a"}}, ("presence", "quadrant", "count"), False),
+    "the eye by its disc": ({"masks": {"disc": "a"}, "eye": "left"}, ("eye",), True),
+    "no question about it": ({"masks": {LESION: "a", "disc": "b"}, "eye": "left"} | FOUND, ("diagnosis",), False),
+    "no mask at all": ({"eye": "left"} | FOUND, ("presence", "eye"), False),
+}
+
+
+@pytest.mark.parametrize(("known", "kinds", "grounded"), GROUNDED.values(), ids=GROUNDED)
+def test_a_record_is_grounded_by_an_answer_about_what_has_a_mask_and_serves_the_text_without(
+    tiny, known, kinds, grounded
+):
+    questions = dict.fromkeys((*kinds, "diagnosis"), 1.0)
+    masks = ("vessel", "disc", LESION, "drusen")
+    cfg = tiny(**ALL_LOSSES | {"unet.masks": masks, "dialogue.questions": questions})
+    record, prompts = FundusRecord("a", "a.png", diagnosis=("amd",), **known), Prompts(bundled("prompts"))
+    lacking = lacks(record, Task(cfg, "fuse"), cfg, prompts)
+    assert ("grounding" not in lacking) == grounded and "text" not in lacking
+    if lacking.get("grounding"):
+        assert "no answer about one of vessel, disc, haemorrhage, drusen" in lacking["grounding"]
+    # what is promised comes in conversations, and nothing else does
+    rng = np.random.default_rng(0)
+    turns = [t for _ in range(60) for t in converse(record, prompts, cfg.dialogue, ("amd",), rng)]
+    assert bool({t.finding for t in turns} & set(record.masks) & set(cfg.unet.masks)) == grounded
+
+
+def test_records_with_and_without_masks_of_lesions_train_together(own):
+    """Half of them can be grounded; all serve the text, and none is left out."""
+    cfg = own(
+        lambda n, r: bare(r, "findings", "diagnosis", *(["masks"] if n % 2 else [])),
+        **ALL_LOSSES
+        | {"unet.masks": ("vessel", "hard_exudate", "haemorrhage"), "fuse.losses": {"text": 1.0, "grounding": 0.5}},
+    )
+    said: list[str] = []
+    manifest, task = datasets.load(cfg.data, 0), Task(cfg, "fuse")
+    data = stage_data(cfg, task, manifest, Prompts(bundled("prompts")), said.append)
+    records = manifest.split("train")
+    assert data.train == records
+    assert any(f"{len(records[::2])} training photographs do not serve grounding" in line for line in said)
+    assert not any("serve text" in line or "WARNING" in line for line in said)
 
 
 def test_a_batch_that_serves_no_loss_gives_gradients_of_zero(built):

@@ -9,7 +9,7 @@ import torch
 from mdf import datasets
 from mdf.batches import Batch
 from mdf.config import Config
-from mdf.datasets.shards import write_shards
+from mdf.datasets.shards import shard_of, write_shards
 from mdf.errors import UserError
 from mdf.models.fusion import MDFModel, preprocessing_of
 from mdf.training.data import StageData, dataset, sampler_of, training_batches
@@ -95,6 +95,19 @@ def test_processes_share_an_epoch_of_shards(sharded, model):
     seen = [[b.sample_ids[0] for b in batches(cfg, model, 0, 0, count, rank, 2)] for rank in range(2)]
     firsts = [list(dict.fromkeys(ids)) for ids in seen]  # each goes on into its next epoch
     assert not set(firsts[0][: count // 3]) & set(firsts[1][: count // 3])
+
+
+def test_a_process_whose_shards_serve_nothing_in_an_epoch_goes_on_to_the_next(sharded, model):
+    """All photographs that serve the stage lie in one shard, which each of two processes reads in some epochs."""
+    cfg = sharded(**{"segment.batch_size": 1})
+    manifest, task = datasets.load(cfg.data, 0), Task(cfg, "segment")
+    train = manifest.split("train")
+    some = [r for r in train if shard_of(r.image) == shard_of(train[0].image)]
+    assert 0 < len(some) < len(train)
+    for rank in range(2):
+        samples = dataset(cfg, task, StageData(manifest, some, []), model.processor, train=True)
+        made = training_batches(samples, sampler_of(cfg, task, some, rank, 2), done=0, total=99, workers=0)
+        assert {next(made).sample_ids[0] for _ in range(2 * len(some))} == {r.id for r in some}
 
 
 def test_prepared_shards_of_another_model_or_kind_are_refused(sharded, tiny):
