@@ -120,7 +120,7 @@ data_benchmarks.PHOTOGRAPHS = 96
 made = data_benchmarks.Photographs(load_config(sys.argv[1], ["unet.size=256"]), None, Path(sys.argv[2]), 0)
 memory = []
 for way in (made.from_files, lambda: made.from_files(made.cache), lambda: made.from_shards("prepared")):
-    for epoch in range(4):
+    for epoch in range(7):
         data_benchmarks.exhaust(way)
         memory.append(psutil.Process(os.getpid()).memory_info().rss / 2**20)
 print(*memory)
@@ -129,14 +129,18 @@ print(*memory)
 
 @pytest.mark.slow
 def test_memory_is_flat_over_epochs(settings, tmp_path):
-    """The first epoch fills caches of libraries; three more take nothing on top."""
+    """The first epoch fills caches of libraries. Of six more, the last three take no more than the three before.
+
+    The allocator makes the size go up and down by 26 MiB over ten epochs without a trend, hence medians of three, and
+    16 MiB: keeping one prepared photograph in four would add 18 in three epochs.
+    """
     code = [sys.executable, "-c", EPOCHS, str(settings), str(tmp_path / "made")]
     done = subprocess.run(code, cwd=REPO, env=os.environ | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    memory = [float(word) for word in done.stdout.split()[-12:]]
-    for start in (0, 4, 8):
-        first, *later = memory[start : start + 4]
-        assert max(later) < first + 16, memory
+    memory = [float(word) for word in done.stdout.split()[-21:]]
+    for start in (1, 8, 15):
+        before, after = sorted(memory[start : start + 3])[1], sorted(memory[start + 3 : start + 6])[1]
+        assert after < before + 16, memory
 
 
 def test_wrong_input_is_refused(settings, run_script, tmp_path):
