@@ -73,14 +73,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mdf.benchmarks import Benchmarks, table
 
     rows, facts = [], {}
+    if set(names) - {"data"}:  # first, since it looks at the configuration
+        benchmarks = Benchmarks(cfg)
+        rows, facts = benchmarks.run(names, args.repeats), benchmarks.facts
     if "data" in names:
         from mdf.data_benchmarks import data
 
         root = Path(args.data_root) if args.data_root else None
         rows += data(cfg, args.repeats, root=root, workers=args.workers)
-    if set(names) - {"data"}:
-        benchmarks = Benchmarks(cfg)
-        rows, facts = benchmarks.run(names, args.repeats) + rows, benchmarks.facts
     print(f"\n{table(rows)}")
     print(
         f"medians of {args.repeats} rounds, in brackets the least and the greatest; a ratio is taken within its round"
