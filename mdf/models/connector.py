@@ -4,7 +4,7 @@ FiLM on each U-Net skip, patch projection into the memory, gated cross-attention
 projected prefix of encoder tokens that a text-only LLaMA sees at its image placeholder (as in LLaVA).
 
 Shapes: B photographs, L depths, G² memory vectors, m memory width, A adapters, n heads of 64, d language width,
-C encoder token width, E embedding width, P = side² prefix tokens.
+C encoder token width, E embedding width, P = side² prefix tokens, K masks, U the U-Net's input side.
 """
 
 from typing import cast
@@ -18,6 +18,7 @@ from mdf.errors import UserError
 from mdf.models.adapter import HEAD, GatedCrossAttention
 from mdf.models.film import Film, FilmCondition
 from mdf.models.patches import PatchProjection
+from mdf.models.readings import readings, width
 
 
 def adapter_layers(cfg: FusionConfig, count: int) -> tuple[int, ...]:
@@ -63,6 +64,7 @@ class Fusion(nn.Module):
         language: LanguageConfig,
         *,
         channels: tuple[int, ...],
+        masks: tuple[str, ...],
         unet_size: int,
         encoder_width: int,
         encoder_grid: tuple[int, int],
@@ -82,9 +84,12 @@ class Fusion(nn.Module):
         hidden = 0 if cfg.film.condition == "none" else cfg.film.hidden
         if self.depths and hidden:
             self.condition = FilmCondition(embed_dim, language_width if self.uses_prompt else 0, hidden)
+        self.masks = masks if self.depths and cfg.masks else ()
+        self.grid = cfg.grid
         self.film = nn.ModuleList(Film(channels[d - 1], hidden) for d in self.depths)
         self.patches = nn.ModuleList(
-            PatchProjection(channels[d - 1], unet_size // 2**d, cfg.grid, self.width) for d in self.depths
+            PatchProjection(channels[d - 1], unet_size // 2**d, cfg.grid, self.width, width(self.masks))
+            for d in self.depths
         )
         self.adapters = nn.ModuleList(
             GatedCrossAttention(language_width, self.width, hidden_rms[k] if hidden_rms else 1.0) for k in self.layers
@@ -94,11 +99,16 @@ class Fusion(nn.Module):
         """l(k): index into `depths` that adapter number `adapter` reads; they go round from shallow to deep."""
         return adapter % len(self.depths)
 
-    def memory(self, skips: list[Tensor], image_embeds: Tensor, prompt: Tensor | None) -> Tensor:
-        """Skips [B,C_l,H_l,W_l] of the chosen depths, v [B,E], mean prompt embedding [B,d] -> memory [B,L,G²,m]."""
+    def memory(
+        self, skips: list[Tensor], image_embeds: Tensor, prompt: Tensor | None, probabilities: Tensor | None = None
+    ) -> Tensor:
+        """Skips [B,C_l,H_l,W_l] of the chosen depths, v [B,E], mean prompt embedding [B,d], and where `masks` are read
+        their probabilities [B,K,U,U] -> memory [B,L,G²,m].
+        """
+        read = None if probabilities is None else readings(probabilities, self.masks, self.grid)
         c = self.condition(image_embeds, prompt) if self.condition is not None else None
         return torch.stack(
-            [patch(film(skip, c)) for film, patch, skip in zip(self.film, self.patches, skips, strict=True)], 1
+            [patch(film(skip, c), read) for film, patch, skip in zip(self.film, self.patches, skips, strict=True)], 1
         )
 
     def memory_kv(self, memory: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             fusion,
             lm,
             channels=self.unet.channels,
+            masks=self.unet.masks,
             unet_size=unet.size,
             encoder_width=self.encoder.width,
             encoder_grid=self.encoder.grid,
@@ -185,14 +186,19 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             if unet_pixels is None:
                 raise ValueError("unet_pixels [B,3,U,U] is missing: the fusion reads the U-Net's skips")
             features = self.unet.encode(unet_pixels)
+            if masks:
+                mask_logits = self.unet.decode(features)
             if self.fusion.depths:
-                memory = self.fusion.memory([features[d] for d in self.fusion.depths], image_embeds, prompt)
+                probabilities = None
+                if self.fusion.masks:
+                    with torch.no_grad():
+                        probabilities = (self.unet.decode(features) if mask_logits is None else mask_logits).sigmoid()
+                skips = [features[d] for d in self.fusion.depths]
+                memory = self.fusion.memory(skips, image_embeds, prompt, probabilities)
                 if features[-1].requires_grad and not masks:
                     memory = (
                         memory + 0.0 * features[-1].sum()
                     )  # the deepest stage feeds no skip: keep DDP from waiting for it
-            if masks:
-                mask_logits = self.unet.decode(features)
         return image_embeds, prefix, memory, mask_logits
 
     def pooled_prompt(self, embeds: Tensor, input_ids: Tensor, prompt_mask: Tensor | None) -> Tensor:

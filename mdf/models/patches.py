@@ -1,6 +1,6 @@
 """Patch projection: a modulated skip map becomes G² memory vectors that know what is there and where.
 
-Shapes: B photographs, F̃ [B,C,H,W], G patches a side, p = H/G pixels a patch side, m memory width.
+Shapes: B photographs, F̃ [B,C,H,W], G patches a side, p = H/G pixels a patch side, m memory width, R readings.
 """
 
 import torch
@@ -32,7 +32,8 @@ class PatchProjection(nn.Module):
     two, and attention that is still even tells nothing of where.
     """
 
-    def __init__(self, channels: int, side: int, grid: int, width: int):
+    def __init__(self, channels: int, side: int, grid: int, width: int, readings: int = 0):
+        """`readings` R: how many numbers the U-Net's masks give for a patch (mdf/models/readings.py)."""
         super().__init__()
         if side % grid:
             raise ValueError(f"a skip map of side {side} cannot be cut into {grid}x{grid} patches")
@@ -52,6 +53,9 @@ class PatchProjection(nn.Module):
             shared = torch.randn(width, self.channels, 1) / self.channels**0.5
             self.project.weight.copy_((shared / self.patch**2).expand(-1, -1, self.patch**2).flatten(1))
         self.position = nn.Parameter(sincos(grid, width))
+        self.reading = nn.Linear(readings, width, bias=False) if readings else None
+        if self.reading is not None:
+            nn.init.normal_(self.reading.weight, std=0.3)
         self.depth = nn.Parameter(torch.randn(width) * 0.02)
         self.mix = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
         self.norm = nn.LayerNorm(width)
@@ -62,11 +66,13 @@ class PatchProjection(nn.Module):
         steps += [f"average pool {self.pool}x{self.pool}"] if self.pool > 1 else []
         return ", ".join([*steps, f"patches {self.patch}x{self.patch}x{self.channels}"])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B,C,H,W] -> [B,G²,m]."""
+    def forward(self, x: Tensor, readings: Tensor | None = None) -> Tensor:
+        """[B,C,H,W] and, where they are read, [B,G²,R] -> [B,G²,m]."""
         x = self.reduce(x)
         if self.pool > 1:
             x = F.avg_pool2d(x, self.pool)
         x = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
         x = self.project(x) + self.position + self.depth
+        if self.reading is not None:
+            x = x + self.reading(readings)
         return self.norm(x + self.mix(x))
