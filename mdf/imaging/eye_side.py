@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from mdf.imaging.field import Field, find_field
-from mdf.imaging.retina_maps import SIDE, SPOT_SIGMA, RetinaMaps, draw_maps, field_copy
+from mdf.imaging.retina_maps import SIDE, SPOT_SIGMA, RetinaMaps, draw_maps, field_copy, running_to
 
 HALF = SIDE / 2  # pixels; half the field's width, the unit of positions
 RIM = 6  # pixels along the rim in which no disc and no fovea is looked for
@@ -88,7 +88,7 @@ def weigh(maps: RetinaMaps) -> Evidence:
     )
     beside = float(np.subtract(*with_fovea)) * float(max(on_right, on_left))
 
-    both, running = bright * trunks * likely, _running_to(maps) * likely
+    both, running = bright * trunks * likely, running_to(maps.line, maps.turn, maps.field) * likely
     at_middle = both[middle].max() / max(both[right | left].max(), 1e-6)
     runs_there = running[middle].max() > max(running[right | left].max(), RUNNING)
     place = np.where(middle, both, -1).argmax()
@@ -106,21 +106,6 @@ def _around(maps: RetinaMaps, x: float, y: float) -> tuple[float, float]:
     cup = np.clip(fine - np.quantile(fine[near], 0.7), 0, None) * near if near.any() else near
     upright = maps.line * (1 - maps.turn[0]) / 2
     return _mean(dx, beyond) - _mean(dx, maps.line * beyond), _mean(dx, upright * near) - _mean(dx, cup)
-
-
-def _running_to(maps: RetinaMaps) -> np.ndarray:
-    """[SIDE, SIDE]: how much of the area round each pixel, 10 to 50 pixels away, is vessels that run straight to it.
-
-    With a the angle of a vessel and b that of the way to it, the sum of line * cos(2a - 2b), which is two convolutions.
-    """
-    reach = round(0.7 * HALF)
-    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
-    away, way = np.hypot(dx, dy), np.arctan2(dy, dx)
-    weight = np.clip((away - 8) / 6, 0, 1) * np.exp(-((away / 28) ** 2)) * (away <= reach)
-    parts = zip(maps.turn, (np.cos, np.sin), strict=True)
-    towards = sum(signal.fftconvolve(maps.line * turn, weight * part(2 * way), mode="same") for turn, part in parts)
-    area = signal.fftconvolve(maps.field.astype(np.float32), weight, mode="same")
-    return np.clip(towards / np.maximum(area, 50), 0, None)
 
 
 def _across(fovea: np.ndarray, side: int) -> np.ndarray:

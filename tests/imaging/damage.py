@@ -1,8 +1,11 @@
 """What happens to photographs: light, cut and notched fields, on an image uint8 [H, W, 3] and its field bool [H, W]."""
 
+import io
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image
+from scipy import ndimage
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -86,6 +89,18 @@ def labelled(image: np.ndarray, field: np.ndarray) -> Pair:
     return np.where((text & ~field)[..., None], 255, image).astype(np.uint8), field
 
 
+def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Out of focus by `sigma` pixels."""
+    return ndimage.gaussian_filter(image, (sigma, sigma, 0))
+
+
+def veiled(image: np.ndarray, field: np.ndarray, share: float) -> np.ndarray:
+    """Contrast lost to a veil of even light: `share` of every pixel becomes the field's mean colour."""
+    mean = image[field].mean(axis=0)
+    mixed = image * (1 - share) + mean * share
+    return np.where(field[..., None], mixed, image).round().astype(np.uint8)
+
+
 # Names by what they show; each gives the damaged photograph and its true field.
 FIELD_DAMAGE: dict[str, Callable[[np.ndarray, np.ndarray], Pair]] = {
     "light 0.5": lambda i, f: light(i, f, 0.5),
@@ -121,3 +136,40 @@ FIELD_DAMAGE: dict[str, Callable[[np.ndarray, np.ndarray], Pair]] = {
 def overlap(found: np.ndarray, true: np.ndarray) -> float:
     """Intersection over union of two masks."""
     return float((found & true).sum() / (found | true).sum())
+
+
+def photographed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A phantom as a camera would take it: tints, uneven light and colour, veils, stray light, blur, grain, JPEG."""
+    field = image.max(axis=2) > 20
+    side = image.shape[0]
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    values = image.astype(np.float32) * np.exp(rng.normal(0, [0.15, 0.3, 0.45])) * rng.uniform(0.6, 1.6)
+    common = _uneven(rng, side, 0.25)
+    values *= np.exp(np.stack([common + _uneven(rng, side, 0.15) for _ in range(3)], axis=2))
+    if rng.uniform() < 0.4:
+        turn = rng.uniform(0, 2 * np.pi)
+        from_side = np.clip(0.5 + 0.5 * (x * np.cos(turn) + y * np.sin(turn)), 0, 1)[..., None]
+        veil = rng.uniform(0.1, 0.75) * (from_side if rng.uniform() < 0.5 else 1)
+        values = values * (1 - veil) + veil * rng.uniform([60, 60, 40], [200, 190, 170])
+    if rng.uniform() < 0.3:
+        turn = rng.uniform(0, 2 * np.pi)
+        rim = np.exp((np.hypot(x, y) - 1) / rng.uniform(0.04, 0.15)) * np.clip(
+            x * np.cos(turn) + y * np.sin(turn), 0, 1
+        )
+        values += np.clip(rim, 0, 1)[..., None] * rng.uniform(60, 220) * rng.uniform([0.7, 0.7, 0.4], [1, 1, 1])
+    if rng.uniform() < 0.6:
+        values = blurred(values, rng.uniform(0, 2.5))
+    values = np.where(field[..., None], values, rng.uniform(0, 8))
+    coarse = rng.uniform(0, 1.2)
+    values += blurred(rng.normal(0, 1, values.shape), coarse) * rng.uniform(0, 4) * (1 + 2 * coarse)
+    pixels = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    if rng.uniform() < 0.8:
+        file = io.BytesIO()
+        pixels.save(file, "JPEG", quality=int(rng.integers(35, 95)), subsampling=int(rng.choice([0, 2])))
+        pixels = Image.open(file)
+    return np.array(pixels)
+
+
+def _uneven(rng: np.random.Generator, side: int, most: float) -> np.ndarray:
+    coarse = rng.normal(size=(4, 4)) * rng.uniform(0, most)
+    return ndimage.zoom(coarse, side / 4 + 0.5, order=3)[:side, :side]
