@@ -8,6 +8,7 @@
   python scripts/prepare.py flair --root FUNDUS --table DATAFRAMES --out flair.jsonl
   python scripts/prepare.py phantom --count 100 --size 256 --seed 0 --out DIR    drawn photographs, nothing needed
   python scripts/prepare.py validate mine.jsonl                                  look for what would spoil a training
+  python scripts/prepare.py check mine.jsonl --out mine.tsv                      field, gradability, retina or not, eye
   python scripts/prepare.py split mine.jsonl --out folds.jsonl --folds 5         split anew, copies stay together
   python scripts/prepare.py show mine.jsonl -n 4 --config my_data                what a model will see and is scored on
   python scripts/prepare.py merge A.jsonl B.jsonl --out both.jsonl               one of several, for data.weights
@@ -72,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     phantom.add_argument("--size", type=int, default=256, help="side in pixels (%(default)s)")
 
     validate = verbs.add_parser("validate", help="files, copies, patients across splits, labels, texts; an HTML page")
+    check = verbs.add_parser("check", help="field of view, gradability, retina or not, and eye of every photograph")
     anew = verbs.add_parser("split", parents=[split], help="split a manifest anew: patients, folds, sources, few-shot")
     show = verbs.add_parser("show", help="a contact sheet, and as text the conversations that a model is trained on")
     merge = verbs.add_parser("merge", help="several manifests become one")
@@ -85,13 +87,17 @@ def parser() -> argparse.ArgumentParser:
     shards.add_argument(
         "--preprocess", metavar="CONFIG", help="decoded, cropped and scaled for this configuration instead of as files"
     )
-    for verb in (validate, anew, show):
+    for verb in (validate, check, anew, show):
         verb.add_argument("manifest", metavar="M.jsonl")
         verb.add_argument("--data-root", metavar="DIR", help="where the photographs are (default: as M.meta.json says)")
-    for verb in (validate, anew):
+    for verb in (validate, check, anew):
         verb.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core (%(default)s)")
     validate.add_argument("--accept", nargs="+", default=[], metavar="NAME", help="findings, by name, that may stay")
     validate.add_argument("--page", metavar="FILE.html", help="page to write (default: beside M.jsonl)")
+    check.add_argument("--out", metavar="FILE.tsv", help="table to write (default: beside M.jsonl)")
+    check.add_argument(
+        "--eyes", metavar="NEW.jsonl", help="also a manifest with the eyes that were unknown, where told"
+    )
     anew.add_argument("--out", required=True, metavar="NEW.jsonl", help="manifest to write")
     anew.add_argument("--folds", type=int, default=0, metavar="K", help="a fold is the test; all K, or --fold I")
     anew.add_argument("--fold", type=int, metavar="I", help="0 to K-1 (default: all, as NEW.fold0.jsonl, …)")
@@ -123,6 +129,8 @@ def main(argv: list[str] | None = None) -> None:
         accept = check_names(args.accept)
         page = args.page or page_beside(args.manifest)
         validate(read_manifest(args.manifest, args.data_root), page, args.workers, accept)
+    elif args.verb == "check":
+        check(args)
     elif args.verb == "split":
         split_anew(args)
     elif args.verb == "show":
@@ -185,6 +193,31 @@ def validate(manifest: "Manifest", page: str, workers: int = 0, accept: "Collect
     report.refuse()
     if not report.accepted:
         print("every image and mask can be read, and no photograph or patient is in two splits")
+
+
+def check(args: argparse.Namespace) -> None:
+    """A table of what can be told of each photograph without a model."""
+    from mdf.datasets.assessment import assess_all, summary, table, with_eyes
+    from mdf.errors import UserError
+    from mdf.files import write_text
+    from mdf.records import read_manifest, write_manifest
+
+    if args.eyes and Path(args.eyes).resolve() == Path(args.manifest).resolve():
+        raise UserError(f"--eyes {args.eyes}: that is the manifest itself; name a new one")
+    manifest = read_manifest(args.manifest, args.data_root)
+    assessments = assess_all(manifest, args.workers)
+    out = args.out or f"{args.manifest.removesuffix('.jsonl')}.check.tsv"
+    write_text(Path(out), table(assessments))
+    print(f"{summary(assessments)}\nwrote {out}")
+    if args.eyes:
+        records = with_eyes(assessments)
+        told = sum(new is not old for new, old in zip(records, manifest.records, strict=True))
+        write_manifest(
+            args.eyes, records, root=manifest.root, dataset=manifest.meta.get("dataset") or Path(args.manifest).stem,
+            release=manifest.meta.get("release"), split_seed=manifest.meta.get("split_seed"),
+            split=manifest.meta.get("split"),
+        )  # fmt: skip
+        print(f"wrote {args.eyes}: {told} eyes filled in")
 
 
 def split_anew(args: argparse.Namespace) -> None:
