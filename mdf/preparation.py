@@ -96,6 +96,29 @@ def examine(manifest: "Manifest", page: str, workers: int = 0, accept: "Collecti
         print("every image and mask can be read, and no photograph or patient is in two splits")
 
 
+def check(manifest: str, data_root: str | None, workers: int, out: str | None, eyes: str | None) -> None:
+    """Write what can be told of each photograph of a manifest without a model, and a manifest with the `eyes`."""
+    from mdf.datasets.assessment import assess_all, summary, table, with_eyes
+    from mdf.files import write_text
+    from mdf.records import read_manifest, write_manifest
+
+    if eyes and Path(eyes).resolve() == Path(manifest).resolve():
+        raise UserError(f"--eyes {eyes}: that is the manifest itself; name a new one")
+    found = read_manifest(manifest, data_root)
+    assessments = assess_all(found, workers)
+    out = out or f"{manifest.removesuffix('.jsonl')}.check.tsv"
+    write_text(Path(out), table(assessments))
+    print(f"{summary(assessments)}\nwrote {out}")
+    if eyes:
+        records, meta = with_eyes(assessments), found.meta
+        told = sum(new is not old for new, old in zip(records, found.records, strict=True))
+        write_manifest(
+            eyes, records, root=found.root, dataset=meta.get("dataset") or Path(manifest).stem,
+            release=meta.get("release"), split_seed=meta.get("split_seed"), split=meta.get("split"),
+        )  # fmt: skip
+        print(f"wrote {eyes}: {told} eyes filled in")
+
+
 def split(
     manifest: str, data_root: str | None, out: str, val: float, test: float, seed: int, folds: int, fold: int | None,
     hold_out: Names, few_shot: int, draws: int, redraw: bool, patients_only: bool, workers: int,

@@ -8,6 +8,7 @@
   python scripts/prepare.py flair --root FUNDUS --table DATAFRAMES --out flair.jsonl
   python scripts/prepare.py phantom --count 100 --size 256 --seed 0 --out DIR    drawn photographs, nothing needed
   python scripts/prepare.py validate mine.jsonl                                  look for what would spoil a training
+  python scripts/prepare.py check mine.jsonl --out mine.tsv                      field, gradability, retina or not, eye
   python scripts/prepare.py split mine.jsonl --out folds.jsonl --folds 5         split anew, copies stay together
   python scripts/prepare.py show mine.jsonl -n 4 --config my_data                what a model will see and is scored on
   python scripts/prepare.py merge A.jsonl B.jsonl --out both.jsonl               one of several, for data.weights
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     phantom.add_argument("--size", type=int, default=256, help="side in pixels (%(default)s)")
 
     validate = verbs.add_parser("validate", help="files, copies, patients across splits, labels, texts; an HTML page")
+    check = verbs.add_parser("check", help="field of view, gradability, retina or not, and eye of every photograph")
     anew = verbs.add_parser("split", parents=[split], help="split a manifest anew: patients, folds, sources, few-shot")
     show = verbs.add_parser("show", help="a contact sheet, and as text the conversations that a model is trained on")
     merge = verbs.add_parser("merge", help="several manifests become one")
@@ -80,13 +82,15 @@ def parser() -> argparse.ArgumentParser:
     shards.add_argument(
         "--preprocess", metavar="CONFIG", help="decoded, cropped and scaled for this configuration instead of as files"
     )
-    for verb in (validate, anew, show):
+    for verb in (validate, check, anew, show):
         verb.add_argument("manifest", metavar="M.jsonl")
         verb.add_argument("--data-root", metavar="DIR", help="where the photographs are (default: as M.meta.json says)")
-    for verb in (validate, anew):
+    for verb in (validate, check, anew):
         verb.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core (%(default)s)")
     validate.add_argument("--accept", nargs="+", default=[], metavar="NAME", help="findings, by name, that may stay")
     validate.add_argument("--page", metavar="FILE.html", help="page to write (default: beside M.jsonl)")
+    check.add_argument("--out", metavar="FILE.tsv", help="table to write (default: beside M.jsonl)")
+    check.add_argument("--eyes", metavar="NEW.jsonl", help="also a manifest with eyes that were unknown, where told")
     anew.add_argument("--out", required=True, metavar="NEW.jsonl", help="manifest to write")
     anew.add_argument("--folds", type=int, default=0, metavar="K", help="a fold is the test; all K, or --fold I")
     anew.add_argument("--fold", type=int, metavar="I", help="0 to K-1 (default: all, as NEW.fold0.jsonl, …)")
@@ -121,6 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         "list": preparation.list_,
         "phantom": preparation.phantom,
         "validate": preparation.validate,
+        "check": preparation.check,
         "split": preparation.split,
         "show": preparation.show,
         "merge": preparation.merge,

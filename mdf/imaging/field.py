@@ -12,11 +12,13 @@ DARK = 0.11  # share of the photograph's bright level; below it a pixel belongs 
 MIN_SURROUND = 0.015  # share of the pixels; less dark surround than this counts as none
 MIN_FIELD = 0.08  # share of the pixels; a lit part smaller than this is no field
 FAINTEST = 6  # grey levels; a photograph whose bright level is below is all black
+DIM, FINER = 60, 4  # grey levels; below that bright level light is kept in quarters of a grey level
 SHARP = 1.5  # logarithm of light inside over outside the rim; an outline this sharp is taken at once
 UNSHARP = 0.3  # the same; an outline less sharp than this replaces no other
+FAINT = 0.15  # the same, where the outline that it replaces is hardly an edge
 SHARPER = 1.15  # times as sharp as another outline, to be taken instead of it
 LEVELS = 14  # brightnesses that are tried where the first outline is not sharp
-NOISE = 4.0  # grey levels added before logarithms are taken, so that noise in the dark makes no steps
+NOISE = 2.0  # grey levels added before logarithms are taken, so that noise in the dark makes no steps
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,12 @@ def find_field(image: np.ndarray) -> Field:
     height, width = image.shape[:2]
     factor = max(1, -(-max(height, width) // WORKING_SIDE))
     brightest = Image.fromarray(_brightest(image))
-    small = (brightest.reduce(factor) if factor > 1 else brightest).filter(ImageFilter.MedianFilter(3))
-    mask = _outline(small)
+    small = brightest.reduce(factor) if factor > 1 else brightest
+    gain = 1
+    if factor > 1 and np.percentile(np.asarray(small), 95) < DIM:
+        gain = FINER  # the mean of many pixels knows fractions of a grey level, and in the dark the rim may be no more
+        small = brightest.point([min(255, value * gain) for value in range(256)]).reduce(factor)
+    mask = _outline(small.filter(ImageFilter.MedianFilter(3)), gain)
     if mask is None:
         return _whole(height, width)
     if factor > 1:
@@ -59,21 +65,21 @@ def _brightest(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(largest[::3]).reshape(image.shape[:2])
 
 
-def _outline(small: Image.Image) -> np.ndarray | None:
-    """The field bool [h, w] on a small grey copy; None where the whole picture is field."""
-    light = np.asarray(small)
+def _outline(small: Image.Image, gain: int) -> np.ndarray | None:
+    """The field bool [h, w] on a small grey copy, `gain` times as bright; None where the whole picture is field."""
+    light = np.asarray(small, dtype=np.float32) / gain
     bright = float(np.percentile(light, 95))
     if bright < FAINTEST:
         return None
     mask = _region(light, float(np.clip(DARK * bright, 6, 28)))
-    smooth = np.asarray(small.filter(ImageFilter.BoxBlur(1)))
+    smooth = np.asarray(small.filter(ImageFilter.BoxBlur(1)), dtype=np.float32) / gain
     sharpness = _sharpness(smooth, mask)
     if sharpness >= SHARP:
         return mask
     # From bright to dark, so that of outlines that are about as sharp the innermost is taken.
     for level in np.geomspace(max(4.0, 0.5 * bright), 2, LEVELS):
         other = _region(light, float(level))
-        if (found := _sharpness(smooth, other)) > max(SHARPER * sharpness, UNSHARP):
+        if (found := _sharpness(smooth, other)) > max(SHARPER * sharpness, UNSHARP if mask is None else FAINT):
             mask, sharpness = other, found
     return mask
 
@@ -101,7 +107,7 @@ def _sharpness(smooth: np.ndarray, mask: np.ndarray | None) -> float:
     """How sharp an outline is: the step in light across it that nine tenths of its length exceed.
 
     A step is the logarithm of the brightest over the darkest of the 5x5 pixels round a pixel of the rim. `smooth` is
-    the light uint8 [h, w]. 0 where no outline lies inside the picture.
+    the light in grey levels [h, w]. 0 where no outline lies inside the picture.
     """
     if mask is None:
         return 0.0

@@ -97,7 +97,7 @@ class Preprocessing:
     unet_mean: tuple[float, ...] = IMAGENET_MEAN
     unet_std: tuple[float, ...] = IMAGENET_STD
     crop_field: bool = True  # cut to the box round the field of view
-    version: int = 1  # of the algorithm below; raised when its pixels change
+    version: int = 2  # of the algorithm below; raised when its pixels change
 
     def to_dict(self) -> dict:
         """Plain values, as written to preprocessing.json."""

@@ -13,6 +13,7 @@ from mdf import __version__
 from mdf.errors import UserError
 from mdf.files import write_text
 from mdf.imaging.preprocess import Preprocessing
+from mdf.imaging.quality import Quality
 from mdf.inference.gate import BANNER
 from mdf.inference.predictor import Finding, Photograph, Predictor
 from mdf.processor import Inputs
@@ -39,6 +40,17 @@ def read_prompt(predictor: Predictor, name: str) -> tuple[str, Path]:
     if not path.is_file():
         path = bundled("prompts") / name
     return path.read_text(encoding="utf-8"), path
+
+
+def quality_lines(quality: Quality) -> str:
+    """Gradability in words, its reasons, and what each part of it is worth."""
+    text = f"gradable: {quality.gradable}" + (f" ({'; '.join(quality.reasons)})" if quality.reasons else "")
+    if not quality.parts:
+        return text
+    parts = ", ".join(f"{name} {part:.2f}" for name, part in quality.parts.items())
+    return (
+        f"{text}\n\nScore {quality.score:.2f} of 1, the worst of {parts}; below 0.67 barely, below 0.33 not gradable."
+    )
 
 
 def impression(probabilities: dict[str, float], photograph: Photograph, rules: dict[str, str]) -> tuple[str, str]:
@@ -144,7 +156,7 @@ def write_report(
         "overlay": f"{name}_masks.png",
         "masks": ", ".join(m.replace("_", " ") for m in masks)
         + (" (stale: do not rely on them)" if predictor.model.config.stale_masks else ""),
-        "quality": f"gradable: {quality.gradable}" + (f" ({'; '.join(quality.reasons)})" if quality.reasons else ""),
+        "quality": quality_lines(quality),
         "findings": findings_table(predictor.findings(photograph, masks, eye)),
         "impression": said,
         "probabilities": probabilities_table(probabilities),
