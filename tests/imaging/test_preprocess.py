@@ -112,7 +112,7 @@ def test_hash_is_stable_and_changes_with_every_setting():
     assert settings.hash() == Preprocessing().hash() and len(settings.hash()) == 12
     assert Preprocessing.from_dict(settings.to_dict()) == settings
     assert Preprocessing.from_dict(settings.to_dict()).hash() == settings.hash()
-    changes = {"encoder_size": 336, "unet_size": 512, "crop_field": False, "version": 2, "encoder_mean": (0.5,) * 3}
+    changes = {"encoder_size": 336, "unet_size": 512, "crop_field": False, "version": 99, "encoder_mean": (0.5,) * 3}
     changes |= {"encoder_std": (0.5,) * 3, "unet_mean": (0.5,) * 3, "unet_std": (0.5,) * 3}
     hashes = {dataclasses.replace(settings, **{key: value}).hash() for key, value in changes.items()}
     assert len(hashes | {settings.hash()}) == len(changes) + 1

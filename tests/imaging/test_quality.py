@@ -80,7 +80,7 @@ def test_each_reason_is_given():
 def test_score_follows_the_degree_of_cataract(shared_data):
     """A cataract blurs and veils: CSDI's score is 0 (clear) to 10 (nothing to be seen)."""
     records = csdi.read(shared_data / "csdi")[::2]
-    degree = np.array([record.grade["cataract"] for record in records])
+    degree = np.array([record.grade["csdi"] for record in records])
     score = np.array([assess(load_image(shared_data / "csdi" / record.image)).score for record in records])
     clear, cloudy = score[degree <= 3], score[degree >= 5]
     auroc = (clear[:, None] > cloudy).mean() + (clear[:, None] == cloudy).mean() / 2
