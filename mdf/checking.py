@@ -83,6 +83,7 @@ STAGE_RANGES = {
     "steps": "[0, inf)",
     "batch_size": "[1, inf)",
     "accumulation": "[1, inf)",
+    "chunk": "[0, inf)",
     "warmup": "[0, 1)",
     "weight_decay": "[0, inf)",
     "beta2": "(0, 1)",
@@ -269,6 +270,11 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
         yield f"{name}.losses.mask: unet.masks is empty, so there is no mask to learn; for example unet.masks=[vessel]"
     if "grounding" in losses:
         yield from check_grounding(cfg, losses, name)
+    if stage.chunk and (not {"contrastive", "label_aware"} & set(losses) or "text" in losses):
+        yield (
+            f"{name}.chunk: {stage.chunk}, but only a stage with the loss contrastive or label_aware and without text "
+            f"can compute a batch in chunks; set {name}.chunk=0, and more {name}.accumulation where memory is short"
+        )
     trained = [part for part in PARTS if getattr(stage.parts, part).mode != "frozen"]
     if not trained:
         part = LOSSES[EXAMPLES[name]][0]

@@ -142,6 +142,9 @@ class StageConfig:
     steps: int = 0  # optimiser steps; 0 = from epochs
     batch_size: int = 8  # photographs a process and micro-batch
     accumulation: int = 1  # micro-batches an optimiser step
+    # of a micro-batch, photographs whose activations the encoder holds at once for a contrastive loss, which compares
+    # the whole of it (GradCache: the same gradient, less memory, each forward computed twice); 0 = all
+    chunk: int = 0
     warmup: float = 0.05  # share of the steps with rising learning rate; cosine to zero after
     weight_decay: float = 0.01  # AdamW; none on norms, gates, biases, embeddings
     beta2: float = 0.99  # AdamW's second moment decay

@@ -16,6 +16,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from mdf.config import Config, PartsConfig
 from mdf.dialogue import Prompts, Turn
 from mdf.imaging.preprocess import Preprocessing
+from mdf.models.chunks import in_chunks
 from mdf.models.configuration import MDFConfig, MDFOutput
 from mdf.models.connector import Fusion
 from mdf.models.fundus_encoder import FundusEncoder, architecture, statistics
@@ -220,6 +221,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         keep: Tensor | None = None,
         grounded: Tensor | None = None,
         want: tuple[str, ...] = ("text",),
+        chunk: int = 0,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
@@ -238,6 +240,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             keep: bool [B,T]; logits are computed there only.
             grounded: bool [B,T]; the adapters' attention over the patches is returned for these positions.
             want: which of text, contrastive, masks to compute.
+            chunk: photographs, then captions, that the encoder holds at once where text is not wanted; 0 = all.
             memory, memory_kv: [B,L,G²,m], [B,A,2,n,G²+1,64] computed before; one row may serve several side by side.
             prefix: [B,P,d] computed before.
         """
@@ -249,7 +252,8 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             out.mask_logits = self.unet(unet_pixels)
             return out
         if "contrastive" in want and not text:
-            out.image_embeds, _ = self.encoder(pixel_values)
+            assert pixel_values is not None
+            out.image_embeds = in_chunks(lambda x: self.encoder(x)[0], pixel_values, chunk)
             if "masks" in want:
                 assert unet_pixels is not None
                 out.mask_logits = self.unet(unet_pixels)
@@ -261,7 +265,8 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             )
         if "contrastive" in want:
             assert caption_ids is not None
-            out.text_embeds, out.logit_scale = self.encoder.encode_text(caption_ids), self.encoder.logit_scale
+            out.text_embeds = in_chunks(self.encoder.encode_text, caption_ids, 0 if text else chunk)
+            out.logit_scale = self.encoder.logit_scale
         if not text:
             return out
         assert embeds is not None and input_ids is not None

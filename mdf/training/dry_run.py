@@ -120,7 +120,12 @@ def activations(model: Any, task: Task, batch: Batch, precision: str) -> int:
         torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
     ):
-        graph = task(model.train(), batch)
+        graph = [task(model.train(), batch)]
+        if 0 < task.stage.chunk < len(batch.pixel_values):  # one chunk at a time is computed again in backward
+            assert batch.caption_ids is not None
+            one = slice(task.stage.chunk)
+            pixels, captions = batch.pixel_values[one], batch.caption_ids[one]
+            graph.append(model(pixel_values=pixels, caption_ids=captions, want=("contrastive",)))
     size = sum(seen.values())
     del graph  # kept until here, so that no address was used twice
     return size

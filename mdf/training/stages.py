@@ -75,7 +75,7 @@ class Task:
         if "masks" in self.want or ("text" in self.want and self.has_adapters):
             given["unet_pixels"] = batch.unet_pixels
         if "contrastive" in self.want:
-            given["caption_ids"] = batch.caption_ids
+            given |= {"caption_ids": batch.caption_ids, "chunk": self.stage.chunk}
         if "text" in self.want:
             assert batch.labels is not None
             given |= {
@@ -101,6 +101,7 @@ class Task:
         without averaging gradients.
         """
         out = model(**self.inputs(batch))
+        pairs = out.image_embeds, out.text_embeds, out.logit_scale
         terms: Terms = {}
         for loss, count in self.counts(batch).items():
             if loss == "text":
@@ -112,14 +113,10 @@ class Task:
                 assert batch.masks is not None and batch.mask_known is not None
                 terms[loss] = (mask_loss(out.mask_logits, batch.masks, batch.mask_known, batch.field), count)
             elif loss == "contrastive":
-                mean = contrastive_loss(
-                    out.image_embeds, out.text_embeds, out.logit_scale, positives=batch.caption_group
-                )
+                mean = contrastive_loss(*pairs, positives=batch.caption_group, local=True)
                 terms[loss] = (mean * count, count)
             else:
-                mean = label_aware_contrastive_loss(
-                    out.image_embeds, out.text_embeds, out.logit_scale, label_ids=batch.label_ids
-                )
+                mean = label_aware_contrastive_loss(*pairs, label_ids=batch.label_ids, local=True)
                 terms[loss] = (mean * count, count)
         return terms, out
 

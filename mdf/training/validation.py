@@ -23,8 +23,8 @@ SAMPLED_KINDS = ("diagnosis", "presence", "report")  # questions of which answer
 def shares(photographs: int, batch_size: int, rank: int, processes: int) -> list[list[tuple[int, int]]]:
     """This process's batches of keys, as many and as large as every other's.
 
-    Losses that compare the photographs of all processes need equal batches on each, so a few (fewer than `processes`)
-    may be left out.
+    Losses that compare the photographs of all processes need a batch on each at the same time, so a few (fewer than
+    `processes`) may be left out.
     """
     usable = photographs - photographs % processes
     batches = []

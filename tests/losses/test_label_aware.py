@@ -1,4 +1,4 @@
-"""FLAIR's loss by hand. That two processes give the gradient of one is in test_contrastive.py."""
+"""FLAIR's loss by hand. What it shares with the others is in test_every_contrast.py."""
 
 import math
 
@@ -51,14 +51,6 @@ def test_sets_of_one_label_are_label_ids_and_different_labels_are_clip():
     torch.testing.assert_close(as_sets, label_aware_contrastive_loss(images, texts, scale, label_ids=ids))
     different = label_aware_contrastive_loss(images, texts, scale, label_ids=torch.arange(4))
     torch.testing.assert_close(different, contrastive_loss(images, texts, scale))
-
-
-def test_the_order_of_the_rows_does_not_matter():
-    images, texts = pairs()
-    order = torch.tensor([2, 0, 3, 1])
-    shuffled = label_aware_contrastive_loss(images[order], texts[order], torch.tensor(4.0), label_sets=SETS[order])
-    whole = label_aware_contrastive_loss(images, texts, torch.tensor(4.0), label_sets=SETS)
-    torch.testing.assert_close(shuffled, whole)
 
 
 def test_the_scale_is_the_multiplier():

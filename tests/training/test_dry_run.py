@@ -3,9 +3,14 @@
 import subprocess
 import sys
 
+import torch
+
 from mdf.config import save_config
 from mdf.preview import marked
-from mdf.training.dry_run import dry_run
+from mdf.training.data import diagnoses_of, load_manifests
+from mdf.training.dry_run import activations, dry_run, first_batch
+from mdf.training.stages import Task
+from mdf.training.start import first_model
 from tests.conftest import REPO, assert_refused
 
 
@@ -25,6 +30,18 @@ def test_what_is_not_at_hand_is_not_checked(tiny, tmp_path, capsys):
     assert dry_run(cfg) == 0
     assert "NOT CHECKED: data: " in capsys.readouterr().out
     assert dry_run(cfg, strict=True) == 2
+
+
+def test_a_contrastive_batch_in_chunks_needs_less_memory(tiny):
+    needed = []
+    for chunk in (0, 2):
+        cfg = tiny(**{"run.stages": ("align",), "align.batch_size": 12, "align.chunk": chunk})
+        manifests = load_manifests(cfg)
+        model, task = first_model(cfg, diagnoses_of(manifests), torch.float32), Task(cfg, "align")
+        model.set_trainable(task.stage.parts, tuple(task.weights))
+        batch = first_batch(cfg, task, manifests["align"], model)
+        needed.append(activations(model, task, batch, "fp32"))
+    assert 0 < needed[1] < needed[0] / 3  # a sixth, and what does not grow with the photographs
 
 
 def test_the_mark_goes_round_the_supervised_tokens():

@@ -93,17 +93,33 @@ def test_accumulation_changes_nothing(tiny, settings):
 def test_two_processes_train_as_one(tiny, tmp_path, stage, steps):
     """Each stage from the same weights: a stage that starts from another's inherits what Adam makes of its rounding, a
     first update being the sign even of a gradient of 1e-9. That is why `segment`'s gradients are those of one step.
+    `align` compares four photographs at once on one process, and encodes them one by one on the two.
     """
     settings = SEGMENT | FUSE | {"run.stages": (stage,), f"{stage}.steps": steps}
     settings |= {"align.losses": {"contrastive": 1.0, "label_aware": 0.5}}
     one = tiny(**settings)
-    two = tiny(**settings, **{"run.name": "two", f"{stage}.batch_size": 2})
+    two = tiny(**settings, **{"run.name": "two", f"{stage}.batch_size": 2, "align.chunk": 1})
     train(one)
     process = launch(two, tmp_path / "two.yaml", 2)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert json.loads((folder(two) / "environment.json").read_text())["processes"] == 2
     assert_same_training(one, two)
+
+
+def test_a_contrastive_batch_in_chunks_trains_as_a_whole_one(tiny):
+    """Losses of every step, beside one of masks; gradients of the first step (see above)."""
+    settings = {"run.stages": ("align",), "align.losses": {"contrastive": 1.0, "mask": 0.5}, "align.batch_size": 6}
+    settings |= {"align.parts.unet": PartConfig("full", 1e-3), "align.augment": False}
+    for steps in (1, 3):
+        configs = [
+            tiny(**settings, **{"align.steps": steps, "align.chunk": chunk, "run.name": f"chunk-{chunk}-{steps}"})
+            for chunk in (0, 4)
+        ]
+        assert [train(c) for c in configs] == [0, 0]
+        assert losses(configs[0]) == pytest.approx(losses(configs[1]), rel=1e-5)
+        if steps == 1:
+            assert_same_training(*configs)
 
 
 ALL = {"segment.steps": 3, "align.steps": 3, "fuse.steps": 5, "run.keep_last_every": 2, "language.lora_dropout": 0.2}
