@@ -57,7 +57,10 @@ class RunFolder:
         return None
 
     def create(self, environment: dict[str, Any], manifests: dict[str, Manifest]) -> None:
-        """Make the folder anew (`check` has said that it may go) and write what is known before the first step."""
+        """Make the folder anew (`check` has said that it may go) and write what is known before the first step.
+
+        data.jsonl is what the last stage reads, that is what the finished model is evaluated on.
+        """
         if self.path.exists():
             shutil.rmtree(self.path)
         (self.path / "samples").mkdir(parents=True)
@@ -65,10 +68,11 @@ class RunFolder:
         save_config(self.cfg, self.path / "config.yaml")
         self.write("environment.json", json.dumps(environment, indent=1) + "\n")
         written: list[Manifest] = []
+        last = list(manifests.values())[-1]
         for stage, manifest in manifests.items():
             if any(manifest is m for m in written):
                 continue
-            name = f"data-{stage}.jsonl" if written else "data.jsonl"
+            name = "data.jsonl" if manifest is last else f"data-{stage}.jsonl"
             meta = manifest.meta
             write_manifest(
                 self.path / name,
