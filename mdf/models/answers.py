@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mdf.batches import pad
 from mdf.dialogue import Turn
+from mdf.models.configuration import CACHE
 from mdf.processor import Inputs
 
 if TYPE_CHECKING:
@@ -103,10 +104,11 @@ def score(
 
     shared = min(_common(prompt_ids), min(map(len, prompt_ids)) - 1)
     head = torch.tensor(prompt_ids[0][:shared], device=model.device).expand(len(prefix), -1)
-    cache = model(
+    out = model(
         input_ids=head, attention_mask=torch.ones_like(head), prefix=prefix, memory_kv=kv, use_cache=True,
         logits_to_keep=1,
-    ).past_key_values  # fmt: skip
+    )  # fmt: skip
+    cache = getattr(out, CACHE)
     choice = torch.tensor(at, device=model.device)
     cache.batch_select_indices(choice)
     kv = None if kv is None else kv[choice]
@@ -115,7 +117,7 @@ def score(
     before = torch.cat([own_mask.new_ones(len(own), shared), own_mask], 1)
     question = model(
         input_ids=own, attention_mask=before, position_ids=(before.cumsum(1) - 1)[:, shared:].clamp(min=0),
-        memory_kv=kv, past_key_values=cache, use_cache=True, logits_to_keep=1,
+        memory_kv=kv, cache=cache, use_cache=True, logits_to_keep=1,
     )  # fmt: skip
     cache.batch_repeat_interleave(n)
 
@@ -135,7 +137,7 @@ def score(
     tail = model(
         input_ids=tokens, attention_mask=torch.cat([before, mask], 1),
         position_ids=start + torch.arange(tokens.shape[1], device=model.device),
-        memory_kv=kv, past_key_values=cache, use_cache=True,
+        memory_kv=kv, cache=cache, use_cache=True,
     )  # fmt: skip
     first = question.logits[:, -1].repeat_interleave(n, 0)[:, None]
     logits = torch.cat([first, tail.logits[:, :-1]], 1).float()

@@ -3,14 +3,17 @@
 Shapes: as in `mdf.models.fusion`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
 from transformers import PretrainedConfig
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from mdf.config import EncoderConfig, FilmConfig, FusionConfig, LanguageConfig, UNetConfig
+
+# what transformers calls the keys and values of earlier tokens: `cache` from 5.24 on, `past_key_values` before
+CACHE = "cache" if "cache" in {f.name for f in fields(BaseModelOutputWithPast)} else "past_key_values"
 
 
 class MDFConfig(PretrainedConfig):
@@ -65,14 +68,13 @@ class MDFConfig(PretrainedConfig):
 
 
 @dataclass
-class MDFOutput(ModelOutput):
-    """What `forward` was asked for; the rest is None."""
+class MDFOutput(BaseModelOutputWithPast):
+    """What `forward` was asked for; the rest is None. Its cache goes by the name CACHE."""
 
     logits: Tensor | None = None  # [B,T,V], or [N_kept,V] where `keep` was given
     image_embeds: Tensor | None = None  # [B,E] unit vectors
     text_embeds: Tensor | None = None  # [B,E] unit vectors
     logit_scale: Tensor | None = None  # scalar multiplier
     mask_logits: Tensor | None = None  # [B,K,U,U]
-    past_key_values: Any = None
     memory: Tensor | None = None  # [B,L,G²,m]
     attention: Tensor | None = None  # float32 [N,A,G²] of the positions `grounded`; the rest of 1 went to nothing

@@ -17,7 +17,7 @@ from mdf.config import Config, PartsConfig
 from mdf.dialogue import Prompts, Turn
 from mdf.imaging.preprocess import Preprocessing
 from mdf.models.chunks import in_chunks
-from mdf.models.configuration import MDFConfig, MDFOutput
+from mdf.models.configuration import CACHE, MDFConfig, MDFOutput
 from mdf.models.connector import Fusion
 from mdf.models.fundus_encoder import FundusEncoder, architecture, statistics
 from mdf.models.language import MEMORY, MemoryCarrier, attach_lora, bare, hidden_rms, hook_adapters, load_language
@@ -223,6 +223,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         want: tuple[str, ...] = ("text",),
         chunk: int = 0,
         position_ids: Tensor | None = None,
+        cache: Any = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
         memory: Tensor | None = None,
@@ -243,6 +244,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             chunk: photographs, then captions, that the encoder holds at once where text is not wanted; 0 = all.
             memory, memory_kv: [B,L,G²,m], [B,A,2,n,G²+1,64] computed before; one row may serve several side by side.
             prefix: [B,P,d] computed before.
+            cache: keys and values of earlier tokens; past_key_values is its name in transformers before 5.24.
         """
         out = MDFOutput()
         text = "text" in want
@@ -275,17 +277,18 @@ class MDFModel(PreTrainedModel, GenerationMixin):
                 raise ValueError("neither pixel_values nor memory was given: the adapters have nothing to read")
             memory_kv = self.fusion.memory_kv(memory)
         out.memory = memory
-        hidden, out.past_key_values, out.attention = self.decode_text(
+        hidden, kept, out.attention = self.decode_text(
             input_ids,
             self.place_prefix(embeds, input_ids, prefix),
             attention_mask,
             position_ids,
-            past_key_values,
+            past_key_values if cache is None else cache,
             use_cache,
             memory_kv,
             grounded,
             backbone,
         )
+        setattr(out, CACHE, kept)
         if keep is not None:
             hidden = hidden[keep]
         elif backbone.get("logits_to_keep"):
@@ -311,7 +314,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         embeds: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
-        past_key_values: Any,
+        cache: Any,
         use_cache: bool | None,
         memory_kv: Tensor | None,
         grounded: Tensor | None,
@@ -330,8 +333,8 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             inputs_embeds=embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{CACHE: cache},
             **extra,
         )
         if carrier is not None and carrier.ran != list(range(len(self.fusion.adapters))):
@@ -340,7 +343,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
                 "the hooks are not in place"
             )
         attention = torch.stack(carrier.attention, 1)[..., :-1] if carrier is not None and carrier.attention else None
-        return decoded.last_hidden_state, decoded.past_key_values, attention
+        return decoded.last_hidden_state, getattr(decoded, CACHE), attention
 
     # -- without gradients --------------------------------------------------------------------------------------------
 
