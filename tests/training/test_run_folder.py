@@ -11,7 +11,7 @@ from mdf.training.run_folder import RunFolder
 def test_data_jsonl_is_what_the_finished_model_is_evaluated_on(tiny, tmp_path):
     """A U-Net that learns on phantoms first does not make them the data of the run."""
     cfg = tiny()
-    first = replace(cfg.segment, data=DataConfig(root=str(tmp_path / "first"), count=8, size=64))
+    first = replace(cfg.segment, data=DataConfig(root=str(tmp_path / "first"), count=8, size=96))
     cfg = replace(cfg, segment=first)
     manifests = load_manifests(cfg)
     assert manifests["segment"] is not manifests["align"] is manifests["fuse"]
