@@ -80,7 +80,7 @@ def test_the_table_is_what_the_fit_makes():
     """A smaller fit gives a table of the same shape, that tells its own pictures apart; all of it: fit_retina_score."""
     retinas = [measure(*field_copy(image, find_field(image))) for image in phantoms(12)]
     others = [measure(*field_copy(image, find_field(image))) for _, image in drawings(16, seed=1)]
-    table = fit(retinas, [row for row in others if row])
+    table = fit(retinas, [row for row in others if row], margin=0)
     assert list(table["measures"]) == list(coefficients()["colour"]["measures"]) == list(retinas[0])
     for name, line in coefficients()["colour"]["measures"].items():
         assert len(line["at"]) == len(line["add"]) and np.all(np.diff(line["at"]) > 0), name
