@@ -17,11 +17,11 @@ from mdf.errors import UserError
 from mdf.evaluation.evaluate import candidate_probabilities, softmax
 from mdf.imaging.quality import Quality
 from mdf.inference.gate import gate, resolve_checkpoint
+from mdf.models.readings import DISC
 from mdf.processor import Inputs
 from mdf.vocabulary import display
 
 SMALLEST_REGION = 3  # pixels of the U-Net's input; fewer are taken for noise
-DISC = "disc"  # the mask that tells the nasal side
 
 
 def load_model(checkpoint: Path, device: str | None = None) -> Any:

@@ -34,12 +34,19 @@ def contrastive_loss(
             id take no part. None = each row its own.
         local: compute the logits of this process's rows only.
     """
+    images, texts, affinity, rows, columns = gather_pairs(image_embeds, text_embeds, positives, local)
+    return cross_entropy(images, texts, logit_scale, affinity, rows, columns, local)
+
+
+def gather_pairs(
+    image_embeds: Tensor, text_embeds: Tensor, positives: Tensor | None, local: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Embeddings [N,E] of all processes, who are positives bool [rows,columns], and both as `compared` gives them."""
     sizes = sizes_of(image_embeds)
     images, texts = gather_with_grad(wide(image_embeds), sizes), gather_with_grad(wide(text_embeds), sizes)
     ids = torch.arange(len(images), device=images.device) if positives is None else gather(positives, sizes)
     rows, columns = compared(ids >= 0, sizes, local)
-    affinity = ids[rows, None] == ids[None, columns]
-    return cross_entropy(images, texts, logit_scale, affinity, rows, columns, local)
+    return images, texts, ids[rows, None] == ids[None, columns], rows, columns
 
 
 def wide(x: Tensor) -> Tensor:

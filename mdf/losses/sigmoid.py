@@ -3,12 +3,11 @@
 Shapes: B pairs of this process, N of all, E embedding width.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdf.losses.contrastive import compared, nothing, similarities, wide
-from mdf.losses.gather import gather, gather_with_grad, sizes_of, sum_over_processes
+from mdf.losses.contrastive import gather_pairs, nothing, similarities, wide
+from mdf.losses.gather import sum_over_processes
 
 
 def sigmoid_loss(
@@ -30,13 +29,10 @@ def sigmoid_loss(
             None = each row its own.
         local: compute the logits of this process's photographs only.
     """
-    sizes = sizes_of(image_embeds)
-    images, texts = gather_with_grad(wide(image_embeds), sizes), gather_with_grad(wide(text_embeds), sizes)
-    ids = torch.arange(len(images), device=images.device) if positives is None else gather(positives, sizes)
-    rows, columns = compared(ids >= 0, sizes, local)
+    images, texts, positive, rows, columns = gather_pairs(image_embeds, text_embeds, positives, local)
     if not len(columns):
         return nothing(images, texts, logit_scale, logit_bias)
     logits = similarities(images[rows], texts[columns], logit_scale) + wide(logit_bias)
-    signs = (ids[rows, None] == ids[None, columns]).to(logits.dtype) * 2 - 1
+    signs = positive.to(logits.dtype) * 2 - 1
     mean = -F.logsigmoid(signs * logits).sum() / len(columns)
     return sum_over_processes(mean) if local else mean

@@ -88,10 +88,8 @@ def score(
     rows = list(range(len(conversations))) if rows is None else rows
     n = max(map(len, candidates))
     text, prompt_ids = prompts(model, conversations)
-    used = sorted(set(rows))
-    at = [used.index(row) for row in rows]  # of the photographs used, the one of each conversation
     if model.fusion.uses_prompt:  # each conversation has its own memory
-        at = list(range(len(rows)))
+        at = list(range(len(rows)))  # of those whose memory is made, the one of each conversation
         pixels = inputs.select(rows).to(model.device)
         pooled = model.pooled_prompt(
             model.get_input_embeddings()(text["input_ids"]), text["input_ids"], text["prompt_mask"]
@@ -99,6 +97,8 @@ def score(
         _, prefix, memory, _ = model.see(pixels["pixel_values"], pixels["unet_pixels"], pooled)
         kv = None if memory is None else model.fusion.memory_kv(memory)
     else:
+        used = sorted(set(rows))
+        at = [used.index(row) for row in rows]
         seen = look(model, inputs.select(used)).to(model.device)
         prefix, kv = seen["prefix"], seen.get("memory_kv")
 

@@ -46,10 +46,10 @@ def test_each_diagnosis_is_spread_over_the_splits():
 
 
 def test_the_same_seed_gives_the_same_split_whatever_the_order():
-    def test_ids(records: list[FundusRecord], seed: int) -> set[str]:
+    def tested(records: list[FundusRecord], seed: int) -> set[str]:
         return {r.id for r in split_by_patient(records, val=0.1, test=0.2, seed=seed) if r.split == "test"}
 
-    assert test_ids(people(50), 1) == test_ids(people(50)[::-1], 1) != test_ids(people(50), 2)
+    assert tested(people(50), 1) == tested(people(50)[::-1], 1) != tested(people(50), 2)
 
 
 def test_photographs_without_a_patient_are_groups_of_their_own():
