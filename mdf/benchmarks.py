@@ -19,7 +19,7 @@ from mdf.config import Config, PartConfig
 from mdf.dialogue import IGNORED
 from mdf.errors import UserError
 from mdf.models.fusion import MDFModel
-from mdf.training.devices import choose_precision, choose_threads
+from mdf.training.devices import choose_precision, prepare_cpu
 from mdf.training.optimizer import make_optimizer
 from mdf.training.stages import Task
 
@@ -144,9 +144,7 @@ class Benchmarks:
         self.device = torch.device("cuda" if cuda else "cpu")
         self.precision, why = choose_precision(cfg.run.precision, cuda=cuda)
         self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        threads = choose_threads(cfg.run.threads, 1)
-        if threads:
-            torch.set_num_threads(threads)
+        prepare_cpu(cfg.run, 1)
         frozen = replace(cfg.fuse.parts, unet=PartConfig("frozen"))
         fuse = replace(cfg.fuse, parts=frozen, losses={"text": 1.0})
         self.cfg = replace(cfg, run=replace(cfg.run, stages=("fuse",)), fuse=fuse)

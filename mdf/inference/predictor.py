@@ -17,6 +17,7 @@ from mdf.errors import UserError
 from mdf.evaluation.evaluate import candidate_probabilities, softmax
 from mdf.imaging.quality import Quality
 from mdf.inference.gate import gate, resolve_checkpoint
+from mdf.memory import keep_freed_memory
 from mdf.models.readings import DISC
 from mdf.processor import Inputs
 from mdf.vocabulary import display
@@ -38,6 +39,7 @@ def load_model(checkpoint: Path, device: str | None = None) -> Any:
         raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
     precision, _ = choose_precision("auto", cuda=device.startswith("cuda"))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    keep_freed_memory()
     return MDFModel.from_pretrained(checkpoint, device=device, dtype=dtype).eval()
 
 

@@ -56,13 +56,20 @@ class GatedCrossAttention(nn.Module):
         q = self.q(self.attn_norm(hidden.to(dtype)))
         q = q.reshape(len(kv), -1, self.heads, HEAD).transpose(1, 2)
         k, v = kv.to(q.dtype).unbind(1)
-        # every query sees every patch: called directly, because attention dispatchers may default to a causal mask
-        read = F.scaled_dot_product_attention(q, k, v, is_causal=False)
+        read = self.read(q, k, v)
         attention = None if grounded is None else self.attention(q, k, grounded)
         update = self.o(read.transpose(1, 2).reshape(*hidden.shape[:2], -1))
         hidden = hidden + (self.attn_gate.tanh() * self.scale * update).to(hidden.dtype)
         update = self.ffn(self.ffn_norm(hidden.to(dtype)))
         return hidden + (self.ffn_gate.tanh() * self.scale * update).to(hidden.dtype), attention
+
+    @staticmethod
+    def read(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Queries [B,n,T,64], keys and values [B,n,G²+1,64] -> [B,n,T,64]; every query sees every patch."""
+        if q.device.type == "cpu":  # torch's fused kernel takes four times as long there, most of it backwards
+            return (q @ k.transpose(2, 3) / HEAD**0.5).softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+        # called directly, because attention dispatchers may default to a causal mask
+        return F.scaled_dot_product_attention(q, k, v, is_causal=False)
 
     @staticmethod
     def attention(q: Tensor, k: Tensor, grounded: Tensor) -> Tensor:

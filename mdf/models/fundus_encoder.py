@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
+from mdf.models.depthwise import depthwise_in_float32
 from mdf.models.normalization import batchnorm_to_groupnorm, freeze_statistics
 from mdf.models.weights import BUNDLED as BUNDLED_WEIGHTS
 from mdf.models.weights import normalisation, trunk_state
@@ -78,6 +79,8 @@ class FundusEncoder(nn.Module):
             batchnorm_to_groupnorm(self.clip.visual)
         elif load:
             self._load(cfg, config)
+        depthwise_in_float32(self.clip.visual)
+        self.clip.visual.to(memory_format=torch.channels_last)
         self.statistics = statistics(cfg)
         size = self.clip.visual.image_size
         self.size: int = size[0] if isinstance(size, tuple | list) else size
@@ -139,6 +142,7 @@ class FundusEncoder(nn.Module):
     def features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """[B,3,S,S] -> global embedding [B,E] (not normalised) and patch tokens as a map [B,C,h,w]."""
         tower = self.clip.visual
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         if hasattr(tower, "trunk"):  # timm
             x = tower.trunk.forward_features(pixel_values)
             pooled = tower.head(tower.trunk.forward_head(x))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mdf.config import UNetConfig
 from mdf.errors import UserError
+from mdf.models.depthwise import depthwise_in_float32
 from mdf.models.normalization import batchnorm_to_groupnorm, freeze_statistics
 from mdf.models.weights import unet_encoder_state
 
@@ -46,6 +47,7 @@ class UNet(nn.Module):
         self.masks = cfg.masks
         self.size = cfg.size
         self.channels: tuple[int, ...] = tuple(self.net.encoder.out_channels[1 : DEPTHS + 1])  # C_1..C_4
+        depthwise_in_float32(self.net.encoder)
         self.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> "UNet":

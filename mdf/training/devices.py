@@ -7,6 +7,7 @@ import torch
 
 from mdf.config import RunConfig
 from mdf.errors import UserError
+from mdf.memory import keep_freed_memory
 
 LAUNCHED = ("LOCAL_RANK", "ACCELERATE_MIXED_PRECISION")  # set by torchrun or `accelerate launch`
 
@@ -67,10 +68,16 @@ def make_accelerator(run: RunConfig, precision: str) -> Any:
             f"{accelerator.distributed_type.value}: sharded models are not supported, since one process writes "
             "whole checkpoints; launch with --multi_gpu (each GPU holds the model), and use lora where memory is short"
         )
-    threads = choose_threads(run.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    prepare_cpu(run, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return accelerator
+
+
+def prepare_cpu(run: RunConfig, local_processes: int) -> None:
+    """Give this process its threads, and let it keep the memory that a step frees for the next one."""
+    threads = choose_threads(run.threads, local_processes)
     if threads:
         torch.set_num_threads(threads)
-    return accelerator
+    keep_freed_memory()
 
 
 def forget_accelerator() -> None:

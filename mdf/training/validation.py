@@ -12,6 +12,7 @@ from torch import Tensor
 from mdf.batches import Batch, FundusDataset
 from mdf.config import Config
 from mdf.dialogue import Prompts, Question, Turn, ask
+from mdf.imaging.preprocess import Prepared
 from mdf.processor import Inputs
 from mdf.records import FundusRecord
 from mdf.training.data import StageData, dataset, loader
@@ -94,20 +95,22 @@ def questions(record: FundusRecord, prompts: Prompts, diagnoses: tuple[str, ...]
 def write_samples(accelerator: Any, model: Any, samples: FundusDataset, count: int, title: str) -> str:
     """Markdown with question, reference and answer of the first `count` photographs; `model` is the bare MDFModel."""
     model.eval()
-    lines = [f"# {title}", ""]
     processor = model.processor
+    asked: list[tuple[FundusRecord, Question, Prepared]] = []
     for number, record in enumerate(samples.records[:count]):
         shown = samples[0, number]
-        asked = questions(record, processor.prompts, processor.diagnoses)
-        if shown.missing is not None or not asked:
-            continue
-        inputs = Inputs.of([shown.prepared] * len(asked))
-        turns = [[Turn("system", processor.prompts.system), Turn("user", q.text)] for q in asked]
-        with accelerator.autocast():
-            answers = model.generate_answers(inputs, turns, max_new_tokens=64)
-        lines += [f"## {record.id}", ""]
-        for question, answer in zip(asked, answers, strict=True):
-            lines += [f"- **{question.text}**", f"  - reference: {question.answer}", f"  - answer: {answer}"]
-        lines.append("")
+        if shown.missing is None:
+            of_record = questions(record, processor.prompts, processor.diagnoses)
+            asked += [(record, question, shown.prepared) for question in of_record]
+    lines, last = [f"# {title}"], None
+    turns = [[model.system_turn(), Turn("user", question.text)] for _, question, _ in asked]
+    with accelerator.autocast():
+        inputs = Inputs.of([prepared for *_, prepared in asked]) if asked else None
+        answers = model.generate_answers(inputs, turns, max_new_tokens=64) if asked else []
+    for (record, question, _), answer in zip(asked, answers, strict=True):
+        if record is not last:
+            lines += ["", f"## {record.id}", ""]
+        lines += [f"- **{question.text}**", f"  - reference: {question.answer}", f"  - answer: {answer}"]
+        last = record
     model.train()
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
