@@ -31,8 +31,9 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
 	echo "installing mdf and what it needs into $(VENV)"; \
 	{ $(BIN)/python -m pip install --quiet --disable-pip-version-check uv && \
-	    $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'; } || \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	    $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'; } || { \
+	  echo "uv did not get through to the package index; pip installs instead, which takes a few minutes"; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; }; \
 	touch $@; echo "installation: $$(($$(date +%s) - start)) s"
 
 weights: $(STAMP)  ## fetch the bundled weights (120 MB) into the cache folder

@@ -120,6 +120,8 @@ class Fusion(nn.Module):
         """One line an adapter and a depth, for the table printed at start."""
         patches = [cast(PatchProjection, p) for p in self.patches]
         lines = [f"depth {d} (stride {2**d}): {p.describe()}" for d, p in zip(self.depths, patches, strict=True)]
+        if self.masks:
+            lines.append(f"every patch also carries {width(self.masks)} readings of the masks {', '.join(self.masks)}")
         return lines + [
             f"adapter at layer {k} reads depth {self.depths[self.depth_of(i)]}" for i, k in enumerate(self.layers)
         ]
