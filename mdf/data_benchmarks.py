@@ -23,6 +23,7 @@ from mdf.datasets.phantom import draw_manifest
 from mdf.datasets.shards import Prepare, read, write_shards
 from mdf.imaging.cache import PreparedCache
 from mdf.imaging.preprocess import Preprocessing
+from mdf.memory import keep_freed_memory
 from mdf.models.fusion import preprocessing_of
 from mdf.records import FundusRecord, Manifest
 from mdf.resources import cache_dir
@@ -135,6 +136,7 @@ def data(
     """The rows of the benchmark `data`."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as training does
     try:
         with tempfile.TemporaryDirectory() as folder:
             say("data: writing shards of the photographs")

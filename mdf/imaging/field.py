@@ -44,7 +44,7 @@ def find_field(image: np.ndarray) -> Field:
     if factor > 1 and np.percentile(np.asarray(small), 95) < DIM:
         gain = FINER  # the mean of many pixels knows fractions of a grey level, and in the dark the rim may be no more
         small = brightest.point([min(255, value * gain) for value in range(256)]).reduce(factor)
-    mask = _outline(small.filter(ImageFilter.MedianFilter(3)), gain)
+    mask = _outline(Image.fromarray(_median(np.asarray(small))), gain)
     if mask is None:
         return _whole(height, width)
     if factor > 1:
@@ -63,6 +63,42 @@ def _brightest(image: np.ndarray) -> np.ndarray:
     flat = np.ascontiguousarray(image).reshape(-1)
     largest = np.maximum(np.maximum(flat[:-2], flat[1:-1]), flat[2:])
     return np.ascontiguousarray(largest[::3]).reshape(image.shape[:2])
+
+
+def _median(grey: np.ndarray) -> np.ndarray:
+    """Median of the 3x3 pixels round each, uint8 [h, w], edges repeated: PIL's, 30 times faster.
+
+    With the columns of three sorted, it is the median of the largest least, the median median and the least largest.
+    """
+    around = np.pad(grey, 1, mode="edge")
+    a, b, c = around[:-2], around[1:-1], around[2:]
+    least, most = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
+    middle = _middle(a, b, c)
+    return _middle(
+        np.maximum(np.maximum(least[:, :-2], least[:, 1:-1]), least[:, 2:]),
+        _middle(middle[:, :-2], middle[:, 1:-1], middle[:, 2:]),
+        np.minimum(np.minimum(most[:, :-2], most[:, 1:-1]), most[:, 2:]),
+    )
+
+
+def _middle(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The median of three, element by element."""
+    return np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
+
+
+def _opened(mask: np.ndarray, times: int) -> np.ndarray:
+    """Binary opening of bool [h, w] with a cross, `times` over: scipy's, 4 times faster."""
+    for combine in (np.logical_and, np.logical_or):
+        for _ in range(times):
+            mask = _with_neighbours(combine, mask)
+    return mask
+
+
+def _with_neighbours(combine: np.ufunc, mask: np.ndarray) -> np.ndarray:
+    """Each pixel of bool [h, w] combined with the four beside it; outside the picture is false."""
+    p = np.pad(mask, 1)
+    column = combine(combine(p[:-2, 1:-1], p[1:-1, 1:-1]), p[2:, 1:-1])
+    return combine(combine(column, p[1:-1, :-2]), p[1:-1, 2:])
 
 
 def _outline(small: Image.Image, gain: int) -> np.ndarray | None:
@@ -98,7 +134,7 @@ def _region(light: np.ndarray, level: float) -> np.ndarray | None:
         return None
     # Opening cuts off labels, tabs and reflections that touch the field before the hull is drawn round it.
     radius = max(1, round(0.02 * min(lit.shape)))
-    opened = ndimage.binary_opening(np.pad(lit, radius, mode="edge"), iterations=radius)[radius:-radius, radius:-radius]
+    opened = _opened(np.pad(lit, radius, mode="edge"), radius)[radius:-radius, radius:-radius]
     mask = _hull(opened if opened.any() else lit)
     return None if mask.mean() > 1 - MIN_SURROUND else mask
 
@@ -112,7 +148,7 @@ def _sharpness(smooth: np.ndarray, mask: np.ndarray | None) -> float:
     if mask is None:
         return 0.0
     inner = mask[2:-2, 2:-2]  # at the very edge of the picture nothing is seen of the outside
-    rows, columns = np.nonzero(inner & ~ndimage.binary_erosion(mask, border_value=1)[2:-2, 2:-2])
+    rows, columns = np.nonzero(inner & ~_with_neighbours(np.logical_and, mask)[2:-2, 2:-2])
     if not rows.size:
         return 0.0
     around = sliding_window_view(smooth, (5, 5))[rows, columns].reshape(len(rows), 25)

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from mdf.imaging.decode import load_image, load_mask
-from mdf.imaging.field import find_field
+from mdf.imaging.field import _median, _opened, find_field
 from mdf.imaging.phantom import draw
 from tests.imaging.damage import FIELD_DAMAGE, overlap
 
@@ -112,3 +114,12 @@ def test_field_of_every_photograph(shared_data):
     assert count == 107
     assert worst["clean"][0] >= CLEAN
     assert {damage: found for damage, found in worst.items() if found[0] < BARS.get(damage, DAMAGED)} == {}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 7), (97, 131)])
+def test_median_and_opening_are_those_of_pil_and_scipy(shape):
+    grey = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    assert np.array_equal(_median(grey), np.asarray(Image.fromarray(grey).filter(ImageFilter.MedianFilter(3))))
+    mask = ndimage.gaussian_filter(grey.astype(float), 2) > 120
+    for times in (1, 3):
+        assert np.array_equal(_opened(mask, times), ndimage.binary_opening(mask, iterations=times))
