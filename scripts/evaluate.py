@@ -77,11 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", metavar="DIR", help="checkpoint folder, or a run folder (then its best/)")
-    source.add_argument(
-        "--encoder", metavar="NAME", help="an encoder that was not trained here, for zero_shot … few_shot"
-    )
+    cli.add_encoder(parser)
     parser.add_argument("--data", metavar="M.jsonl", required=True, help="manifest, as scripts/prepare.py writes it")
     parser.add_argument("--out", metavar="DIR", required=True, help="where metrics.json and predictions.jsonl go")
     parser.add_argument(
@@ -94,8 +90,6 @@ def main(argv: list[str] | None = None) -> None:
         default=list(DEFAULT_TASKS),
         help="some of the tasks above (default: all of the first list)",
     )
-    parser.add_argument("--weights", metavar="W", help="of --encoder: open_clip tag, file or bundled name")
-    parser.add_argument("--size", type=int, default=0, metavar="S", help="of --encoder: input side (default: its own)")
     parser.add_argument(
         "--classes",
         nargs="+",
@@ -115,12 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="at most N photographs, drawn by the seed (default: all)"
     )
-    parser.add_argument(
-        "--data-root", metavar="DIR", help="folder of the photographs, where the manifest's own has moved"
-    )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photographs at once (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="of --limit, shuffling and resampling (default: 0)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     args = parser.parse_args(argv)
     tasks = [t for word in args.tasks for t in word.split(",") if t]
     check_words(tasks, args)

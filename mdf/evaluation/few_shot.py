@@ -6,6 +6,7 @@ Three methods, none of which needs validation photographs (with k a class there 
   Large Vision-Language Models"): class weights W start as the texts' embeddings T and minimise
   CE(s·x·ŵᵀ, y) + Σ_c λ_c ‖w_c − t_c‖², where λ_c is the mean zero-shot probability of class c over its own k
   photographs: what the texts know is held fast, what they do not know is learnt. Without a photograph λ is 1.
+  The authors' code takes the mean over the classes in place of the sum, and 300 steps of SGD in place of L-BFGS.
 - `tip_adapter` (Zhang et al. 2022): s·x·tᵀ + α·exp(−β(1 − x·Kᵀ))·V, the k·C photographs K with one-hot labels V.
 - `tip_adapter_f`: the same with keys K that are trained.
 
@@ -26,7 +27,7 @@ from mdf.evaluation.classification import ROBUST, named_metric
 
 SHOTS = (1, 4, 16)
 SEEDS = 5
-ALPHA, BETA = 1.0, 5.5  # Zhang et al. 2022, section 4.1
+ALPHA, BETA = 1.0, 5.0  # those of FLAIR (Silva-Rodríguez et al. 2023), not searched
 KEY_STEPS, KEY_LR = 200, 1e-3  # AdamW with a cosine, over all support photographs at once
 PROBE_STEPS = 200  # of L-BFGS
 

@@ -5,8 +5,9 @@ Shapes: N photographs, K masks, U the U-Net's input side, E embedding width, C w
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,13 @@ import torch
 import torch.nn.functional as F
 
 from mdf.imaging.decode import load_image, load_mask
+from mdf.imaging.preprocess import Prepared
 from mdf.processor import Inputs
 from mdf.records import FundusRecord, Manifest
+from mdf.training.devices import cores
+
+AHEAD = 2  # batches decoded while the model works
+AT_ONCE = 8  # photographs decoded at once for a GPU
 
 
 class Progress:
@@ -80,21 +86,25 @@ def embed_records(
     features: str = "embedding",
     name: str = "embeddings",
 ) -> np.ndarray:
-    """`embed` of all records, float32 [N,·]; the next batch is decoded while the model works on this one."""
+    """`embed` of all records, float32 [N,·]; the next batches are decoded while the model works on this one."""
     found, progress = [], Progress(name, len(records))
     runs = list(batches(len(records), batch_size))
+    waiting: deque[list[Future[Prepared]]] = deque()
 
-    def load(run: range) -> Inputs:
-        return load_inputs(model, [records[i] for i in run], manifest)[0]
+    def prepare(record: FundusRecord) -> Prepared:
+        return model.processor.preprocessing.prepare(load_image(manifest.path(record.image)))
 
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(load, runs[0]) if runs else None
-        for number, run in enumerate(runs):
-            assert ahead is not None
-            inputs = ahead.result()
-            ahead = pool.submit(load, runs[number + 1]) if number + 1 < len(runs) else None
-            found.append(embed(model, inputs, features))
-            progress.step(len(run))
+    # a GPU waits for decoding; a processor's cores are busy with the model already
+    with ThreadPoolExecutor(1 if torch.device(model.device).type == "cpu" else min(AT_ONCE, cores())) as pool:
+        try:
+            for number, run in enumerate(runs):
+                for ahead in runs[number + len(waiting) : number + 1 + AHEAD]:
+                    waiting.append([pool.submit(prepare, records[i]) for i in ahead])
+                inputs = Inputs.of([one.result() for one in waiting.popleft()]).to(model.device)
+                found.append(embed(model, inputs, features))
+                progress.step(len(run))
+        finally:
+            pool.shutdown(cancel_futures=True)
     return np.concatenate(found) if found else np.zeros((0, 0), dtype=np.float32)
 
 

@@ -123,7 +123,7 @@ def test_wrong_input_gets_one_message_and_code_2(checkpoint, tmp_path, capsys, c
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["evaluate.py", "chat.py", "report.py"])
+@pytest.mark.parametrize("name", ["evaluate.py", "chat.py", "report.py", "embed.py"])
 def test_help_teaches_without_loading_torch(name):
     code = "import runpy, sys; sys.argv = sys.argv[1:]\n"
     code += "try: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: print('torch' in sys.modules)"

@@ -78,7 +78,7 @@ def test_tip_adapter_is_its_formula():
     texts, support = unit([[1, 0], [0, 1]]), unit([[1, 1], [0, 1]])
     query = unit([[1, 0]])
     cosine = float(2**-0.5)
-    expected = [SCALE + np.exp(-5.5 * (1 - cosine)), 0 + np.exp(-5.5)]
+    expected = [SCALE + np.exp(-5 * (1 - cosine)), 0 + np.exp(-5)]
     assert np.allclose(tip_adapter(support, torch.tensor([0, 1]), texts, SCALE, query)[0].numpy(), expected)
 
 
