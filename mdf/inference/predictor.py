@@ -48,6 +48,7 @@ def load_embedder(
     from mdf.models.embedder import Embedder
 
     device = usable(device)
+    keep_freed_memory()
     if checkpoint is not None:
         return Embedder.from_pretrained(checkpoint, device)
     assert encoder is not None
