@@ -4,6 +4,7 @@
 saving.
 """
 
+import argparse
 import errno
 import os
 import sys
@@ -19,6 +20,19 @@ def quiet_threads() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Options that name an encoder: a checkpoint's, or an architecture with its weights; where photographs and device
+    are.
+    """
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", metavar="DIR", help="checkpoint folder, or a run folder (then its best/)")
+    source.add_argument("--encoder", metavar="NAME", help="an encoder that was not trained here")
+    parser.add_argument("--weights", metavar="W", help="of --encoder: open_clip tag, file or bundled name")
+    parser.add_argument("--size", type=int, default=0, metavar="S", help="of --encoder: input side (default: its own)")
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the photographs, where they have moved")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
 
 
 def run(main: Callable[[], int | None]) -> None:

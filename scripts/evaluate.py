@@ -5,15 +5,8 @@ import sys
 from pathlib import Path
 
 from mdf import cli
+from mdf.evaluation.tasks import DEFAULT_TASKS, EMBEDDING_TASKS, FEATURES, check_words
 
-TASKS = (
-    "diagnosis",
-    "generate",
-    "masks",
-    "retrieval",
-    "spatial",
-    "controls",
-)  # as in mdf.evaluation.evaluate, which loads torch
 DESCRIPTION = """\
 Evaluate a checkpoint on the photographs of a manifest; writes OUT/metrics.json and OUT/predictions.jsonl.
 
@@ -21,9 +14,13 @@ tasks:
   diagnosis   likelihood of each candidate diagnosis: accuracy, balanced accuracy, macro F1, macro AUROC
   generate    the diagnosis and a report in the model's own words; the diagnosis is read from the text
   masks       Dice of vessels (and lesions)
-  retrieval   caption to photograph and back, R@1 and R@5
+  retrieval   caption to photograph and back, photograph to other patients' photographs: R@1, R@5, R@10, mAP
+  zero_shot   photographs against texts of each class (prompts/zero_shot.yaml), without and with expert descriptions
   spatial     small lesions: is it there, in which quadrant, how many
   controls    does the checkpoint use the picture? diagnosis again with blank and with other patients' pictures
+only when asked for:
+  probe       logistic regression on frozen features, trained on the manifest's train split (or --folds K)
+  few_shot    1, 4 and 16 photographs a class from the train split, five draws: class-adaptive probe, Tip-Adapter(-F)
 
 Every number comes with a 95 % interval from 1000 resamples of whole patients.
 """
@@ -32,6 +29,12 @@ examples:
   python scripts/evaluate.py --checkpoint runs/quickstart --data data/odir5k.jsonl --out runs/quickstart/evaluation
   python scripts/evaluate.py --checkpoint runs/quickstart --data data/odir5k.jsonl --tasks controls --out controls
   python scripts/evaluate.py compare runs/quickstart runs/baseline
+  python scripts/evaluate.py --checkpoint runs/odir5k --data odir5k.jsonl --tasks zero_shot,probe,few_shot --out uses
+  python scripts/evaluate.py --checkpoint runs/odir5k --data hrf.jsonl --split all --tasks zero_shot \
+      --classes normal diabetic_retinopathy glaucoma --out hrf
+  python scripts/evaluate.py --encoder fundus-lite0 --weights efficientnet-lite0-imagenet --size 224 --features pooled \
+      --data odir5k.jsonl --tasks probe --folds 5 --out imagenet
+  python scripts/evaluate.py paired imagenet --with aligned
 """
 
 
@@ -48,65 +51,100 @@ def compare_main(argv: list[str]) -> None:
     print(compare(args.first, args.second))
 
 
+def paired_main(argv: list[str]) -> None:
+    """`evaluate.py paired A… --with B…`."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py paired",
+        description="Compare two encoders' probes on the same photographs: B - A, patients resampled once for both.",
+        epilog="Several folders a side are folds: evaluations of one fold each, joined.",
+    )
+    parser.add_argument("first", metavar="A", nargs="+", help="folders that --tasks probe wrote with --out")
+    parser.add_argument("--with", dest="second", metavar="B", nargs="+", required=True, help="likewise")
+    parser.add_argument("--task", default="probe", choices=["probe", "zero_shot"], help="whose answers (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
+    args = parser.parse_args(argv)
+    from mdf.evaluation.compare import table
+    from mdf.evaluation.paired import paired
+
+    print(table(paired(args.first, args.second, task=args.task, seed=args.seed)))
+
+
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["compare"]:
-        return compare_main(argv[1:])
+    verbs = {"compare": compare_main, "paired": paired_main}
+    if argv and argv[0] in verbs:
+        return verbs[argv[0]](argv[1:])
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--checkpoint", metavar="DIR", required=True, help="checkpoint folder, or a run folder (then its best/)"
-    )
+    cli.add_encoder(parser)
     parser.add_argument("--data", metavar="M.jsonl", required=True, help="manifest, as scripts/prepare.py writes it")
     parser.add_argument("--out", metavar="DIR", required=True, help="where metrics.json and predictions.jsonl go")
     parser.add_argument(
         "--split", default="test", choices=["train", "val", "test", "all"], help="photographs used (default: test)"
     )
     parser.add_argument(
-        "--tasks", nargs="+", metavar="TASK", default=list(TASKS), help="some of the tasks above (default: all)"
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        default=list(DEFAULT_TASKS),
+        help="some of the tasks above (default: all of the first list)",
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="told apart by zero_shot, probe and few_shot (default: those of the checkpoint and of the photographs)",
+    )
+    parser.add_argument(
+        "--folds", type=int, default=0, metavar="K", help="probe: K folds by patient over all photographs"
+    )
+    parser.add_argument(
+        "--features",
+        choices=FEATURES,
+        default="embedding",
+        help="read by the probe: the unit embedding (default), or the mean of the patch tokens before the projection",
     )
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="at most N photographs, drawn by the seed (default: all)"
     )
-    parser.add_argument(
-        "--data-root", metavar="DIR", help="folder of the photographs, where the manifest's own has moved"
-    )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photographs at once (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="of --limit, shuffling and resampling (default: 0)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     args = parser.parse_args(argv)
     tasks = [t for word in args.tasks for t in word.split(",") if t]
-
-    from mdf.errors import UserError
-
-    if unknown := sorted(set(tasks) - set(TASKS)):
-        raise UserError(f"--tasks: unknown {', '.join(unknown)}; choose from {', '.join(TASKS)}")
-    if args.batch_size < 1 or args.limit < 0:
-        raise UserError("--batch-size must be at least 1 and --limit at least 0")
-
+    check_words(tasks, args)
     from mdf.inference.gate import resolve_checkpoint
     from mdf.records import read_manifest
 
-    checkpoint = resolve_checkpoint(args.checkpoint)
+    checkpoint = resolve_checkpoint(args.checkpoint) if args.checkpoint else None
     manifest = read_manifest(args.data, data_root=args.data_root)
-    records = manifest.split(args.split)
+    records = manifest.split("all" if args.folds else args.split)
     if not records:
+        from mdf.errors import UserError
+
         raise UserError(f"{args.data}: no photograph in split {args.split}; try --split all")
 
     from mdf.evaluation.compare import table
     from mdf.evaluation.controls import verdict
     from mdf.evaluation.evaluate import draw, evaluate
-    from mdf.inference.predictor import load_model
+    from mdf.inference.predictor import load_embedder, load_model
 
+    if checkpoint is None or set(tasks) <= set(EMBEDDING_TASKS):
+        model = load_embedder(checkpoint, args.encoder, args.weights, args.size, args.device)
+    else:
+        model = load_model(checkpoint, args.device)
     metrics = evaluate(
-        load_model(checkpoint, args.device),
+        model,
         draw(records, args.limit, args.seed),
         manifest,
         args.out,
         tasks=tasks,
+        classes=[c for word in args.classes for c in word.split(",") if c],
+        folds=args.folds,
+        features=args.features,
         batch_size=args.batch_size,
-        checkpoint=str(checkpoint),
+        checkpoint=str(checkpoint or f"{args.encoder} {args.weights or 'random'}"),
         seed=args.seed,
     )
     print(table(metrics))

@@ -15,6 +15,9 @@ import numpy as np
 
 from mdf.evaluation.bootstrap import RESAMPLES, known_mean, put, resample
 
+ROBUST = ("balanced_accuracy", "macro_auroc")  # do not change with how frequent a class is
+NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")
+
 
 def truth_table(truth: Sequence[Sequence[str]], classes: Sequence[str]) -> np.ndarray:
     """bool [N, C]: which candidate diagnoses are true of each photograph."""
@@ -98,22 +101,33 @@ def classification_metrics(
     classes: Sequence[str],
     groups: Sequence[str],
     *,
+    only: Sequence[str] = NAMES,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
     """Metrics of N photographs by name, each with `NAME_ci`; `recall` holds that of every class that is there.
 
-    `truth` names at least one of `classes` a photograph; `probabilities` float [N, C]; `groups` is the patient of each.
+    `truth` names at least one of `classes` a photograph; `probabilities` float [N, C]; `groups` is the patient of each;
+    `only` some of NAMES.
     """
     classes = list(classes)
-    predicted = probabilities.argmax(axis=1)
-    single = single_truth(truth, predicted, classes)
+    single = single_truth(truth, probabilities.argmax(axis=1), classes)
     weights = resample(groups, resamples=resamples, seed=seed)
     metrics: dict = {}
-    for name, metric in (("accuracy", accuracy), ("balanced_accuracy", balanced_accuracy), ("macro_f1", macro_f1)):
-        put(metrics, name, metric(single, predicted, len(classes)), weights)
-    put(metrics, "macro_auroc", macro_auroc(truth_table(truth, classes), probabilities), weights)
-    by_class = recalls(confusion(single, predicted, len(classes), np.ones((1, len(truth)))))[0]
-    metrics["recall"] = {name: float(r) for name, r in zip(classes, by_class, strict=True) if not np.isnan(r)}
+    for name in only:
+        put(metrics, name, named_metric(name, truth, probabilities, classes), weights)
+    matrix = confusion(single, probabilities.argmax(axis=1), len(classes), np.ones((1, len(truth))))
+    metrics["recall"] = {n: float(r) for n, r in zip(classes, recalls(matrix)[0], strict=True) if not np.isnan(r)}
     metrics["n"] = len(truth)
     return metrics
+
+
+def named_metric(
+    name: str, truth: Sequence[Sequence[str]], probabilities: np.ndarray, classes: Sequence[str]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """One of NAMES as a function of weights [R, N]; arguments as in `classification_metrics`."""
+    if name == "macro_auroc":
+        return macro_auroc(truth_table(truth, classes), probabilities)
+    predicted = probabilities.argmax(axis=1)
+    made = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1}[name]
+    return made(single_truth(truth, predicted, list(classes)), predicted, len(classes))

@@ -6,9 +6,7 @@ Shapes: N photographs, C candidate diagnoses, K masks, U the U-Net's input side,
 import hashlib
 import json
 import math
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,41 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from mdf.dialogue import Turn, caption, diagnosis_answer
+from mdf.dialogue import Turn, diagnosis_answer
 from mdf.errors import UserError
-from mdf.evaluation import controls, retrieval, segmentation, spatial
+from mdf.evaluation import controls, segmentation, spatial
 from mdf.evaluation.bootstrap import patient_groups, put, resample, weighted_mean
 from mdf.evaluation.classification import classification_metrics
-from mdf.evaluation.parse import parse_diagnoses, parse_eye, to_candidate
+from mdf.evaluation.embedding_tasks import EmbeddingTasks, Plan, Settings, plan
+from mdf.evaluation.parse import parse_diagnoses, parse_eye, truths
+from mdf.evaluation.photographs import Progress, batches, embed, load_inputs
+from mdf.evaluation.tasks import ASKED_FOR, DEFAULT_TASKS, EMBEDDING_TASKS, TASKS
+from mdf.evaluation.zero_shot import softmax
 from mdf.files import write_text
-from mdf.imaging.decode import load_image, load_mask
 from mdf.processor import Inputs
 from mdf.records import FundusRecord, Manifest
 
-TASKS = ("diagnosis", "generate", "masks", "retrieval", "spatial", "controls")
 ANSWER_TOKENS = 24  # a generated diagnosis; longer is no diagnosis
 REPORT_TOKENS = 120
-
-
-class Progress:
-    """A line on stderr at most every `every` seconds: what is done, what is left."""
-
-    def __init__(self, name: str, total: int, every: float = 10.0):
-        self.name, self.total, self.every = name, total, every
-        self.done, self.start = 0, time.monotonic()
-        self.said = self.start
-
-    def step(self, count: int) -> None:
-        self.done += count
-        now = time.monotonic()
-        if now - self.said >= self.every and self.done < self.total:
-            self.said, each = now, (now - self.start) / self.done
-            left = each * (self.total - self.done)
-            print(
-                f"{self.name}: {self.done}/{self.total}, {each:.2f} s each, {left / 60:.1f} min left",
-                file=sys.stderr,
-                flush=True,
-            )
 
 
 @dataclass
@@ -65,6 +44,7 @@ class Collected:
     dice: list[np.ndarray] = field(default_factory=list)  # [K]
     wrong: list[np.ndarray] = field(default_factory=list)  # [K]
     embeds: list[np.ndarray] = field(default_factory=list)  # [E]
+    features: list[np.ndarray] = field(default_factory=list)  # [D] that a probe reads, where they are others
     answers: list[int] = field(default_factory=list)  # one a spatial question, in their order
 
 
@@ -79,44 +59,7 @@ def candidate_probabilities(model: Any, inputs: Inputs, question: str, candidate
     """float [B, C]: softmax over the summed log-likelihoods of the candidate answers to one question."""
     rows = len(inputs["pixel_values"])
     conversation = [model.system_turn(), Turn("user", question)]
-    return softmax(model.score(inputs, [conversation] * rows, [list(candidates)] * rows))
-
-
-def softmax(scores: Sequence[Sequence[float]]) -> np.ndarray:
-    """float [B, C] probabilities from log-likelihoods."""
-    logits = np.asarray(scores, dtype=float)
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)
-
-
-def truths(records: Sequence[FundusRecord], diagnoses: Sequence[str]) -> list[tuple[str, ...]]:
-    """The true diagnoses of each photograph as candidates (mild NPDR as diabetic retinopathy), () where unknown."""
-    found = []
-    for record in records:
-        names = [to_candidate(name, diagnoses) for name in record.diagnosis or ()]
-        found.append(tuple(dict.fromkeys(n for n in names if n is not None)))
-    return found
-
-
-def load_inputs(
-    model: Any, records: Sequence[FundusRecord], manifest: Manifest, mask_names: Sequence[str] = ()
-) -> tuple[Inputs, Any]:
-    """The photographs as inputs on the model's device, and [(masks [K,U,U], known [K])] of each."""
-    prepared = []
-    for record in records:
-        masks = {n: load_mask(manifest.path(record.masks[n])) for n in mask_names if n in record.masks}
-        image = load_image(manifest.path(record.image))
-        prepared.append(model.processor.preprocessing.prepare(image, masks=masks, mask_names=tuple(mask_names)))
-    inputs = Inputs(
-        {k: torch.stack([getattr(p, k) for p in prepared]) for k in ("pixel_values", "unet_pixels", "field")}
-    )
-    return inputs.to(model.device), [(p.masks.numpy(), p.mask_known.numpy()) for p in prepared]
-
-
-def batches(count: int, size: int) -> Iterator[range]:
-    """0..count in runs of `size`."""
-    for start in range(0, count, size):
-        yield range(start, min(start + size, count))
+    return softmax(np.asarray(model.score(inputs, [conversation] * rows, [list(candidates)] * rows), dtype=float))
 
 
 def evaluate(
@@ -125,13 +68,19 @@ def evaluate(
     manifest: Manifest,
     out: str | Path,
     *,
-    tasks: Sequence[str] = TASKS,
+    tasks: Sequence[str] = DEFAULT_TASKS,
+    classes: Sequence[str] = (),
+    folds: int = 0,
+    features: str = "embedding",
     batch_size: int = 32,
     checkpoint: str = "",
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict:
     """Evaluate `model` on `records`, write OUT/metrics.json and OUT/predictions.jsonl and return the metrics.
+
+    `classes`, `folds` and `features` are for the embedding tasks, see `embedding_tasks.Settings`; for those an
+    `Embedder` does as `model`.
 
     Diagnosis, generate and controls use the photographs with a true diagnosis among the model's candidates, the others
     are counted aloud; a task that the records know nothing about is left out, said aloud. Raises UserError where
@@ -145,14 +94,19 @@ def evaluate(
         raise UserError("no photograph to evaluate: the split is empty; try --split all")
     model.eval()
     groups = patient_groups([r.patient for r in records], [r.id for r in records])
-    classes, truth = list(processor.diagnoses), truths(records, processor.diagnoses)
+    diagnoses, truth = list(processor.diagnoses), truths(records, processor.diagnoses)
     judged = [i for i, names in enumerate(truth) if names]
     questions = spatial.spatial_questions(records, processor.prompts, seed=seed) if "spatial" in tasks else []
     mask_names = list(model.config.masks) if "masks" in tasks else []
     captioned = (
         [i for i, r in enumerate(records) if r.diagnosis or r.findings or r.texts] if "retrieval" in tasks else []
     )
-    wanted = _possible(tasks, records, truth, questions, mask_names, captioned)
+    judged_classes = plan(records, diagnoses, classes) if set(tasks) & {"zero_shot", *ASKED_FOR} else None
+    wanted = _possible(tasks, records, truth, questions, mask_names, captioned, judged_classes)
+
+    options: dict = {"resamples": resamples, "seed": seed}
+    settings = Settings(tuple(classes), folds, features, batch_size, options)
+    uses = EmbeddingTasks(model, wanted, records, manifest, judged_classes, captioned, settings)
 
     other = _others(judged, groups, seed, wanted) if "controls" in wanted else {}
     found = Collected()
@@ -166,7 +120,7 @@ def evaluate(
                 inputs = model.look(inputs)
             mine = [i for i in rows if truth[i]]
             if mine and wanted & {"diagnosis", "generate", "controls"}:
-                candidates = [diagnosis_answer(processor.prompts, (name,)) for name in classes]
+                candidates = [diagnosis_answer(processor.prompts, (name,)) for name in diagnoses]
                 some = inputs.select([i - rows.start for i in mine])
                 found.real.extend(candidate_probabilities(model, some, diagnosis_question, candidates))
                 if "controls" in wanted:
@@ -184,51 +138,49 @@ def evaluate(
                 )
                 found.dice.extend(pairs[0])
                 found.wrong.extend(pairs[1])
-            if "retrieval" in wanted:
-                found.embeds.extend(model.embed_image(inputs).float().cpu().numpy())
+            if wanted & set(EMBEDDING_TASKS):
+                found.embeds.extend(embed(model, inputs))
+            if "probe" in wanted and features != "embedding":
+                found.features.extend(embed(model, inputs, features))
             if "spatial" in wanted:
                 _spatial(model, inputs, rows, questions, batch_size, found)
             progress.step(len(rows))
-        metrics: dict = {
-            "n": len(records),
-            "checkpoint": checkpoint,
-            "data_sha256": manifest.sha256,
-            "ids_sha256": hashlib.sha256("\n".join(sorted(r.id for r in records)).encode()).hexdigest(),
-        }
-        options: dict = {"resamples": resamples, "seed": seed}
-        judged_truth, judged_groups = [truth[i] for i in judged], [groups[i] for i in judged]
-        if "diagnosis" in wanted:
-            metrics["classification"] = classification_metrics(
-                judged_truth, np.stack(found.real), classes, judged_groups, **options
-            )
-        if "generate" in wanted:
-            metrics["generation"] = _generation_metrics(
-                found, [records[i].eye for i in judged], judged_truth, classes, judged_groups, options
-            )
-        if "masks" in wanted:
-            if model.config.stale_masks:
-                print("the checkpoint's masks are stale: its U-Net's encoder was trained on after the decoder")
-            metrics["segmentation"] = segmentation.segmentation_metrics(
-                np.stack(found.dice), np.stack(found.wrong), mask_names, groups, **options
-            )
-        if "retrieval" in wanted:
-            texts = [caption(records[i], processor.prompts) for i in captioned]
-            different = sorted(set(texts))
-            pieces = [model.embed_text(different[r.start : r.stop]) for r in batches(len(different), 64)]
-            metrics["retrieval"] = retrieval.retrieval_metrics(
-                np.stack([found.embeds[i] for i in captioned]),
-                torch.cat(pieces).float().cpu().numpy(),
-                np.array([different.index(t) for t in texts]),
-                [groups[i] for i in captioned],
-                **options,
-            )
+    metrics: dict = {
+        "n": len(records),
+        "checkpoint": checkpoint,
+        "data_sha256": manifest.sha256,
+        "ids_sha256": hashlib.sha256("\n".join(sorted(r.id for r in records)).encode()).hexdigest(),
+    }
+    judged_truth, judged_groups = [truth[i] for i in judged], [groups[i] for i in judged]
+    if "diagnosis" in wanted:
+        metrics["classification"] = classification_metrics(
+            judged_truth, np.stack(found.real), diagnoses, judged_groups, **options
+        )
+    if "generate" in wanted:
+        metrics["generation"] = _generation_metrics(
+            found, [records[i].eye for i in judged], judged_truth, diagnoses, judged_groups, options
+        )
+    if "masks" in wanted:
+        if model.config.stale_masks:
+            print("the checkpoint's masks are stale: its U-Net's encoder was trained on after the decoder")
+        metrics["segmentation"] = segmentation.segmentation_metrics(
+            np.stack(found.dice), np.stack(found.wrong), mask_names, groups, **options
+        )
+    tables: dict[str, np.ndarray] = {}
+    if wanted & set(EMBEDDING_TASKS):
+        embeds = np.stack(found.embeds)
+        read = np.stack(found.features) if found.features else embeds
+        parts, tables = uses.metrics(groups, embeds, read)
+        metrics |= parts
     if "spatial" in wanted:
         metrics["spatial"] = spatial.spatial_metrics(questions, found.answers, groups, **options)
     if "controls" in wanted:
-        tables = {name: np.stack(getattr(found, name)) for name in ("real", "blank", "shuffled")}
-        metrics["controls"] = controls.control_metrics(judged_truth, tables, classes, judged_groups, **options)
+        pictures = {name: np.stack(getattr(found, name)) for name in ("real", "blank", "shuffled")}
+        metrics["controls"] = controls.control_metrics(judged_truth, pictures, diagnoses, judged_groups, **options)
     out = Path(out)
-    write_text(out / "predictions.jsonl", _predictions(records, judged, truth, classes, found))
+    write_text(
+        out / "predictions.jsonl", _predictions(records, judged, truth, diagnoses, found, judged_classes, tables)
+    )
     write_text(out / "metrics.json", json.dumps(_finite(metrics), indent=1) + "\n")
     return metrics
 
@@ -240,6 +192,7 @@ def _possible(
     questions: Sequence[spatial.SpatialQuestion],
     mask_names: Sequence[str],
     captioned: Sequence[int],
+    judged: Plan | None,
 ) -> set[str]:
     """The tasks that the records can answer; what is left out is said."""
     wanted = set(tasks)
@@ -254,8 +207,15 @@ def _possible(
         "spatial": not questions and "no photograph has findings",
     }
     reasons["generate"] = reasons["controls"] = reasons["diagnosis"]
+    if judged is not None:
+        left = len(records) - len(judged.judged)
+        if left:
+            print(f"{left} of {len(records)} photographs have none of the classes {', '.join(judged.classes)}")
+        none = not judged.judged and "no photograph has one of the classes"
+        none = none or (len(judged.classes) < 2 and "there are no two classes; name some with --classes")
+        reasons |= dict.fromkeys(("zero_shot", *ASKED_FOR), none)
     for task in sorted(wanted):
-        if reasons[task]:
+        if reasons.get(task):
             print(f"task {task} left out: {reasons[task]}")
             wanted.discard(task)
     if not wanted:
@@ -333,9 +293,12 @@ def _predictions(
     truth: Sequence[tuple[str, ...]],
     classes: Sequence[str],
     found: Collected,
+    judged_classes: Plan | None = None,
+    tables: Mapping[str, np.ndarray] | None = None,
 ) -> str:
-    """One JSON object a photograph."""
+    """One JSON object a photograph; `tables` [J,C] are of the rows and classes of `judged_classes`."""
     place = {row: k for k, row in enumerate(judged)}
+    by_class = {row: k for k, row in enumerate(judged_classes.judged)} if judged_classes else {}
     lines = []
     for i, record in enumerate(records):
         line: dict = {"id": record.id, "patient": record.patient, "truth": list(truth[i])}
@@ -346,6 +309,11 @@ def _predictions(
         if k is not None and found.generated:
             line["generated"], line["report"] = found.generated[k], found.report[k]
             line["parsed"] = list(parse_diagnoses(found.generated[k], classes))
+        j = by_class.get(i)
+        if judged_classes is not None and j is not None and tables:
+            line["labels"] = list(judged_classes.truth[i])
+            for task, table in tables.items():
+                line[task] = {n: round(float(p), 6) for n, p in zip(judged_classes.classes, table[j], strict=True)}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return "".join(lines)
 

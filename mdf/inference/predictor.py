@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from mdf.dialogue import QUADRANTS, SMALL_LESIONS, Turn, diagnosis_answer, sentence
 from mdf.errors import UserError
-from mdf.evaluation.evaluate import candidate_probabilities, softmax
+from mdf.evaluation.evaluate import candidate_probabilities
+from mdf.evaluation.zero_shot import softmax
 from mdf.imaging.quality import Quality
 from mdf.inference.gate import gate, resolve_checkpoint
 from mdf.memory import keep_freed_memory
@@ -25,6 +26,35 @@ from mdf.vocabulary import display
 SMALLEST_REGION = 3  # pixels of the U-Net's input; fewer are taken for noise
 
 
+def usable(device: str | None) -> str:
+    """`device`, or the GPU where there is one. Raises UserError for a device that is not there."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def load_embedder(
+    checkpoint: Path | None,
+    encoder: str | None = None,
+    weights: str | None = None,
+    size: int = 0,
+    device: str | None = None,
+) -> Any:
+    """The encoder of a checkpoint, or where that is None the architecture `encoder` with `weights`, as an Embedder."""
+    from mdf.config import EncoderConfig
+    from mdf.models.embedder import Embedder
+
+    device = usable(device)
+    keep_freed_memory()
+    if checkpoint is not None:
+        return Embedder.from_pretrained(checkpoint, device)
+    assert encoder is not None
+    return Embedder.build(EncoderConfig(model=encoder, weights=weights, size=size), device)
+
+
 def load_model(checkpoint: Path, device: str | None = None) -> Any:
     """The model in eval mode, on `device` or on the GPU where there is one, the language model's weights in bf16 where
     the device has units for it. Raises UserError for a device that is not there.
@@ -32,11 +62,7 @@ def load_model(checkpoint: Path, device: str | None = None) -> Any:
     from mdf.models.fusion import MDFModel
     from mdf.training.devices import choose_precision
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    device = usable(device)
     precision, _ = choose_precision("auto", cuda=device.startswith("cuda"))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     keep_freed_memory()
@@ -135,7 +161,8 @@ class Predictor:
             [self.model.system_turn(), Turn("user", text.format(finding=display(name)))] for name in lesions
         ]
         rows = [0] * len(lesions)
-        return softmax(self.model.score(photograph.inputs, conversations, [candidates] * len(lesions), rows=rows))
+        scores = self.model.score(photograph.inputs, conversations, [candidates] * len(lesions), rows=rows)
+        return softmax(np.asarray(scores, dtype=float))
 
 
 def nasal_side(masks: dict[str, np.ndarray], field: np.ndarray, eye: str | None = None) -> int | None:

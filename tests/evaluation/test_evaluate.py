@@ -33,7 +33,7 @@ def test_batches_equal_single_photographs(checkpoint):
 
 def test_same_numbers_whatever_the_batch(checkpoint, tmp_path):
     records = checkpoint.manifest.split("all")[:7]
-    tasks = ("diagnosis", "masks", "retrieval", "spatial", "controls")
+    tasks = ("diagnosis", "masks", "retrieval", "zero_shot", "spatial", "controls")
     both = [
         flatten(
             evaluate(
@@ -78,6 +78,7 @@ def test_the_script_writes_metrics_and_predictions(checkpoint, tmp_path):
         "classification.accuracy", "classification.balanced_accuracy", "classification.macro_f1",
         "classification.macro_auroc",
         "segmentation.vessel.dice", "retrieval.image_to_text_r1", "retrieval.text_to_image_r5",
+        "retrieval.image_to_image_map", "zero_shot.names.balanced_accuracy", "zero_shot.described.macro_auroc",
         "controls.blank.balanced_accuracy", "controls.shuffled.balanced_accuracy",
         "controls.majority.balanced_accuracy",
         "spatial.small_lesions.balanced_accuracy", "spatial.presence.balanced_accuracy", "generation.accuracy",
@@ -105,6 +106,10 @@ def test_controls_alone_answer_whether_the_picture_is_used(checkpoint, tmp_path,
     [
         ({"--checkpoint": "nowhere"}, "nowhere"),
         ({"--tasks": "diagnoses"}, "choose from diagnosis"),
+        ({"--tasks": "zero_shot", "--classes": "glaucomma"}, "glaucoma"),
+        ({"--folds": "3"}, "--tasks probe"),
+        ({"--tasks": "probe", "--folds": "99"}, "--folds"),
+        ({"--weights": "openai"}, "--encoder"),
         ({"--data": "missing.jsonl"}, "missing.jsonl"),
         ({"--limit": "-1"}, "--limit"),
         ({"--device": "toaster"}, "toaster"),
@@ -118,7 +123,7 @@ def test_wrong_input_gets_one_message_and_code_2(checkpoint, tmp_path, capsys, c
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["evaluate.py", "chat.py", "report.py"])
+@pytest.mark.parametrize("name", ["evaluate.py", "chat.py", "report.py", "embed.py"])
 def test_help_teaches_without_loading_torch(name):
     code = "import runpy, sys; sys.argv = sys.argv[1:]\n"
     code += "try: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: print('torch' in sys.modules)"

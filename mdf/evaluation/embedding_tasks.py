@@ -1,0 +1,186 @@
+"""The tasks that read embeddings: zero_shot, probe, few_shot and retrieval, from one pass over the photographs.
+
+Shapes: N photographs, J of them with a class, C classes, E embedding width, D width of the probe's features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mdf.dialogue import caption
+from mdf.errors import UserError
+from mdf.evaluation import few_shot, probe, retrieval, zero_shot
+from mdf.evaluation.classification import classification_metrics
+from mdf.evaluation.parse import truths
+from mdf.evaluation.photographs import embed_records, embed_texts
+from mdf.records import FundusRecord, Manifest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is judged: the classes, and the photographs that have one."""
+
+    classes: tuple[str, ...]
+    unseen: tuple[str, ...]  # of the classes: not among the checkpoint's candidates
+    truth: list[tuple[str, ...]]  # [N], () where no class is true
+    judged: list[int]  # rows with one
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the embeddings are used."""
+
+    classes: tuple[str, ...] = ()  # () = the checkpoint's candidates and what the records have besides
+    folds: int = 0  # of the probe; 0 = trained on the manifest's train split
+    features: str = "embedding"  # what the probe reads, see photographs.embed
+    batch_size: int = 32
+    options: dict = field(default_factory=dict)  # of the bootstrap: resamples, seed
+
+
+def plan(records: Sequence[FundusRecord], candidates: Sequence[str], asked: Sequence[str] = ()) -> Plan:
+    """The classes and which photographs have them. Raises UserError, see `zero_shot.classes_of`."""
+    classes = zero_shot.classes_of(records, candidates, asked)
+    truth = truths(records, classes)
+    unseen = tuple(name for name in classes if name not in candidates)
+    return Plan(classes, unseen, truth, [i for i, names in enumerate(truth) if names])
+
+
+class EmbeddingTasks:
+    """The `wanted` embedding tasks on one set of records.
+
+    Everything that could be missing is read at once: the classes' texts are embedded and the photographs that a probe
+    and few shots learn from, so that a long evaluation does not end in an error. Raises UserError for what is missing.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        wanted: set[str],
+        records: Sequence[FundusRecord],
+        manifest: Manifest,
+        judged: Plan | None,
+        captioned: Sequence[int],
+        settings: Settings,
+    ):
+        self.model, self.wanted, self.records, self.settings = model, wanted, records, settings
+        self.judged, self.captioned = judged, captioned
+        self.texts: dict[str, dict[str, list[str]]] = {}
+        self.prototypes: dict[str, np.ndarray] = {}  # [C,E] of each variant
+        self.learnt: dict[tuple[str, str], tuple[np.ndarray, list[tuple[str, ...]]]] = {}  # (split, features)
+        if judged is None:
+            return
+        if wanted & {"zero_shot", "few_shot"}:
+            for variant in zero_shot.VARIANTS:
+                texts = zero_shot.class_texts(model.processor.prompts, judged.classes, variant)
+                self.texts[variant] = texts
+                self.prototypes[variant] = zero_shot.class_embeddings(texts, lambda lines: embed_texts(model, lines))
+        needed = [("train", "embedding")] if "few_shot" in wanted else []
+        if "probe" in wanted and not settings.folds:
+            needed += [("train", settings.features), ("val", settings.features)]
+        for split, features in dict.fromkeys(needed):
+            self.learnt[split, features] = split_features(model, manifest, split, judged, settings, features)
+
+    def metrics(
+        self, groups: Sequence[str], embeds: np.ndarray, features: np.ndarray
+    ) -> tuple[dict, dict[str, np.ndarray]]:
+        """{task: its metrics}, and the tables [J,C] of probabilities that `zero_shot` (without descriptions) and
+        `probe` gave, rows as in the plan's `judged`. `embeds` [N,E], `features` [N,D] are the records'.
+        """
+        metrics: dict = {}
+        tables: dict[str, np.ndarray] = {}
+        if "retrieval" in self.wanted:
+            metrics["retrieval"] = captions_and_photographs(
+                self.model, self.records, groups, embeds, self.captioned, self.settings
+            )
+        if self.judged is None:
+            return metrics, tables
+        rows, classes, options = self.judged.judged, self.judged.classes, self.settings.options
+        truth, who = [self.judged.truth[i] for i in rows], [groups[i] for i in rows]
+        scale = float(self.model.encoder.logit_scale)
+        if "zero_shot" in self.wanted:
+            found = {v: zero_shot.zero_shot_probabilities(embeds[rows], p, scale) for v, p in self.prototypes.items()}
+            tables["zero_shot"] = found["names"]
+            unseen = [n for n in self.judged.unseen if any(n in names for names in truth)]
+            part = zero_shot.zero_shot_metrics(truth, found, classes, who, unseen=unseen, **options)
+            metrics["zero_shot"] = {**part, "texts": self.texts["described"]}
+        if "probe" in self.wanted:
+            metrics["probe"], tables["probe"] = self.probe(truth, who, features[rows])
+        if "few_shot" in self.wanted:
+            train, train_truth = self.learnt["train", "embedding"]
+            metrics["few_shot"] = few_shot.few_shot_metrics(
+                train, train_truth, embeds[rows], truth, self.prototypes["names"], scale, classes, who, **options
+            )
+        return metrics, tables
+
+    def probe(
+        self, truth: Sequence[Sequence[str]], groups: Sequence[str], features: np.ndarray
+    ) -> tuple[dict, np.ndarray]:
+        """What a probe reached on `features` [J,D], and its probabilities [J,C]."""
+        assert self.judged is not None
+        classes, settings = self.judged.classes, self.settings
+        part: dict = {"features": settings.features}
+        if settings.folds:
+            some = [self.records[i] for i in self.judged.judged]
+            seed = settings.options.get("seed", 0)
+            folded = probe.cross_validate(features, truth, classes, some, folds=settings.folds, seed=seed)
+            table = folded.probabilities
+            part |= {"folds": settings.folds, "strengths": list(folded.strengths)}
+            part |= probe.fold_spread(folded, truth, classes)
+        else:
+            train, val = (self.learnt[split, settings.features] for split in ("train", "val"))
+            fitted = probe.fit_probe(*train, *val, classes)
+            table = fitted.probabilities(features)
+            part |= {"train": len(train[1]), "val": len(val[1]), "strength": fitted.strength}
+        return part | classification_metrics(truth, table, classes, groups, **settings.options), table
+
+
+def split_features(
+    model: Any, manifest: Manifest, split: str, judged: Plan, settings: Settings, features: str
+) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+    """Features of the photographs of a split that have one of the classes, and their truth.
+
+    Raises UserError where there are none.
+    """
+    records = manifest.split(split)
+    truth = truths(records, judged.classes)
+    some = [i for i, names in enumerate(truth) if names]
+    if not some:
+        raise UserError(
+            f"the manifest's {split} split has no photograph of the classes {', '.join(judged.classes)}; "
+            "a probe and few shots learn from it. `prepare.py split` makes one, or --folds 5 cross-validates a probe"
+        )
+    found = embed_records(
+        model,
+        [records[i] for i in some],
+        manifest,
+        batch_size=settings.batch_size,
+        features=features,
+        name=f"photographs to learn from ({split})",
+    )
+    return found, [truth[i] for i in some]
+
+
+def captions_and_photographs(
+    model: Any,
+    records: Sequence[FundusRecord],
+    groups: Sequence[str],
+    embeds: np.ndarray,
+    captioned: Sequence[int],
+    settings: Settings,
+) -> dict:
+    """Retrieval: a photograph's right text is its caption; photographs are alike that have the same diagnoses, or,
+    where those are not known, the same caption.
+    """
+    texts = [caption(records[i], model.processor.prompts) for i in captioned]
+    different = sorted(set(texts))
+    alike = ["+".join(sorted(records[i].diagnosis or ())) or t for i, t in zip(captioned, texts, strict=True)]
+    return retrieval.retrieval_metrics(
+        embeds[list(captioned)],
+        embed_texts(model, different),
+        np.array([different.index(t) for t in texts]),
+        [groups[i] for i in captioned],
+        label_of=np.unique(alike, return_inverse=True)[1],
+        **settings.options,
+    )

@@ -1,0 +1,78 @@
+"""Two encoders on the same photographs: is the difference more than the choice of patients?"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mdf.errors import UserError
+from mdf.evaluation.bootstrap import patient_groups
+from mdf.evaluation.classification import ROBUST, classification_metrics
+from mdf.evaluation.probe import paired_difference
+
+FILE = "predictions.jsonl"
+SHOWN = 3  # photographs named in a message
+
+
+def read_answers(folders: Sequence[str | Path], task: str) -> dict[str, dict]:
+    """{id: its line} of predictions.jsonl in all folders, the photographs that `task` judged.
+
+    Raises UserError for a missing file, one without the task, or a photograph that stands in two folders.
+    """
+    found: dict[str, dict] = {}
+    for folder in map(Path, folders):
+        path = folder / FILE if folder.is_dir() else folder
+        try:
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); give a folder that evaluate.py wrote with --out"
+            ) from None
+        lines = [line for line in lines if task in line]
+        if not lines:
+            raise UserError(f"{path} holds no answers of the task {task}; evaluate with --tasks {task}")
+        twice = [line["id"] for line in lines if line["id"] in found]
+        if twice:
+            raise UserError(f"{path}: {twice[0]} was judged in another folder already; folds share no photograph")
+        found |= {line["id"]: line for line in lines}
+    return found
+
+
+def paired(
+    first: Sequence[str | Path],
+    second: Sequence[str | Path],
+    *,
+    task: str = "probe",
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict:
+    """{first, second: their balanced accuracy and macro AUROC, difference: second - first}, each with `NAME_ci`.
+
+    Raises UserError where the two sides did not judge the same photographs, or not in the same classes.
+    """
+    a, b = read_answers(first, task), read_answers(second, task)
+    lonely = sorted(a.keys() ^ b.keys())
+    if lonely:
+        raise UserError(
+            f"the two sides did not judge the same photographs: {len(lonely)} stand on one side only "
+            f"({', '.join(lonely[:SHOWN])}{' …' if len(lonely) > SHOWN else ''}); "
+            "use the same manifest, split and folds"
+        )
+    ids = sorted(a)
+    classes = list(a[ids[0]][task])
+    for name in ids:
+        if set(b[name][task]) != set(classes) or set(a[name]["labels"]) != set(b[name]["labels"]):
+            raise UserError(
+                f"the two sides were not judged in the same classes (photograph {name}); give both the same --classes"
+            )
+    truth = [a[name]["labels"] for name in ids]
+    groups = patient_groups([a[name]["patient"] for name in ids], ids)
+    tables = [np.array([[side[name][task][c] for c in classes] for name in ids]) for side in (a, b)]
+    options: dict = {"resamples": resamples, "seed": seed}
+    metrics: dict = {}
+    for name, table in zip(("first", "second"), tables, strict=True):
+        part = classification_metrics(truth, table, classes, groups, only=ROBUST, **options)
+        metrics[name] = {k: v for k, v in part.items() if k != "recall"}
+    metrics["difference"] = paired_difference(truth, tables[0], tables[1], classes, groups, **options)
+    return metrics

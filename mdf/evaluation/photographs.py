@@ -1,0 +1,117 @@
+"""Photographs of a manifest as the model's inputs, and as embeddings.
+
+Shapes: N photographs, K masks, U the U-Net's input side, E embedding width, C width of a patch token.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mdf.imaging.decode import load_image, load_mask
+from mdf.imaging.preprocess import Prepared
+from mdf.processor import Inputs
+from mdf.records import FundusRecord, Manifest
+from mdf.training.devices import cores
+
+AHEAD = 2  # batches decoded while the model works
+AT_ONCE = 8  # photographs decoded at once for a GPU
+
+
+class Progress:
+    """A line on stderr at most every `every` seconds: what is done, what is left."""
+
+    def __init__(self, name: str, total: int, every: float = 10.0):
+        self.name, self.total, self.every = name, total, every
+        self.done, self.start = 0, time.monotonic()
+        self.said = self.start
+
+    def step(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.said >= self.every and self.done < self.total:
+            self.said, each = now, (now - self.start) / self.done
+            left = each * (self.total - self.done)
+            print(
+                f"{self.name}: {self.done}/{self.total}, {each:.2f} s each, {left / 60:.1f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def batches(count: int, size: int) -> Iterator[range]:
+    """0..count in runs of `size`."""
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
+
+
+def load_inputs(
+    model: Any, records: Sequence[FundusRecord], manifest: Manifest, mask_names: Sequence[str] = ()
+) -> tuple[Inputs, Any]:
+    """The photographs as inputs on the model's device, and [(masks [K,U,U], known [K])] of each."""
+    prepared = []
+    for record in records:
+        masks = {n: load_mask(manifest.path(record.masks[n])) for n in mask_names if n in record.masks}
+        image = load_image(manifest.path(record.image))
+        prepared.append(model.processor.preprocessing.prepare(image, masks=masks, mask_names=tuple(mask_names)))
+    inputs = Inputs(
+        {k: torch.stack([getattr(p, k) for p in prepared]) for k in ("pixel_values", "unet_pixels", "field")}
+    )
+    return inputs.to(model.device), [(p.masks.numpy(), p.mask_known.numpy()) for p in prepared]
+
+
+def embed(model: Any, inputs: Inputs, features: str = "embedding") -> np.ndarray:
+    """float32 unit vectors: `embedding` [N,E] as the contrastive loss sees them, or `pooled` [N,C], the mean of the
+    patch tokens before the projection (of a convolutional trunk: its pooled features), which need no text tower.
+    """
+    if features == "embedding":
+        return model.embed_image(inputs).float().cpu().numpy()
+    pooled = model.encoder(inputs["pixel_values"].to(model.device))[1].float().mean(dim=(2, 3))
+    return F.normalize(pooled, dim=-1).cpu().numpy()
+
+
+@torch.inference_mode()
+def embed_records(
+    model: Any,
+    records: Sequence[FundusRecord],
+    manifest: Manifest,
+    *,
+    batch_size: int = 32,
+    features: str = "embedding",
+    name: str = "embeddings",
+) -> np.ndarray:
+    """`embed` of all records, float32 [N,·]; the next batches are decoded while the model works on this one."""
+    found, progress = [], Progress(name, len(records))
+    runs = list(batches(len(records), batch_size))
+    waiting: deque[list[Future[Prepared]]] = deque()
+
+    def prepare(record: FundusRecord) -> Prepared:
+        return model.processor.preprocessing.prepare(load_image(manifest.path(record.image)))
+
+    # a GPU waits for decoding; a processor's cores are busy with the model already
+    with ThreadPoolExecutor(1 if torch.device(model.device).type == "cpu" else min(AT_ONCE, cores())) as pool:
+        try:
+            for number, run in enumerate(runs):
+                for ahead in runs[number + len(waiting) : number + 1 + AHEAD]:
+                    waiting.append([pool.submit(prepare, records[i]) for i in ahead])
+                inputs = Inputs.of([one.result() for one in waiting.popleft()]).to(model.device)
+                found.append(embed(model, inputs, features))
+                progress.step(len(run))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return np.concatenate(found) if found else np.zeros((0, 0), dtype=np.float32)
+
+
+@torch.inference_mode()
+def embed_texts(model: Any, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+    """float32 unit vectors [N,E] of texts; a text that stands twice is embedded once."""
+    different = sorted(set(texts))
+    pieces = [model.embed_text(different[r.start : r.stop]) for r in batches(len(different), batch_size)]
+    place = {text: row for row, text in enumerate(different)}
+    return torch.cat(pieces).float().cpu().numpy()[[place[text] for text in texts]]

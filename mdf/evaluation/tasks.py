@@ -1,0 +1,26 @@
+"""Names of the evaluation's tasks; no torch here, so that `evaluate.py --help` answers at once."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+
+from mdf.errors import UserError
+
+DEFAULT_TASKS = ("diagnosis", "generate", "masks", "retrieval", "zero_shot", "spatial", "controls")
+ASKED_FOR = ("probe", "few_shot")  # they embed the photographs of other splits, too
+TASKS = (*DEFAULT_TASKS, *ASKED_FOR)
+EMBEDDING_TASKS = ("zero_shot", "probe", "few_shot", "retrieval")  # the encoder is enough for them
+FEATURES = ("embedding", "pooled")  # what a probe reads, see mdf.evaluation.photographs.embed
+
+
+def check_words(tasks: Sequence[str], words: Namespace) -> None:
+    """Raise UserError where the options of `evaluate.py` do not fit together."""
+    if unknown := sorted(set(tasks) - set(TASKS)):
+        raise UserError(f"--tasks: unknown {', '.join(unknown)}; choose from {', '.join(TASKS)}")
+    if words.batch_size < 1 or words.limit < 0 or words.size < 0:
+        raise UserError("--batch-size must be at least 1, --limit and --size at least 0")
+    if words.folds and (words.folds < 2 or set(tasks) != {"probe"}):
+        raise UserError("--folds is 2 or more and goes with --tasks probe alone, over all photographs")
+    if words.encoder and not set(tasks) <= set(EMBEDDING_TASKS):
+        raise UserError(f"--encoder has no language model; it goes with --tasks {','.join(EMBEDDING_TASKS)}")
+    if not words.encoder and (words.weights or words.size):
+        raise UserError("--weights and --size belong to --encoder; a checkpoint knows its own")

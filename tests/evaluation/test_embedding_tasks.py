@@ -1,0 +1,128 @@
+"""Zero-shot, probe, few shots and retrieval through the real script, on a tiny checkpoint and a bare encoder."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mdf.evaluation.photographs import embed_records, embed_texts, load_inputs
+from mdf.files import write_text
+from mdf.models.embedder import Embedder
+from mdf.records import read_manifest, to_jsonl
+from tests.scripts import run
+
+ENCODER = ("--encoder", "fundus-vit-tiny", "--features", "pooled")
+
+
+def results(out) -> tuple[dict, list[dict]]:
+    """metrics.json and predictions.jsonl."""
+    lines = (out / "predictions.jsonl").read_text().splitlines()
+    return json.loads((out / "metrics.json").read_text()), [json.loads(line) for line in lines]
+
+
+def test_the_encoder_alone_embeds_as_the_whole_model_does(checkpoint):
+    encoder = Embedder.from_pretrained(checkpoint.run / "best")
+    records = checkpoint.manifest.records[:3]
+    whole = checkpoint.model.embed_image(load_inputs(checkpoint.model, records, checkpoint.manifest)[0]).numpy()
+    # the U-Net's input is smaller, the encoder's is the same
+    assert np.array_equal(embed_records(encoder, records, checkpoint.manifest, batch_size=3), whole)
+    texts = ["a fundus photograph showing drusen", "normal fundus", "normal fundus"]
+    # one text fewer in the batch: sums in another order
+    assert np.allclose(embed_texts(encoder, texts), checkpoint.model.embed_text(texts).numpy(), atol=1e-6)
+
+
+def test_features_are_unit_vectors_and_pooled_ones_are_means_over_the_patches(checkpoint):
+    encoder = Embedder.from_pretrained(checkpoint.run / "best")
+    records = checkpoint.manifest.records[:4]
+    pooled = embed_records(encoder, records, checkpoint.manifest, features="pooled", batch_size=3)
+    patches = encoder.encoder(load_inputs(encoder, records, checkpoint.manifest)[0]["pixel_values"])[1]
+    mean = patches.detach().flatten(2).mean(dim=2).numpy()
+    assert np.allclose(pooled, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-5)
+    for kind in (pooled, embed_records(encoder, records, checkpoint.manifest)):
+        assert np.allclose(np.linalg.norm(kind, axis=1), 1, atol=1e-5)  # float32
+
+
+def test_all_uses_of_a_checkpoint_in_one_pass(checkpoint, tmp_path, capsys):
+    args = ("--checkpoint", checkpoint.run, "--data", checkpoint.data, "--split", "test")
+    assert run("evaluate.py", *args, "--tasks", "zero_shot,probe,few_shot,retrieval", "--out", tmp_path) == 0
+    metrics, lines = results(tmp_path)
+    assert {"zero_shot", "probe", "few_shot", "retrieval"} <= metrics.keys() and "classification" not in metrics
+    for variant in ("names", "described"):
+        part = metrics["zero_shot"][variant]
+        assert 0 <= part["balanced_accuracy"] <= 1 and len(part["balanced_accuracy_ci"]) == 2
+    assert metrics["zero_shot"]["chance"] == 0.25
+    assert metrics["zero_shot"]["texts"]["amd"][0] == "a fundus photograph showing age-related macular degeneration"
+    splits = {s: len(checkpoint.manifest.split(s)) for s in ("train", "val")}
+    assert {s: metrics["probe"][s] for s in splits} == splits
+    assert set(metrics["few_shot"]) >= {"shots_1", "shots_4", "shots_16"} and metrics["few_shot"]["seeds"] == 5
+    assert "training photographs instead of 16" in capsys.readouterr().out  # there are not as many
+    assert sum(lines[0]["zero_shot"].values()) == pytest.approx(1, abs=1e-4)
+    assert set(lines[0]["labels"]) <= set(lines[0]["probe"])
+
+
+def test_classes_that_the_checkpoint_was_never_trained_on(checkpoint, tmp_path):
+    lines = [json.loads(line) for line in to_jsonl(checkpoint.manifest.records).splitlines()]
+    lines = [r | {"diagnosis": ["pathologic_myopia"]} if r["diagnosis"] == ["glaucoma"] else r for r in lines]
+    data = tmp_path / "myopia.jsonl"
+    write_text(data, "".join(json.dumps(r) + "\n" for r in lines))
+    args = ("--checkpoint", checkpoint.run, "--data", data, "--data-root", checkpoint.manifest.root, "--split", "all")
+    assert run("evaluate.py", *args, "--tasks", "zero_shot", "--out", tmp_path) == 0
+    found = results(tmp_path)[0]["zero_shot"]
+    assert found["classes"] == 5 and found["unseen"] == ["pathologic_myopia"]
+    assert found["names"]["unseen_balanced_accuracy"] == found["names"]["recall"]["pathologic_myopia"]
+    asked = ("--tasks", "zero_shot", "--classes", "healthy,pathologic_myopia", "--out", tmp_path)
+    assert run("evaluate.py", *args, *asked) == 0
+    assert set(results(tmp_path)[0]["zero_shot"]["texts"]) == {"normal", "pathologic_myopia"}
+
+
+def test_an_encoder_that_was_not_trained_is_probed_in_folds_and_compared(checkpoint, tmp_path, capsys):
+    data = ("--data", checkpoint.data, "--tasks", "probe", "--folds", 3)
+    assert run("evaluate.py", *ENCODER, *data, "--out", tmp_path / "bare") == 0
+    assert run("evaluate.py", "--checkpoint", checkpoint.run, *data, "--out", tmp_path / "ours") == 0
+    metrics, lines = results(tmp_path / "bare")
+    assert metrics["n"] == len(lines) == len(checkpoint.manifest.records)  # every photograph, once
+    assert metrics["probe"]["folds"] == 3 and len(metrics["probe"]["strengths"]) == 3
+    assert metrics["probe"]["features"] == "pooled" and metrics["probe"]["balanced_accuracy_sd"] >= 0
+    assert metrics["checkpoint"] == "fundus-vit-tiny random"
+    capsys.readouterr()
+    assert run("evaluate.py", "paired", tmp_path / "bare", "--with", tmp_path / "ours") == 0
+    shown = {x.split()[0]: x.split()[1] for x in capsys.readouterr().out.splitlines()}
+    ours = results(tmp_path / "ours")[0]["probe"]["balanced_accuracy"]
+    # predictions.jsonl holds six decimals
+    difference = ours - metrics["probe"]["balanced_accuracy"]
+    assert float(shown["difference.balanced_accuracy"]) == pytest.approx(difference, abs=6e-4)
+
+
+def test_folds_in_several_folders_are_joined_and_strangers_refused(checkpoint, tmp_path, capsys):
+    data = ("--data", checkpoint.data, "--tasks", "probe")
+    for split in ("test", "val"):
+        assert run("evaluate.py", *ENCODER, *data, "--split", split, "--out", tmp_path / split) == 0
+    both = (tmp_path / "test", tmp_path / "val")
+    capsys.readouterr()
+    assert run("evaluate.py", "paired", *both, "--with", *both) == 0
+    shown = {x.split()[0]: x.split()[1] for x in capsys.readouterr().out.splitlines()}
+    assert int(shown["difference.n"]) == sum(len(checkpoint.manifest.split(s)) for s in ("test", "val"))
+    for wrong, said in (
+        ((both[0], "--with", both[1]), "same photographs"),
+        ((both[0], both[0], "--with", *both), "another folder"),
+        ((*both, "--with", *both, "--task", "zero_shot"), "no answers of the task zero_shot"),
+        ((tmp_path, "--with", *both), "cannot be read"),
+    ):
+        assert run("evaluate.py", "paired", *wrong) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_what_a_probe_needs_is_asked_for_before_the_evaluation(checkpoint, tmp_path, capsys):
+    records = [r for r in checkpoint.manifest.records if r.split == "test"]
+    data = tmp_path / "test.jsonl"
+    write_text(data, to_jsonl(records))
+    args = ("--checkpoint", checkpoint.run, "--data", data, "--data-root", checkpoint.manifest.root)
+    assert run("evaluate.py", *args, "--tasks", "probe", "--out", tmp_path / "out") == 2
+    assert "train split has no photograph" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert read_manifest(data, checkpoint.manifest.root).split("train") == []
+
+
+@pytest.mark.parametrize("task", ["diagnosis", "masks"])
+def test_an_encoder_answers_no_questions(checkpoint, tmp_path, capsys, task):
+    assert run("evaluate.py", *ENCODER, "--data", checkpoint.data, "--tasks", task, "--out", tmp_path) == 2
+    assert "no language model" in capsys.readouterr().err
