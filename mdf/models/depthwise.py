@@ -6,12 +6,14 @@ from torch import Tensor, nn
 
 
 class InFloat32:
-    """Mixin of a convolution: on a processor it runs in float32 even under autocast, elsewhere as ever."""
+    """Mixin of a convolution with float32 weights: on a processor it stays in float32 under autocast."""
+
+    weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,C,H,W] -> [B,C,H/stride,W/stride]."""
         plain = super().forward  # type: ignore[misc]
-        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or self.weight.dtype != torch.float32:
             return plain(x)
         with torch.autocast("cpu", enabled=False):
             return plain(x.float())
