@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         "--format", choices=["md"], default="md", help="md: Markdown with its pictures beside it (default)"
     )
     parser.add_argument(
-        "--eye", choices=["left", "right"], help="eye side of all photographs; tells nasal from temporal"
+        "--eye", choices=["left", "right"], help="eye side of all photographs (default: told from each)"
     )
     parser.add_argument(
         "--force", action="store_true", help="also report on a picture that does not look like a retina"

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from mdf import __version__
 from mdf.errors import UserError
 from mdf.files import write_text
+from mdf.imaging.eye_side import eye_side
 from mdf.imaging.preprocess import Preprocessing
 from mdf.imaging.quality import Quality
 from mdf.inference.gate import BANNER
@@ -65,6 +66,18 @@ def impression(probabilities: dict[str, float], photograph: Photograph, rules: d
             "uncertain"
         ]
     return f"{display(top).capitalize()} (probability {p:.2f}).", rules.get(top, rules["default"])
+
+
+def which_eye(image: np.ndarray, given: str | None) -> tuple[str | None, str]:
+    """The eye side to work with and how the report says it: as `given`, else told from uint8 [H,W,3] where that is
+    sure, else None.
+    """
+    if given:
+        return given, f"{given}, as given"
+    told = eye_side(image)
+    if told.side is None:
+        return None, "not given, and the photograph alone does not tell it"
+    return told.side, f"{told.side}, told from the photograph (confidence {told.confidence:.2f}), not given: check it"
 
 
 def findings_table(findings: list[Finding]) -> str:
@@ -145,19 +158,20 @@ def write_report(
     masks = predictor.masks(photograph)
     probabilities = predictor.diagnose(photograph)
     said, advice = impression(probabilities, photograph, rules)
+    side, eye_line = which_eye(photograph.image, eye)
     quality = photograph.quality
     draft = predictor.ask(photograph, predictor.prompts.questions["report"]["ask"][0]) or "(the model said nothing)"
     fields = {
         "banner": BANNER,
         "name": name,
         "warning": f"> **WARNING: {photograph.warning}**\n" if photograph.warning else "",
-        "eye": eye or "not given",
+        "eye": eye_line,
         "photograph": f"{name}_photograph.jpg",
         "overlay": f"{name}_masks.png",
         "masks": ", ".join(m.replace("_", " ") for m in masks)
         + (" (stale: do not rely on them)" if predictor.model.config.stale_masks else ""),
         "quality": quality_lines(quality),
-        "findings": findings_table(predictor.findings(photograph, masks, eye)),
+        "findings": findings_table(predictor.findings(photograph, masks, side)),
         "impression": said,
         "probabilities": probabilities_table(probabilities),
         "recommendation": advice,

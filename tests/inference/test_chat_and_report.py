@@ -8,10 +8,12 @@ import yaml
 from PIL import Image
 
 from mdf.errors import UserError
+from mdf.imaging.eye_side import eye_side
+from mdf.imaging.phantom import draw
 from mdf.inference.chat import Conversation, converse
 from mdf.inference.gate import BANNER
 from mdf.inference.predictor import Predictor
-from mdf.inference.report import impression, write_report
+from mdf.inference.report import impression, which_eye, write_report
 from mdf.resources import bundled
 from tests.scripts import run, start
 
@@ -113,6 +115,17 @@ def test_report(checkpoint, photograph, tmp_path, capsys):
         assert f"| {name} |" in text
     assert checkpoint.model.processor.preprocessing.hash() in text and "$" not in text
     assert np.ptp(np.asarray(Image.open(out / "eye_masks.png"))) > 100
+
+
+def test_a_report_tells_the_eye_from_the_photograph_where_it_was_not_given():
+    phantom = next(p for p in map(draw, range(25)) if eye_side(p.image).side)
+    told, line = which_eye(phantom.image, None)
+    assert told == phantom.eye and line.startswith(f"{told}, told from the photograph")
+    mirrored, _ = which_eye(np.ascontiguousarray(phantom.image[:, ::-1]), None)
+    assert {told, mirrored} == {"left", "right"}
+    assert which_eye(phantom.image, mirrored) == (mirrored, f"{mirrored}, as given")
+    side, line = which_eye(np.zeros((64, 64, 3), dtype=np.uint8), None)
+    assert side is None and "not given" in line
 
 
 def test_a_forced_report_has_a_warning_and_no_impression(checkpoint, no_retina, tmp_path):
