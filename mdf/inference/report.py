@@ -14,7 +14,7 @@ from mdf.errors import UserError
 from mdf.files import write_text
 from mdf.imaging.eye_side import eye_side
 from mdf.imaging.preprocess import Preprocessing
-from mdf.imaging.quality import Quality
+from mdf.imaging.quality import BARELY, NOT, Quality
 from mdf.inference.gate import BANNER
 from mdf.inference.predictor import Finding, Photograph, Predictor
 from mdf.processor import Inputs
@@ -49,9 +49,8 @@ def quality_lines(quality: Quality) -> str:
     if not quality.parts:
         return text
     parts = ", ".join(f"{name} {part:.2f}" for name, part in quality.parts.items())
-    return (
-        f"{text}\n\nScore {quality.score:.2f} of 1, the worst of {parts}; below 0.67 barely, below 0.33 not gradable."
-    )
+    limits = f"below {BARELY:.2f} barely, below {NOT:.2f} not gradable"
+    return f"{text}\n\nScore {quality.score:.2f} of 1, the worst of {parts}; {limits}."
 
 
 def impression(probabilities: dict[str, float], photograph: Photograph, rules: dict[str, str]) -> tuple[str, str]:

@@ -49,6 +49,7 @@ from mdf.training.stages import Task, freeze_unreached
 from mdf.training.start import first_model, next_model
 from mdf.training.validation import score_of, validate, write_samples
 
+SHOWN = 32  # ids of photographs in a message, at most
 STOPPED, FAILED = 143, 1  # exit codes: SIGTERM after saving; a loss that is no number
 
 
@@ -254,7 +255,7 @@ class Stage:
             self.optimizer.zero_grad()
             self.step += 1
             self.window["norm"], self.window["steps"] = float(norm), self.window["steps"] + 1
-            self.refuse_nan()
+            self.refuse_nan(step)
             images, tokens = images + self.sampler.step_size, tokens + int(totals.get("text", 0))
             if self.step % self.cfg.run.log_every == 0 or self.step == self.total:
                 now = time.monotonic()
@@ -298,12 +299,15 @@ class Stage:
             "still there? Bring it back, then --resume"
         )
 
-    def refuse_nan(self) -> None:
-        """Stop before a step that is not a number is saved."""
+    def refuse_nan(self, step: list[Batch]) -> None:
+        """Stop before a step that is not a number is saved, and name its photographs."""
         if not math.isfinite(self.window["norm"]):
+            ids = [sample for batch in step for sample in batch.sample_ids]
+            named = ", ".join(ids[:SHOWN]) + (f" … ({len(ids)} in all)" if len(ids) > SHOWN else "")
             raise NotFinite(
                 f"{self.task.name}, step {self.step}: the gradient is not finite. The last checkpoint is from before "
-                f"it; lower the learning rates of {self.task.name}.parts or max_grad_norm, or set run.precision=fp32"
+                f"it; lower the learning rates of {self.task.name}.parts or max_grad_norm, or set run.precision=fp32. "
+                f"The photographs of the step on this process: {named}"
             )
 
     def log(self, progress: Progress, rates: dict[str, float], images: float, tokens: float) -> None:

@@ -237,6 +237,16 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny, monkeypatch, capsys):
     assert train(cfg, resume=True) == 0
 
 
+def test_a_loss_that_is_no_number_stops_the_run_names_the_photographs_and_keeps_the_last_checkpoint(tiny, capsys):
+    lengths = {"run.keep_last_every": 1, "segment.steps": 9, "segment.eval_every": 9}
+    cfg = tiny(**SEGMENT | lengths | {"segment.parts.unet": PartConfig("full", 1e30)})
+    assert train(cfg) == 1
+    error = capsys.readouterr().err
+    assert "the gradient is not finite" in error and "photographs of the step on this process: phantom_" in error
+    kept = json.loads((folder(cfg) / "last" / STATE / "state.json").read_text())["step"]
+    assert f"segment, step {kept + 1}:" in error
+
+
 def test_the_folder_of_a_run_holds_what_the_design_says(undisturbed):
     run = folder(undisturbed)
     names = {p.name for p in run.iterdir()}
