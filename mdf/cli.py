@@ -35,6 +35,14 @@ def add_encoder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
 
 
+def check_encoder(words: argparse.Namespace) -> None:
+    """Raise UserError where what `add_encoder` reads does not fit together."""
+    from mdf.errors import UserError
+
+    if words.checkpoint and (words.weights or words.size):
+        raise UserError("--weights and --size belong to --encoder; a checkpoint knows its own")
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run `main` and leave the process with its exit code."""
     from mdf.errors import UserError

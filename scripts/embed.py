@@ -23,11 +23,9 @@ command is given again. An index is searched with the model that made it, any ot
 
 def load(args: argparse.Namespace) -> Any:
     """The Embedder that the words ask for."""
-    from mdf.errors import UserError
     from mdf.inference.gate import resolve_checkpoint
 
-    if args.checkpoint and (args.weights or args.size):
-        raise UserError("--weights and --size belong to --encoder; a checkpoint knows its own")
+    cli.check_encoder(args)
     checkpoint = resolve_checkpoint(args.checkpoint) if args.checkpoint else None
     from mdf.inference.predictor import load_embedder
 

@@ -19,6 +19,12 @@ ROBUST = ("balanced_accuracy", "macro_auroc")  # do not change with how frequent
 NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """float [N,C] probabilities."""
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
 def truth_table(truth: Sequence[Sequence[str]], classes: Sequence[str]) -> np.ndarray:
     """bool [N, C]: which candidate diagnoses are true of each photograph."""
     return np.array([[name in set(names) for name in classes] for names in truth], dtype=bool).reshape(

@@ -18,12 +18,11 @@ from mdf.dialogue import Turn, diagnosis_answer
 from mdf.errors import UserError
 from mdf.evaluation import controls, segmentation, spatial
 from mdf.evaluation.bootstrap import patient_groups, put, resample, weighted_mean
-from mdf.evaluation.classification import classification_metrics
+from mdf.evaluation.classification import classification_metrics, softmax
 from mdf.evaluation.embedding_tasks import EmbeddingTasks, Plan, Settings, plan
 from mdf.evaluation.parse import parse_diagnoses, parse_eye, truths
 from mdf.evaluation.photographs import Progress, batches, embed, load_inputs
-from mdf.evaluation.tasks import ASKED_FOR, DEFAULT_TASKS, EMBEDDING_TASKS, TASKS
-from mdf.evaluation.zero_shot import softmax
+from mdf.evaluation.tasks import ASKED_FOR, DEFAULT_TASKS, EMBEDDING_TASKS, check_tasks
 from mdf.files import write_text
 from mdf.processor import Inputs
 from mdf.records import FundusRecord, Manifest
@@ -87,9 +86,7 @@ def evaluate(
     nothing is left.
     """
     records, processor = list(records), model.processor
-    unknown = sorted(set(tasks) - set(TASKS))
-    if unknown:
-        raise UserError(f"--tasks: unknown {', '.join(unknown)}; choose from {', '.join(TASKS)}")
+    check_tasks(tasks)
     if not records:
         raise UserError("no photograph to evaluate: the split is empty; try --split all")
     model.eval()

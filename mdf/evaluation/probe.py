@@ -9,6 +9,7 @@ Shapes: N photographs, D width of the features, C classes.
 
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,19 +89,13 @@ def fit_probe(
         with warnings.catch_warnings():  # a nearly separable set has no finite optimum where C is large
             warnings.simplefilter("ignore", ConvergenceWarning)
             regression.fit((features - centre) / scale, labels)
-        probe = Probe(centre, scale, frozen(regression), tuple(map(int, present)), len(classes), strength)
+        kept = deepcopy(regression)  # the next fit starts from this one and changes it
+        probe = Probe(centre, scale, kept, tuple(map(int, present)), len(classes), strength)
         right = score("balanced_accuracy", val_truth, probe.probabilities(val_features), classes)
         if best is None or right > best[0]:
             best = right, probe
     assert best is not None
     return best[1]
-
-
-def frozen(regression: Any) -> Any:
-    """A copy that the next fit, which starts from this one, does not change."""
-    from copy import deepcopy
-
-    return deepcopy(regression)
 
 
 @dataclass(frozen=True)

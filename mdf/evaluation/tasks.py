@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Sequence
 
+from mdf.cli import check_encoder
 from mdf.errors import UserError
 
 DEFAULT_TASKS = ("diagnosis", "generate", "masks", "retrieval", "zero_shot", "spatial", "controls")
@@ -12,15 +13,19 @@ EMBEDDING_TASKS = ("zero_shot", "probe", "few_shot", "retrieval")  # the encoder
 FEATURES = ("embedding", "pooled")  # what a probe reads, see mdf.evaluation.photographs.embed
 
 
-def check_words(tasks: Sequence[str], words: Namespace) -> None:
-    """Raise UserError where the options of `evaluate.py` do not fit together."""
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Raise UserError for a task that there is not."""
     if unknown := sorted(set(tasks) - set(TASKS)):
         raise UserError(f"--tasks: unknown {', '.join(unknown)}; choose from {', '.join(TASKS)}")
+
+
+def check_words(tasks: Sequence[str], words: Namespace) -> None:
+    """Raise UserError where the options of `evaluate.py` do not fit together."""
+    check_tasks(tasks)
     if words.batch_size < 1 or words.limit < 0 or words.size < 0:
         raise UserError("--batch-size must be at least 1, --limit and --size at least 0")
     if words.folds and (words.folds < 2 or set(tasks) != {"probe"}):
         raise UserError("--folds is 2 or more and goes with --tasks probe alone, over all photographs")
     if words.encoder and not set(tasks) <= set(EMBEDDING_TASKS):
         raise UserError(f"--encoder has no language model; it goes with --tasks {','.join(EMBEDDING_TASKS)}")
-    if not words.encoder and (words.weights or words.size):
-        raise UserError("--weights and --size belong to --encoder; a checkpoint knows its own")
+    check_encoder(words)

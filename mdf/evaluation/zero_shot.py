@@ -13,7 +13,7 @@ import numpy as np
 from mdf.dialogue import Prompts
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, known_mean, put, resample
-from mdf.evaluation.classification import ROBUST, classification_metrics, confusion, recalls, single_truth
+from mdf.evaluation.classification import ROBUST, classification_metrics, confusion, recalls, single_truth, softmax
 from mdf.evaluation.parse import to_candidate
 from mdf.records import FundusRecord
 from mdf.vocabulary import canonical, describe, display, kind
@@ -72,12 +72,6 @@ def class_embeddings(texts: Mapping[str, Sequence[str]], embed: Callable[[Sequen
     ends = np.cumsum([len(lines) for lines in texts.values()])
     means = np.stack([part.mean(axis=0) for part in np.split(embeds, ends[:-1])])
     return means / np.linalg.norm(means, axis=1, keepdims=True)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """float [N,C] probabilities."""
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)
 
 
 def zero_shot_probabilities(image_embeds: np.ndarray, class_embeds: np.ndarray, scale: float) -> np.ndarray:
