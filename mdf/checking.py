@@ -30,6 +30,7 @@ CHOICES = {
     "language.attention": ("sdpa", "eager"),
     "dialogue.phrasings": ("first", "few", "all"),
 }
+SCHEDULES = ("cosine", "constant")
 DATASETS = (  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
     "acrima", "aptos2019", "brset", "chase_db1", "csdi", "deepdrid", "deepeyenet", "dicom", "drive", "eyepacs", "fives",
     "hei_med", "hrf", "idrid", "jsiec", "les_av", "mbrset", "messidor2", "mm_retinal", "mmac", "odir5k", "papila",
@@ -265,6 +266,8 @@ def check_grounding(cfg: Config, losses: list[str], name: str) -> Iterator[str]:
 
 def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
     """Contradictions of a stage that is run."""
+    if stage.schedule not in SCHEDULES:
+        yield f"{name}.schedule: {stage.schedule!r} must be one of {', '.join(SCHEDULES)}"
     if stage.steps == 0 and stage.epochs == 0:
         yield f"{name}.steps: 0, and {name}.epochs is 0 too; one of them must be above 0"
     if stage.balance and (stage.data or cfg.data).name == "shards":

@@ -150,7 +150,8 @@ class StageConfig:
     # of a micro-batch, photographs whose activations the encoder holds at once for a contrastive loss, which compares
     # the whole of it (GradCache: the same gradient, less memory, each forward computed twice); 0 = all
     chunk: int = 0
-    warmup: float = 0.05  # share of the steps with rising learning rate; cosine to zero after
+    warmup: float = 0.05  # share of the steps with rising learning rate
+    schedule: str = "cosine"  # cosine | constant: of the learning rate after that, to zero or as it is
     weight_decay: float = 0.01  # AdamW; none on norms, gates, biases, embeddings
     beta2: float = 0.99  # AdamW's second moment decay
     max_grad_norm: float = 1.0  # L2 norm that gradients are clipped to; 0 = no clipping

@@ -221,5 +221,7 @@ def test_the_encoder_is_shown_what_the_preprocessing_knows():
 
     assert CHOICES["encoder.resize"] == RESIZES
     assert load_config(None, ["encoder.mean=[0,0,0]", "encoder.std=[1,1,1]"]).encoder.std == (1, 1, 1)
+    with pytest.raises(ConfigError, match=r"align\.schedule: 'cosinus' must be one of cosine, constant"):
+        load_config(None, ["align.schedule=cosinus"])
     with pytest.raises(ConfigError, match=r"encoder\.std: .* three numbers above 0"):
         load_config(None, ["encoder.std=[1,1,0]"])
