@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdf.config import AugmentConfig, DialogueConfig
-from mdf.dialogue import IGNORED, Encoded, Prompts, Turn, ask, caption, converse, encode, report_text
+from mdf.captions import can_be_aligned, caption, templates
+from mdf.config import AugmentConfig, CaptionsConfig, DialogueConfig
+from mdf.dialogue import IGNORED, Encoded, Prompts, Turn, ask, converse, encode
 from mdf.errors import UserError
 from mdf.imaging.augment import flip_record, sample
 from mdf.imaging.cache import PreparedCache, file_of
@@ -42,7 +43,8 @@ class Batch:
     prompt_mask: Tensor | None = None  # bool [B,T], before the first supervised token
     focus: Tensor | None = None  # int64 [B,T], row of `masks` that the next token speaks of; -1 = none known
     caption_ids: Tensor | None = None  # int64 [B,C] for the CLIP text tower
-    caption_group: Tensor | None = None  # int64 [B], equal for equal captions; -1 = there is nothing to align with
+    caption_group: Tensor | None = None  # int64 [B], equal for equal caption_ids; -1 = there is nothing to align with
+    cut: int = 0  # captions that were longer than the text tower's context
     label_ids: Tensor | None = None  # int64 [B], equal for equal diagnoses; -1 likewise
     missing: list[str] = dataclasses.field(default_factory=list)  # files that are gone; their rows serve no loss
     backbone: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # the language model's own image tensors
@@ -83,11 +85,6 @@ def can_be_asked(record: FundusRecord, prompts: Prompts, dialogue: DialogueConfi
     return any(ask(record, kind, prompts, (), np.random.default_rng(0)) is not None for kind in kinds)
 
 
-def can_be_aligned(record: FundusRecord) -> bool:
-    """Whether there is anything to make a caption of."""
-    return bool(record.diagnosis or record.findings or report_text(record))
-
-
 class FundusDataset(torch.utils.data.Dataset):
     """Photographs of a manifest as samples; `dataset[(epoch, index)]`, so that augmentation and questions depend on
     (seed, epoch, sample id) alone and never on the order or the number of workers.
@@ -102,6 +99,7 @@ class FundusDataset(torch.utils.data.Dataset):
         manifest: Manifest,
         processor: Any,
         dialogue: DialogueConfig,
+        captions: CaptionsConfig = CaptionsConfig(),  # noqa: B008 (frozen)
         *,
         seed: int = 0,
         augment: AugmentConfig | None = None,
@@ -111,10 +109,13 @@ class FundusDataset(torch.utils.data.Dataset):
         cache: PreparedCache | None = None,
         skip_missing: bool = False,
     ):
-        self.records, self.manifest, self.processor, self.dialogue = records, manifest, processor, dialogue
+        self.records, self.manifest, self.processor = records, manifest, processor
+        self.dialogue, self.captions = dialogue, captions
         self.seed, self.augment, self.masks = seed, augment, masks
         self.want_text, self.want_caption = want_text, want_caption
         self.cache, self.skip_missing = cache, skip_missing
+        if want_caption:
+            templates(processor.prompts)  # a mistake in them is told before any work
 
     def __len__(self) -> int:
         return len(self.records)
@@ -170,7 +171,8 @@ class FundusDataset(torch.utils.data.Dataset):
                 conversation = encode(turns, max_length=self.dialogue.max_length)
         if self.want_caption:
             drawn = rng if self.augment is not None else None
-            text = caption(record, prompts, drawn) if can_be_aligned(record) else ""
+            alignable = can_be_aligned(record, self.captions)
+            text = caption(record, prompts, self.captions, drawn) if alignable else ""
         return Sample(record, prepared, conversation, text, self.focus(record, conversation), silent)
 
     def focus(self, record: FundusRecord, conversation: Encoded | None) -> list[int] | None:
@@ -265,8 +267,12 @@ def collate(samples: list[Sample], processor: Any) -> Batch:
             raise ValueError(f"no supervised token in {', '.join(empty)}")
     captions = [s.caption for s in samples if s.caption is not None]
     if captions:
-        batch.caption_ids = processor.tokenize_captions(captions)
-        batch.caption_group = torch.tensor([stable_hash(c) if c else -1 for c in captions])
+        fitted = [processor.fit_caption(c) for c in captions]
+        batch.cut = sum(f != c for f, c in zip(fitted, captions, strict=True))
+        batch.caption_ids = processor.caption_ids(fitted)
+        # of what the tower reads: captions that become equal when they are cut, or in lower case, are one text
+        rows = zip(captions, batch.caption_ids.tolist(), strict=True)
+        batch.caption_group = torch.tensor([stable_hash(str(ids)) if c else -1 for c, ids in rows])
     return batch
 
 

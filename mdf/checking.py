@@ -13,6 +13,8 @@ QUESTIONS = (
     "diagnosis", "presence", "quadrant", "count", "report", "eye",
     "find", "grade", "explain", "differential", "refer", "follow_up", "unknown", "unrecorded",
 )  # fmt: skip
+CAPTIONS = ("labels", "descriptions", "text", "sentences")
+DRAWN = {"descriptions", "sentences"}  # of these: a photograph has several
 # parts that the gradient of each loss reaches
 LOSSES = {
     "mask": ("unet",),
@@ -105,7 +107,7 @@ def check(cfg: Config) -> None:
 def problems(cfg: Config) -> list[str]:
     """One line for each thing that is wrong."""
     found = [*outside(cfg, RANGES, ""), *check_run(cfg), *check_data(cfg.data, "data")]
-    found += [*check_model(cfg), *check_questions(cfg)]
+    found += [*check_model(cfg), *check_questions(cfg), *check_captions(cfg)]
     for name in STAGES:
         stage: StageConfig = getattr(cfg, name)
         found += outside(stage, STAGE_RANGES, f"{name}.")
@@ -237,6 +239,17 @@ def check_questions(cfg: Config) -> Iterator[str]:
         )
 
 
+def check_captions(cfg: Config) -> Iterator[str]:
+    sources = cfg.captions.sources
+    for kind, weight in sources.items():
+        if kind not in CAPTIONS:
+            yield f"captions.sources.{kind}: no such caption; must be of {', '.join(CAPTIONS)}"
+        if not 0 <= weight < float("inf"):
+            yield f"captions.sources.{kind}: weight {weight} must be 0 or more"
+    if not cfg.captions.weights:
+        yield "captions.sources: no caption has a weight above 0"
+
+
 def check_modes(stage: StageConfig, name: str) -> Iterator[str]:
     for part in PARTS:
         mode = getattr(stage.parts, part).mode
@@ -283,6 +296,12 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
         yield (
             f"{name}.chunk: {stage.chunk}, but only a stage with the loss contrastive or label_aware and without text "
             f"can compute a batch in chunks; set {name}.chunk=0, and more {name}.accumulation where memory is short"
+        )
+    drawn = set(cfg.captions.weights)
+    if not stage.augment and {"contrastive", "label_aware"} & set(losses) and (len(drawn) > 1 or drawn & DRAWN):
+        yield (
+            f"{name}.augment: false gives a photograph one caption for all epochs, but captions.sources draws among "
+            f"{', '.join(cfg.captions.weights)}; set {name}.augment=true, or captions.sources to labels or text alone"
         )
     trained = [part for part in PARTS if getattr(stage.parts, part).mode != "frozen"]
     if not trained:

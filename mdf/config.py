@@ -126,6 +126,18 @@ class DialogueConfig:
 
 
 @dataclass(frozen=True)
+class CaptionsConfig:
+    # weight of each kind of caption that a photograph draws from in the contrastive losses: labels, descriptions, text,
+    # sentences (docs/data.md); a kind that its record cannot serve is left out of the draw. {} = {labels: 1}
+    sources: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The kinds that are drawn, each with a weight above 0."""
+        return {kind: weight for kind, weight in (self.sources or {"labels": 1.0}).items() if weight > 0}
+
+
+@dataclass(frozen=True)
 class PartConfig:
     mode: str = "frozen"  # frozen | lora (language only) | full
     lr: float = 1e-4  # peak learning rate
@@ -173,6 +185,7 @@ class Config:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     dialogue: DialogueConfig = field(default_factory=DialogueConfig)
+    captions: CaptionsConfig = field(default_factory=CaptionsConfig)
     segment: StageConfig = field(default_factory=StageConfig)
     align: StageConfig = field(default_factory=StageConfig)
     fuse: StageConfig = field(default_factory=StageConfig)

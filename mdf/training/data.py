@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from mdf import datasets
-from mdf.batches import Batch, FundusDataset, Sample, can_be_aligned, can_be_asked, collate
+from mdf.batches import Batch, FundusDataset, Sample, can_be_asked, collate
+from mdf.captions import can_be_aligned, needed, tell_cut
 from mdf.config import Config, DataConfig
 from mdf.dialogue import SMALL_LESIONS, Prompts, ask
 from mdf.errors import UserError
@@ -73,8 +74,8 @@ def lacks(record: FundusRecord, task: Task, cfg: Config, prompts: Prompts) -> di
     for loss in task.weights:
         if loss == "mask" and not set(record.masks) & set(cfg.unet.masks):
             lacking[loss] = f"no mask of {', '.join(cfg.unet.masks)}"
-        elif loss in ("contrastive", "label_aware") and not can_be_aligned(record):
-            lacking[loss] = "neither diagnosis, finding nor text"
+        elif loss in ("contrastive", "label_aware") and not can_be_aligned(record, cfg.captions):
+            lacking[loss] = needed(cfg.captions)
         elif loss == "text" and not can_be_asked(record, prompts, cfg.dialogue):
             kinds = [kind for kind, weight in cfg.dialogue.questions.items() if weight > 0]
             lacking[loss] = f"no question of {', '.join(kinds)} can be answered"
@@ -195,6 +196,7 @@ def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *
         data.manifest,
         processor,
         cfg.dialogue,
+        cfg.captions,
         seed=cfg.run.seed,
         augment=cfg.augment if train and task.stage.augment else None,
         masks=cfg.unet.masks if task.wants_masks else (),
@@ -243,12 +245,17 @@ def loader(samples: FundusDataset, batches: Iterable[list[Key]], *, workers: int
 
 
 def whole(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
-    """The batches, naming what is missing from them. Raises the UserError that stands in a batch's place."""
+    """The batches, naming what is missing from them and saying once that captions are cut.
+
+    Raises the UserError that stands in a batch's place.
+    """
     for batch in batches:
         if isinstance(batch, UserError):
             raise batch
         for path in batch.missing:
             print(f"note: {path} is gone; it is left out, as data.missing=skip says", file=sys.stderr)
+        if batch.cut:
+            tell_cut()
         yield batch
 
 

@@ -196,6 +196,7 @@ class Stage:
         self.total = s.steps or max(1, math.ceil(s.epochs * len(data.train) / self.sampler.step_size))
         self.step = 0
         self.missing = 0  # photographs drawn so far whose file was gone
+        self.cut = 0  # captions so far that were longer than what the text tower reads
         self.best: dict[str, Any] = {"score": None, "step": None}
         self.workers = loading_workers(accelerator.device, accelerator.num_processes)
         self.names = list(task.weights)
@@ -234,14 +235,14 @@ class Stage:
         while self.step < self.total:
             # all micro-batches are read first: a loss is a sum over the step divided by what the whole step counts
             step, failure = self.read(batches)
-            totals, stopped, failed, missing = self.totals(step, failure)
+            totals, stopped, failed, missing, cut = self.totals(step, failure)
             if failed or missing == self.sampler.step_size:
                 self.save()
                 raise failure or UserError(self.unreadable(failed))
             if stopped:
                 self.save()
                 return False
-            self.missing += missing
+            self.missing, self.cut = self.missing + missing, self.cut + cut
             rates = set_learning_rates(self.optimizer, share_of_peak(self.step, self.total, s.warmup, s.schedule))
             for i, batch in enumerate(step):
                 with nullcontext() if i == s.accumulation - 1 else accelerator.no_sync(self.model):
@@ -280,15 +281,16 @@ class Stage:
             return step, error
         return step, None
 
-    def totals(self, step: list[Batch], failure: UserError | None) -> tuple[dict[str, float], bool, bool, int]:
+    def totals(self, step: list[Batch], failure: UserError | None) -> tuple[dict[str, float], bool, bool, int, int]:
         """What each loss of the whole step counts, all processes together, whether any of them was told to stop or
-        could not read its photographs, and how many photographs are missing.
+        could not read its photographs, how many photographs are missing, and how many captions were cut.
         """
         own = [[0.0] * len(self.names), *([*self.task.counts(batch).values()] for batch in step)]
         flags = [self.run.stop.is_set(), failure is not None, sum(len(batch.missing) for batch in step)]
+        flags.append(sum(batch.cut for batch in step))
         numbers = torch.tensor([*map(sum, zip(*own, strict=True)), *map(float, flags)], dtype=torch.float64)
-        *sums, stop, failed, missing = self.accelerator.reduce(numbers.to(self.accelerator.device), "sum").tolist()
-        return dict(zip(self.names, sums, strict=True)), stop > 0, failed > 0, int(missing)
+        *sums, stop, failed, missing, cut = self.accelerator.reduce(numbers.to(self.accelerator.device), "sum").tolist()
+        return dict(zip(self.names, sums, strict=True)), stop > 0, failed > 0, int(missing), int(cut)
 
     def unreadable(self, failed: bool) -> str:
         """What a process says whose own photographs can be read, or are skipped."""
@@ -329,6 +331,7 @@ class Stage:
             "memory_gib": round(memory_gib(self.accelerator.device), 3),
             "seconds": round(self.seconds, 3),
             **({"missing": self.missing} if self.missing else {}),
+            **({"captions_cut": self.cut} if self.cut else {}),
         }
         if self.run.main:
             self.run.folder.log(line)
@@ -395,6 +398,7 @@ class Stage:
             "best": self.best,
             "seconds": self.seconds,
             "missing": self.missing,
+            "captions_cut": self.cut,
             "precision": self.run.precision,
             "processes": self.accelerator.num_processes,
             "config": plain(self.cfg),
@@ -408,7 +412,7 @@ class Stage:
         """Go back to where last/ was written."""
         folder = self.run.folder
         self.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
-        self.missing = saved.get("missing", 0)
+        self.missing, self.cut = saved.get("missing", 0), saved.get("captions_cut", 0)
         self.optimizer.load_state_dict(read_tensors(folder.last / STATE / "optimizer.pt"))
         own = read_tensors(folder.last / STATE / f"rank-{self.accelerator.process_index}.pt")
         self.window = {**own["window"], "losses": own["window"]["losses"].to(self.accelerator.device)}
