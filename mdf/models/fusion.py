@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
+from mdf.checking import CONTRASTS
 from mdf.config import Config, PartsConfig
 from mdf.dialogue import Prompts, Turn
 from mdf.imaging.preprocess import Preprocessing
@@ -149,7 +150,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             trains = mode == "full" or (mode == "lora" and "lora_" in name)
             if part == "unet" and "mask" not in losses:
                 trains = trains and name.startswith("unet.net.encoder.")
-            if part == "encoder" and not {"contrastive", "label_aware"} & set(losses):
+            if part == "encoder" and not set(CONTRASTS) & set(losses):
                 trains = trains and name.startswith("encoder.clip.visual.")
             parameter.requires_grad_(trains)
         if parts.unet.mode == "full":
