@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
-from mdf.config import Config, DataConfig, StageConfig
+from mdf.config import Config, DataConfig, EncoderConfig, StageConfig
 from mdf.errors import ConfigError
 
 STAGES = ("segment", "align", "fuse")
@@ -107,7 +107,7 @@ def check(cfg: Config) -> None:
 def problems(cfg: Config) -> list[str]:
     """One line for each thing that is wrong."""
     found = [*outside(cfg, RANGES, ""), *check_run(cfg), *check_data(cfg.data, "data")]
-    found += [*check_model(cfg), *check_questions(cfg)]
+    found += [*check_encoder(cfg.encoder), *check_model(cfg), *check_questions(cfg)]
     for name in STAGES:
         stage: StageConfig = getattr(cfg, name)
         found += outside(stage, STAGE_RANGES, f"{name}.")
@@ -194,6 +194,13 @@ def known_encoding(name: str) -> bool:
         return isinstance("".encode(name), bytes)  # hex, zip and the like are known, but are no text encodings
     except (LookupError, UnicodeError):
         return False
+
+
+def check_encoder(encoder: EncoderConfig) -> Iterator[str]:
+    if encoder.init_logit_scale is not None and not 0 < encoder.init_logit_scale <= 100:
+        yield f"encoder.init_logit_scale: {encoder.init_logit_scale} is outside (0, 100]"
+    if encoder.init_logit_bias is not None and not -100 <= encoder.init_logit_bias <= 100:
+        yield f"encoder.init_logit_bias: {encoder.init_logit_bias} is outside [-100, 100]"
 
 
 def check_model(cfg: Config) -> Iterator[str]:

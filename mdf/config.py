@@ -62,6 +62,8 @@ class EncoderConfig:
     weights: str | None = None  # open_clip tag, file, or bundled name (efficientnet-lite0-imagenet); null = random
     size: int = 0  # input side in pixels; 0 = the architecture's own
     image_lr_scale: float = 1.0  # the image tower's learning rate / the encoder's; below 1 where only it is pretrained
+    init_logit_scale: float | None = None  # multiplier of cosine similarities at the start; null = the weights' own
+    init_logit_bias: float | None = None  # added to them, for losses.sigmoid (-10); null = the architecture's, or none
 
 
 @dataclass(frozen=True)

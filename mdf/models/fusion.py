@@ -270,6 +270,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             assert caption_ids is not None
             out.text_embeds = in_chunks(self.encoder.encode_text, caption_ids, 0 if text else chunk)
             out.logit_scale = self.encoder.logit_scale
+            out.logit_bias = self.encoder.logit_bias
         if not text:
             return out
         assert embeds is not None and input_ids is not None
