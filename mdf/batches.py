@@ -256,12 +256,12 @@ def eyes_of(samples: list[Sample]) -> list[list[int]]:
     patient right after it are one, as the sampler lays them. A row with nothing to align with takes no part.
     """
     found: list[list[int]] = []
-    for row, sample in enumerate(samples):
-        if not sample.caption or person_of(sample.record) is None:
+    for row, own in enumerate(samples):
+        if not own.caption or person_of(own.record) is None:
             continue
-        if sample.record.eye == "right":
+        if own.record.eye == "right":
             found.append([-1, row])
-        elif found and found[-1] == [-1, row - 1] and person_of(samples[row - 1].record) == person_of(sample.record):
+        elif found and found[-1] == [-1, row - 1] and person_of(samples[row - 1].record) == person_of(own.record):
             found[-1][0] = row
         else:
             found.append([row, -1])

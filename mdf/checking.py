@@ -286,8 +286,8 @@ def check_contrasts(cfg: Config, stage: StageConfig, losses: list[str], name: st
         )
     if stage.augment and cfg.augment.flip > 0:
         yield (
-            f"augment.flip: {cfg.augment.flip} would flip one eye of a patient and not the other, so that the loss patient "
-            f"had two eyes of one side; set augment.flip=0 or {name}.augment=false"
+            f"augment.flip: {cfg.augment.flip} would flip one eye of a patient and not the other, so that the loss "
+            f"patient had two eyes of one side; set augment.flip=0 or {name}.augment=false"
         )
     if (stage.data or cfg.data).name == "shards":
         yield (
@@ -311,8 +311,9 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
         yield from check_grounding(cfg, losses, name)
     if stage.chunk and (not set(CONTRASTS) & set(losses) or "text" in losses):
         yield (
-            f"{name}.chunk: {stage.chunk}, but only a stage with one of the losses {', '.join(CONTRASTS)} and without "
-            f"text can compute a batch in chunks; set {name}.chunk=0, and more {name}.accumulation where memory is short"
+            f"{name}.chunk: {stage.chunk}, but only a stage with one of the losses {', '.join(CONTRASTS)} and "
+            f"without text can compute a batch in chunks; set {name}.chunk=0, and more {name}.accumulation where "
+            "memory is short"
         )
     yield from check_contrasts(cfg, stage, losses, name)
     trained = [part for part in PARTS if getattr(stage.parts, part).mode != "frozen"]

@@ -140,7 +140,7 @@ class PartsConfig:
 class StageConfig:
     parts: PartsConfig = field(default_factory=PartsConfig)
     # weights of mask, text, grounding, and of what compares photographs with captions: contrastive (CLIP), label_aware
-    # (FLAIR, equal diagnoses), label_overlap (shared diagnoses), sigmoid (SigLIP), patient (RET-CLIP, left, right, both)
+    # (FLAIR, equal diagnoses), label_overlap (shared ones), sigmoid (SigLIP), patient (RET-CLIP: left, right, both)
     losses: dict[str, float] = field(default_factory=dict)
     epochs: float = 1.0  # passes over the training photographs; ignored where steps > 0
     steps: int = 0  # optimiser steps; 0 = from epochs
@@ -154,7 +154,9 @@ class StageConfig:
     beta2: float = 0.99  # AdamW's second moment decay
     max_grad_norm: float = 1.0  # L2 norm that gradients are clipped to; 0 = no clipping
     augment: bool = True  # the settings of `augment` on training photographs
-    balance: bool = False  # true: every diagnosis is drawn equally often; with losses.patient that of both eyes together
+    balance: bool = (
+        False  # true: every diagnosis is drawn equally often; with losses.patient that of both eyes together
+    )
     eval_every: int = 0  # optimiser steps between validations; 0 = four a stage
     eval_photographs: int = 64  # validation photographs used while training
     samples: int = 2  # validation photographs whose generated answers are written to samples/

@@ -6,10 +6,11 @@ The local form (`local`) has the same value and gradient: each process computes 
 numbers instead of N·N, and their sums are added up.
 
 Where all rows are positives of each other there is nothing to tell apart, and a softmax knows only differences. With
-the target 1/N everywhere, ∂L/∂z_ij = (p_ij - 1/N + q_ij - 1/N) / 2N (p, q: softmax over row and column), whose sum is 0: it
-draws no photograph to its text, it makes similarities equal, whatever they are. One embedding for all is a minimum, and
-the scale can only fall, since ∂L/∂s = Σ ∂L/∂z_ij · v_i·t_j ≥ 0. Batches with several classes make positives equally similar
-just as well, and their negatives stand against the collapse. A batch of one class has its value here, and no gradient.
+the target 1/N everywhere, ∂L/∂z_ij = (p_ij - 1/N + q_ij - 1/N) / 2N (p, q: softmax over row, column). Its sum is 0, so
+that it draws no photographs to texts; it makes similarities equal, whatever they are. One embedding for all is a
+minimum, and the scale can only fall, as ∂L/∂s = Σ ∂L/∂z_ij · v_i·t_j ≥ 0. Batches of several classes make positives
+equally similar just as well, and their negatives stand against the collapse. A batch of one class has its value here,
+and no gradient.
 
 Shapes: B pairs of this process, N of all, R whose logits this process computes (N, or its own), E embedding width.
 """

@@ -39,8 +39,8 @@ def order(
         kinds = list(zip(groups or sources or (), sources or groups or (), strict=True))
         blocks, odd = in_twos(rng, size, pairs, kinds)
         firsts = blocks[:, 0].tolist()
-        of_blocks = (None if names is None else tuple(names[i] for i in firsts) for names in (groups, sources))
-        indices = blocks[choose(rng, len(blocks), size // 2, *of_blocks, weights)].reshape(-1)
+        of_blocks = [None if names is None else tuple(names[i] for i in firsts) for names in (groups, sources)]
+        indices = blocks[choose(rng, len(blocks), size // 2, of_blocks[0], of_blocks[1], weights)].reshape(-1)
         indices = np.concatenate([odd, indices] if epoch % 2 else [indices, odd])
     return np.column_stack([times_before(indices) * VISIT + epoch, indices])
 

@@ -129,7 +129,9 @@ class Task:
             return contrastive_loss(images, texts, scale, batch.caption_group, local=True)
         if loss == "sigmoid":
             if out.logit_bias is None:
-                raise UserError(f"{self.name}.losses.sigmoid: the encoder has no logit bias; set encoder.init_logit_bias=-10")
+                raise UserError(
+                    f"{self.name}.losses.sigmoid: the encoder has no logit bias; set encoder.init_logit_bias=-10"
+                )
             return sigmoid_loss(images, texts, scale, out.logit_bias, batch.caption_group, local=True)
         assert batch.label_ids is not None and batch.label_sets is not None and batch.patients is not None
         if loss == "label_aware":
@@ -142,7 +144,7 @@ class Task:
         return patient_contrastive_loss(images[eyes], texts[eyes], scale, eyes >= 0, positives=classes, local=True)
 
     def classes(self, loss: str, batch: Batch) -> Tensor:
-        """What one of CONTRASTS takes for the same: int64 [B,1] of photographs, [P,3] of left eyes, right eyes and both.
+        """What one of CONTRASTS takes for the same: int64 [B,1] of photographs, [P,3] of left eyes, right eyes, both.
 
         Equal numbers are positives of each other, -1 takes no part.
         """
