@@ -30,9 +30,11 @@ EXAMPLES = {"segment": "mask", "align": "contrastive", "fuse": "text"}  # the lo
 CHOICES = {
     "run.precision": ("auto", "fp32", "bf16"),
     "fusion.film.condition": ("none", "image", "image+prompt"),
+    "encoder.resize": ("field", "squash", "pad"),
     "language.attention": ("sdpa", "eager"),
     "dialogue.phrasings": ("first", "few", "all"),
 }
+SCHEDULES = ("cosine", "constant")
 DATASETS = (  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
     "acrima", "aptos2019", "brset", "chase_db1", "csdi", "deepdrid", "deepeyenet", "dicom", "drive", "eyepacs", "fives",
     "hei_med", "hrf", "idrid", "jsiec", "les_av", "mbrset", "messidor2", "mm_retinal", "mmac", "odir5k", "papila",
@@ -205,6 +207,11 @@ def check_encoder(encoder: EncoderConfig) -> Iterator[str]:
 
 def check_model(cfg: Config) -> Iterator[str]:
     fusion, unet = cfg.fusion, cfg.unet
+    for name in ("mean", "std"):
+        values = getattr(cfg.encoder, name)
+        if values and (len(values) != 3 or (name == "std" and min(values) <= 0)):
+            positive = " above 0" if name == "std" else ""
+            yield f"encoder.{name}: {list(values)} must be three numbers{positive}, for RGB in 0..1"
     if any(d not in (1, 2, 3, 4) for d in fusion.depths):
         yield f"fusion.depths: {list(fusion.depths)} must be of 1, 2, 3, 4 (strides 2, 4, 8, 16)"
     if len(set(fusion.depths)) < len(fusion.depths):
@@ -298,6 +305,8 @@ def check_contrasts(cfg: Config, stage: StageConfig, losses: list[str], name: st
 
 def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
     """Contradictions of a stage that is run."""
+    if stage.schedule not in SCHEDULES:
+        yield f"{name}.schedule: {stage.schedule!r} must be one of {', '.join(SCHEDULES)}"
     if stage.steps == 0 and stage.epochs == 0:
         yield f"{name}.steps: 0, and {name}.epochs is 0 too; one of them must be above 0"
     if stage.balance and (stage.data or cfg.data).name == "shards":

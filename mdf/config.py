@@ -61,6 +61,11 @@ class EncoderConfig:
     model: str = "fundus-lite0"  # open_clip architecture, or one of mdf/data/open_clip/*.json
     weights: str | None = None  # open_clip tag, file, or bundled name (efficientnet-lite0-imagenet); null = random
     size: int = 0  # input side in pixels; 0 = the architecture's own
+    # field | squash | pad: what it is shown. The field of view, centred in a square; or, as other trainers do it, the
+    # whole photograph, squashed to a square, or its longer side scaled to `size` and padded on the right or below
+    resize: str = "field"
+    mean: tuple[float, ...] = ()  # of red, green and blue in 0..1, subtracted; () = as the weights were trained
+    std: tuple[float, ...] = ()  # likewise, divided by
     image_lr_scale: float = 1.0  # the image tower's learning rate / the encoder's; below 1 where only it is pretrained
     init_logit_scale: float | None = None  # multiplier of cosine similarities at the start; null = the weights' own
     init_logit_bias: float | None = None  # added to them, for losses.sigmoid (-10); null = the architecture's, or none
@@ -149,7 +154,8 @@ class StageConfig:
     # of a micro-batch, photographs whose activations the encoder holds at once for a contrastive loss, which compares
     # the whole of it (GradCache: the same gradient, less memory, each forward computed twice); 0 = all
     chunk: int = 0
-    warmup: float = 0.05  # share of the steps with rising learning rate; cosine to zero after
+    warmup: float = 0.05  # share of the steps with rising learning rate
+    schedule: str = "cosine"  # cosine | constant: of the learning rate after that, to zero or as it is
     weight_decay: float = 0.01  # AdamW; none on norms, gates, biases, embeddings
     beta2: float = 0.99  # AdamW's second moment decay
     max_grad_norm: float = 1.0  # L2 norm that gradients are clipped to; 0 = no clipping

@@ -243,7 +243,7 @@ class Stage:
                 self.save()
                 return False
             self.missing += missing
-            rates = set_learning_rates(self.optimizer, share_of_peak(self.step, self.total, s.warmup))
+            rates = set_learning_rates(self.optimizer, share_of_peak(self.step, self.total, s.warmup, s.schedule))
             for i, batch in enumerate(step):
                 with nullcontext() if i == s.accumulation - 1 else accelerator.no_sync(self.model):
                     here = batch.to(accelerator.device)
