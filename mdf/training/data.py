@@ -24,6 +24,7 @@ from mdf.training.devices import cores
 from mdf.training.sampler import Key, Sampler, groups_of, pairs_of
 from mdf.training.stages import BY_LABEL, Task
 from mdf.training.stream import ShardDataset, streamed
+from mdf.vocabulary import NORMAL
 
 Say = Callable[[str], None]
 
@@ -119,7 +120,7 @@ def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, sa
         records = weighted(manifest, split, data_of(cfg, task))
         found[split] = suited(records, task, cfg, prompts, what, say)
         if split == "val":
-            found[split] = some_of(found[split], task, cfg.run.seed)
+            found[split] = some_of(found[split], task, cfg)
         elif not found[split]:
             raise UserError(
                 f"{task.name}: none of the {len(records)} training photographs has what {', '.join(task.weights)} "
@@ -134,10 +135,10 @@ def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, sa
             raise UserError(f"{text}\nCheck data.root or leave the records out, or set data.missing=skip")
         # they stay in the order of the stage, which would be another one if they came back before a --resume
         say(f"{task.name}: {text}\nThey are left out wherever they are drawn, as data.missing=skip says")
-    refuse_one_class(found["train"], task, prompts)
+    refuse_one_class(found["train"], task, cfg, prompts)
     say(f"{task.name}: {len(found['train'])} training and {len(found['val'])} validation photographs")
     if task.by_patient:
-        say(f"{task.name}: {len(pairs_in(found['train']))} times both eyes of a patient to train on, side by side")
+        say(f"{task.name}: {len(pairs_in(found['train'], cfg))} times both eyes of a patient to train on, side by side")
     if weights := data_of(cfg, task).weights:
         drawn = sorted({r.source or "" for r in found["train"]})
         total = sum(weights[name] for name in drawn)
@@ -145,17 +146,17 @@ def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, sa
     return StageData(manifest, found["train"], found["val"])
 
 
-def some_of(records: list[FundusRecord], task: Task, seed: int) -> list[FundusRecord]:
+def some_of(records: list[FundusRecord], task: Task, cfg: Config) -> list[FundusRecord]:
     """`eval_photographs` of them, in their order; with the loss patient both eyes or none, which come first."""
-    pairs = pairs_in(records) if task.by_patient else ()
+    pairs = pairs_in(records, cfg) if task.by_patient else ()
     paired = {place for pair in pairs for place in pair}
     units = [*pairs, *((place,) for place in range(len(records)) if place not in paired)]
-    order = np.random.default_rng([seed, 1]).permutation(len(units))
+    order = np.random.default_rng([cfg.run.seed, 1]).permutation(len(units))
     before = np.cumsum([0, *(len(units[i]) for i in order)])[:-1]
     return [records[place] for i in sorted(order[before < task.stage.eval_photographs]) for place in units[i]]
 
 
-def refuse_one_class(records: list[FundusRecord], task: Task, prompts: Prompts) -> None:
+def refuse_one_class(records: list[FundusRecord], task: Task, cfg: Config, prompts: Prompts) -> None:
     """Raises UserError where all photographs are the same to a contrastive loss."""
     for loss in task.contrasts:
         serving = [r for r in records if can_be_aligned(r) and (loss != "patient" or person_of(r))]
@@ -203,10 +204,11 @@ def sampler_of(cfg: Config, task: Task, records: list[FundusRecord], rank: int =
     refuse_small_batch(task, processes)
     weights = data_of(cfg, task).weights
     sources = tuple(r.source or "" for r in records) if weights else None
-    pairs = pairs_in(records) if task.by_patient else None
+    pairs = pairs_in(records, cfg) if task.by_patient else None
     diagnoses = [r.diagnosis for r in records]
-    for right, left in pairs or ():  # balanced by what either eye has
-        diagnoses[right] = diagnoses[left] = tuple({*(diagnoses[right] or ()), *(diagnoses[left] or ())})
+    for right, left in pairs or ():  # balanced by what either eye has: normal is a patient whose eyes both are
+        either = {*(diagnoses[right] or ()), *(diagnoses[left] or ())}
+        diagnoses[right] = diagnoses[left] = tuple(either - {NORMAL} or either)
     return Sampler(
         len(records),
         cfg.run.seed,
@@ -221,7 +223,7 @@ def sampler_of(cfg: Config, task: Task, records: list[FundusRecord], rank: int =
     )
 
 
-def pairs_in(records: list[FundusRecord]) -> tuple[tuple[int, int], ...]:
+def pairs_in(records: list[FundusRecord], cfg: Config) -> tuple[tuple[int, int], ...]:
     """(right, left) places of photographs of one patient's eyes, of one visit as far as they go (see `pairs_of`)."""
     people = ((person_of(r), r.study, r.eye) if can_be_aligned(r) and person_of(r) else None for r in records)
     return pairs_of(list(people))
