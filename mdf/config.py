@@ -67,6 +67,8 @@ class EncoderConfig:
     mean: tuple[float, ...] = ()  # of red, green and blue in 0..1, subtracted; () = as the weights were trained
     std: tuple[float, ...] = ()  # likewise, divided by
     image_lr_scale: float = 1.0  # the image tower's learning rate / the encoder's; below 1 where only it is pretrained
+    init_logit_scale: float | None = None  # multiplier of cosine similarities at the start; null = the weights' own
+    init_logit_bias: float | None = None  # added to them, for losses.sigmoid (-10); null = the architecture's, or none
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,9 @@ class PartsConfig:
 @dataclass(frozen=True)
 class StageConfig:
     parts: PartsConfig = field(default_factory=PartsConfig)
-    losses: dict[str, float] = field(default_factory=dict)  # weights: mask, contrastive, label_aware, text, grounding
+    # weights of mask, text, grounding, and of what compares photographs with captions: contrastive (CLIP), label_aware
+    # (FLAIR, equal diagnoses), label_overlap (shared ones), sigmoid (SigLIP), patient (RET-CLIP: left, right, both)
+    losses: dict[str, float] = field(default_factory=dict)
     epochs: float = 1.0  # passes over the training photographs; ignored where steps > 0
     steps: int = 0  # optimiser steps; 0 = from epochs
     batch_size: int = 8  # photographs a process and micro-batch
@@ -168,7 +172,9 @@ class StageConfig:
     beta2: float = 0.99  # AdamW's second moment decay
     max_grad_norm: float = 1.0  # L2 norm that gradients are clipped to; 0 = no clipping
     augment: bool = True  # the settings of `augment` on training photographs
-    balance: bool = False  # true: every diagnosis is drawn equally often
+    balance: bool = (
+        False  # true: every diagnosis is drawn equally often; with losses.patient that of both eyes together
+    )
     eval_every: int = 0  # optimiser steps between validations; 0 = four a stage
     eval_photographs: int = 64  # validation photographs used while training
     samples: int = 2  # validation photographs whose generated answers are written to samples/

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
+from mdf.checking import CONTRASTS
 from mdf.config import Config, PartsConfig
 from mdf.dialogue import Prompts, Turn
 from mdf.imaging.preprocess import Preprocessing
@@ -154,7 +155,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             trains = mode == "full" or (mode == "lora" and "lora_" in name)
             if part == "unet" and "mask" not in losses:
                 trains = trains and name.startswith("unet.net.encoder.")
-            if part == "encoder" and not {"contrastive", "label_aware"} & set(losses):
+            if part == "encoder" and not set(CONTRASTS) & set(losses):
                 trains = trains and name.startswith("encoder.clip.visual.")
             parameter.requires_grad_(trains)
         if parts.unet.mode == "full":
@@ -274,6 +275,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             assert caption_ids is not None
             out.text_embeds = in_chunks(self.encoder.encode_text, caption_ids, 0 if text else chunk)
             out.logit_scale = self.encoder.logit_scale
+            out.logit_bias = self.encoder.logit_bias
         if not text:
             return out
         assert embeds is not None and input_ids is not None
