@@ -5,6 +5,7 @@ Shapes: B rows, T text tokens, S encoder input side, U U-Net input side, K masks
 
 import dataclasses
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mdf.imaging.cache import PreparedCache, file_of
 from mdf.imaging.decode import load_image, load_mask
 from mdf.imaging.preprocess import Crop, Prepared
 from mdf.records import FundusRecord, Manifest
+from mdf.vocabulary import entries
 
 
 @dataclass
@@ -46,6 +48,8 @@ class Batch:
     caption_group: Tensor | None = None  # int64 [B], equal for equal caption_ids; -1 = there is nothing to align with
     cut: int = 0  # captions that were longer than the text tower's context
     label_ids: Tensor | None = None  # int64 [B], equal for equal diagnoses; -1 likewise
+    label_sets: Tensor | None = None  # bool [B,D], which of the vocabulary's D names the diagnosis holds
+    patients: Tensor | None = None  # int64 [P,2], rows of each patient's left and right eye (`eyes_of`); -1 = none here
     missing: list[str] = dataclasses.field(default_factory=list)  # files that are gone; their rows serve no loss
     backbone: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # the language model's own image tensors
 
@@ -230,6 +234,42 @@ def label_id(record: FundusRecord) -> int:
     return stable_hash("|".join(sorted(record.diagnosis or ("?" + record.id,))))
 
 
+@cache
+def columns() -> dict[str, int]:
+    """The place of each diagnosis in `Batch.label_sets`: the same in every process and for all data."""
+    return {name: place for place, name in enumerate(entries())}
+
+
+def label_sets(records: list[FundusRecord]) -> Tensor:
+    """bool [B,D], the diagnosis of each; one that is not known is an empty set."""
+    sets = torch.zeros(len(records), len(columns()), dtype=torch.bool)
+    for row, record in enumerate(records):
+        sets[row, [columns()[name] for name in record.diagnosis or ()]] = True
+    return sets
+
+
+def person_of(record: FundusRecord) -> tuple[str, str] | None:
+    """Whose eye this is, or None where patient or eye are not known; numbers of patients are their source's own."""
+    return (record.source or "", record.patient) if record.patient and record.eye else None
+
+
+def eyes_of(samples: list[Sample]) -> list[list[int]]:
+    """[left, right] rows of each patient, -1 for an eye that is not there; a right eye and the left one of the same
+    patient right after it are one, as the sampler lays them. A row with nothing to align with takes no part.
+    """
+    found: list[list[int]] = []
+    for row, own in enumerate(samples):
+        if not own.caption or person_of(own.record) is None:
+            continue
+        if own.record.eye == "right":
+            found.append([-1, row])
+        elif found and found[-1] == [-1, row - 1] and person_of(samples[row - 1].record) == person_of(own.record):
+            found[-1][0] = row
+        else:
+            found.append([row, -1])
+    return found
+
+
 def collate(samples: list[Sample], processor: Any) -> Batch:
     """Samples of one micro-batch as tensors."""
     prepared = [s.prepared for s in samples]
@@ -273,6 +313,8 @@ def collate(samples: list[Sample], processor: Any) -> Batch:
         # of what the tower reads: captions that become equal when they are cut, or in lower case, are one text
         rows = zip(captions, batch.caption_ids.tolist(), strict=True)
         batch.caption_group = torch.tensor([stable_hash(str(ids)) if c else -1 for c, ids in rows])
+        batch.label_sets = label_sets(records)
+        batch.patients = torch.tensor(eyes_of(samples), dtype=torch.int64).reshape(-1, 2)
     return batch
 
 

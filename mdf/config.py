@@ -61,7 +61,14 @@ class EncoderConfig:
     model: str = "fundus-lite0"  # open_clip architecture, or one of mdf/data/open_clip/*.json
     weights: str | None = None  # open_clip tag, file, or bundled name (efficientnet-lite0-imagenet); null = random
     size: int = 0  # input side in pixels; 0 = the architecture's own
+    # field | squash | pad: what it is shown. The field of view, centred in a square; or, as other trainers do it, the
+    # whole photograph, squashed to a square, or its longer side scaled to `size` and padded on the right or below
+    resize: str = "field"
+    mean: tuple[float, ...] = ()  # of red, green and blue in 0..1, subtracted; () = as the weights were trained
+    std: tuple[float, ...] = ()  # likewise, divided by
     image_lr_scale: float = 1.0  # the image tower's learning rate / the encoder's; below 1 where only it is pretrained
+    init_logit_scale: float | None = None  # multiplier of cosine similarities at the start; null = the weights' own
+    init_logit_bias: float | None = None  # added to them, for losses.sigmoid (-10); null = the architecture's, or none
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,9 @@ class PartsConfig:
 @dataclass(frozen=True)
 class StageConfig:
     parts: PartsConfig = field(default_factory=PartsConfig)
-    losses: dict[str, float] = field(default_factory=dict)  # weights: mask, contrastive, label_aware, text, grounding
+    # weights of mask, text, grounding, and of what compares photographs with captions: contrastive (CLIP), label_aware
+    # (FLAIR, equal diagnoses), label_overlap (shared ones), sigmoid (SigLIP), patient (RET-CLIP: left, right, both)
+    losses: dict[str, float] = field(default_factory=dict)
     epochs: float = 1.0  # passes over the training photographs; ignored where steps > 0
     steps: int = 0  # optimiser steps; 0 = from epochs
     batch_size: int = 8  # photographs a process and micro-batch
@@ -157,12 +166,15 @@ class StageConfig:
     # of a micro-batch, photographs whose activations the encoder holds at once for a contrastive loss, which compares
     # the whole of it (GradCache: the same gradient, less memory, each forward computed twice); 0 = all
     chunk: int = 0
-    warmup: float = 0.05  # share of the steps with rising learning rate; cosine to zero after
+    warmup: float = 0.05  # share of the steps with rising learning rate
+    schedule: str = "cosine"  # cosine | constant: of the learning rate after that, to zero or as it is
     weight_decay: float = 0.01  # AdamW; none on norms, gates, biases, embeddings
     beta2: float = 0.99  # AdamW's second moment decay
     max_grad_norm: float = 1.0  # L2 norm that gradients are clipped to; 0 = no clipping
     augment: bool = True  # the settings of `augment` on training photographs
-    balance: bool = False  # true: every diagnosis is drawn equally often
+    balance: bool = (
+        False  # true: every diagnosis is drawn equally often; with losses.patient that of both eyes together
+    )
     eval_every: int = 0  # optimiser steps between validations; 0 = four a stage
     eval_photographs: int = 64  # validation photographs used while training
     samples: int = 2  # validation photographs whose generated answers are written to samples/

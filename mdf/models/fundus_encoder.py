@@ -6,6 +6,7 @@ Shapes: B photographs, S input side, N patch tokens on an h×w grid, C token wid
 import contextlib
 import io
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
+from mdf.imaging.preprocess import CLIP_MEAN, CLIP_STD
 from mdf.models.depthwise import depthwise_in_float32
 from mdf.models.normalization import batchnorm_to_groupnorm, freeze_statistics
 from mdf.models.weights import BUNDLED as BUNDLED_WEIGHTS
@@ -43,13 +45,31 @@ def architecture(name: str) -> dict:
 
 
 def statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that the encoder's weights were trained with: the trunk's, the tag's, or CLIP's."""
+    """Mean and standard deviation that photographs are normalised with: those that the weights were trained with, the
+    configuration's where that is not known (a file), else CLIP's.
+
+    Raises UserError where `encoder.mean` or `encoder.std` is not what the weights are known to be trained with.
+    """
+    known = known_statistics(cfg)
+    given = tuple(cfg.mean), tuple(cfg.std)
+    for name, known_value, value in zip(("mean", "std"), known or (), given, strict=False):
+        if value and value != known_value:
+            raise UserError(
+                f"encoder.{name}: {cfg.weights} was trained with {list(known_value)}, not {list(value)}; "
+                "leave the setting out"
+            )
+    mean, std = known or (CLIP_MEAN, CLIP_STD)
+    return given[0] or mean, given[1] or std
+
+
+def known_statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of a bundled trunk or an open_clip tag; None for a file and for random weights."""
     import open_clip
 
     if cfg.weights in BUNDLED_WEIGHTS:
         return normalisation(cfg.weights)
     tag = open_clip.get_pretrained_cfg(cfg.model, cfg.weights) if cfg.weights else {}
-    return tuple(tag.get("mean", open_clip.OPENAI_DATASET_MEAN)), tuple(tag.get("std", open_clip.OPENAI_DATASET_STD))
+    return (tuple(tag.get("mean", CLIP_MEAN)), tuple(tag.get("std", CLIP_STD))) if tag else None
 
 
 class FundusEncoder(nn.Module):
@@ -70,7 +90,7 @@ class FundusEncoder(nn.Module):
         vision_only = {
             k: v
             for k, v in config.items()
-            if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale")
+            if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
         }
         build = open_clip.CustomTextCLIP if custom else open_clip.CLIP
         with contextlib.redirect_stdout(io.StringIO()):
@@ -79,6 +99,10 @@ class FundusEncoder(nn.Module):
             batchnorm_to_groupnorm(self.clip.visual)
         elif load:
             self._load(cfg, config)
+        if cfg.init_logit_scale is not None:  # over what the weights bring along
+            nn.init.constant_(self.clip.logit_scale, math.log(cfg.init_logit_scale))
+        if cfg.init_logit_bias is not None:
+            self.clip.logit_bias = nn.Parameter(torch.full_like(self.clip.logit_scale, cfg.init_logit_bias))
         depthwise_in_float32(self.clip.visual)
         self.clip.visual.to(memory_format=torch.channels_last)
         self.statistics = statistics(cfg)
@@ -175,3 +199,8 @@ class FundusEncoder(nn.Module):
     def logit_scale(self) -> Tensor:
         """The multiplier of cosine similarities, at most 100."""
         return self.clip.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """What the sigmoid loss adds to a scaled cosine similarity (SigLIP, Zhai et al. 2023, section 3.2), or None."""
+        return self.clip.logit_bias

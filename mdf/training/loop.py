@@ -197,6 +197,7 @@ class Stage:
         self.step = 0
         self.missing = 0  # photographs drawn so far whose file was gone
         self.cut = 0  # captions so far that were longer than what the text tower reads
+        self.one_class = 0  # micro-batches so far in which a contrastive loss found nothing to contrast
         self.best: dict[str, Any] = {"score": None, "step": None}
         self.workers = loading_workers(accelerator.device, accelerator.num_processes)
         self.names = list(task.weights)
@@ -243,10 +244,12 @@ class Stage:
                 self.save()
                 return False
             self.missing, self.cut = self.missing + missing, self.cut + cut
-            rates = set_learning_rates(self.optimizer, share_of_peak(self.step, self.total, s.warmup))
+            rates = set_learning_rates(self.optimizer, share_of_peak(self.step, self.total, s.warmup, s.schedule))
             for i, batch in enumerate(step):
                 with nullcontext() if i == s.accumulation - 1 else accelerator.no_sync(self.model):
-                    terms, _ = self.task(self.model, batch.to(accelerator.device))
+                    here = batch.to(accelerator.device)
+                    self.count_one_class(here)
+                    terms, _ = self.task(self.model, here)
                     accelerator.backward(self.task.total(terms, totals, accelerator.num_processes))
                 shares = [terms[n][0].detach().double() / max(totals[n], 1.0) for n in self.names]
                 self.window["losses"] += torch.stack(shares)
@@ -301,6 +304,13 @@ class Stage:
             "still there? Bring it back, then --resume"
         )
 
+    def count_one_class(self, batch: Batch) -> None:
+        """Count a micro-batch in which a contrastive loss finds nothing to contrast, and say so at the first."""
+        if losses := self.task.of_one_class(batch):
+            if not self.one_class:
+                self.run.say(f"{self.task.name}, step {self.step + 1}: {self.task.one_class_note(losses)}")
+            self.one_class += 1
+
     def refuse_nan(self, step: list[Batch]) -> None:
         """Stop before a step that is not a number is saved, and name its photographs."""
         if not math.isfinite(self.window["norm"]):
@@ -332,6 +342,7 @@ class Stage:
             "seconds": round(self.seconds, 3),
             **({"missing": self.missing} if self.missing else {}),
             **({"captions_cut": self.cut} if self.cut else {}),
+            **({"one_class_batches": self.one_class} if self.one_class else {}),
         }
         if self.run.main:
             self.run.folder.log(line)
@@ -399,6 +410,7 @@ class Stage:
             "seconds": self.seconds,
             "missing": self.missing,
             "captions_cut": self.cut,
+            "one_class": self.one_class,
             "precision": self.run.precision,
             "processes": self.accelerator.num_processes,
             "config": plain(self.cfg),
@@ -413,6 +425,7 @@ class Stage:
         folder = self.run.folder
         self.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
         self.missing, self.cut = saved.get("missing", 0), saved.get("captions_cut", 0)
+        self.one_class = saved.get("one_class", 0)
         self.optimizer.load_state_dict(read_tensors(folder.last / STATE / "optimizer.pt"))
         own = read_tensors(folder.last / STATE / f"rank-{self.accelerator.process_index}.pt")
         self.window = {**own["window"], "losses": own["window"]["losses"].to(self.accelerator.device)}
