@@ -234,6 +234,15 @@ def label_id(record: FundusRecord) -> int:
     return stable_hash("|".join(sorted(record.diagnosis or ("?" + record.id,))))
 
 
+def text_id(ids: list[int], pad: int) -> int:
+    """Equal for captions that the tower reads as one: cut to the same words, or in lower case the same.
+
+    However far a batch is padded: processes compare these numbers with each other.
+    """
+    length = max((place for place, token in enumerate(ids, 1) if token != pad), default=0)
+    return stable_hash(str(ids[:length]))
+
+
 @cache
 def columns() -> dict[str, int]:
     """The place of each diagnosis in `Batch.label_sets`: the same in every process and for all data."""
@@ -310,9 +319,8 @@ def collate(samples: list[Sample], processor: Any) -> Batch:
         fitted = [processor.fit_caption(c) for c in captions]
         batch.cut = sum(f != c for f, c in zip(fitted, captions, strict=True))
         batch.caption_ids = processor.caption_ids(fitted)
-        # of what the tower reads: captions that become equal when they are cut, or in lower case, are one text
         rows = zip(captions, batch.caption_ids.tolist(), strict=True)
-        batch.caption_group = torch.tensor([stable_hash(str(ids)) if c else -1 for c, ids in rows])
+        batch.caption_group = torch.tensor([text_id(ids, processor.caption_pad) if c else -1 for c, ids in rows])
         batch.label_sets = label_sets(records)
         batch.patients = torch.tensor(eyes_of(samples), dtype=torch.int64).reshape(-1, 2)
     return batch

@@ -129,6 +129,11 @@ class MDFProcessor:
         """int64 [B,C] of captions that fit (see `fit_caption`); an empty one is for rows that serve no loss."""
         return self.caption_tokenizer(texts)
 
+    @property
+    def caption_pad(self) -> int:
+        """What `caption_ids` fills rows with behind the end of a caption."""
+        return 0
+
     def fit_caption(self, text: str) -> str:
         """The caption, or of one longer than the C tokens of the text tower what stands before the cut, see
         `mdf.captions.cut`.

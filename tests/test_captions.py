@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdf.batches import FundusDataset, collate
+from mdf.batches import FundusDataset, collate, text_id
 from mdf.captions import (
     FILE,
     can_be_aligned,
@@ -338,6 +338,11 @@ def test_a_batch_counts_what_was_cut_and_equal_texts_of_the_tower_are_one(sample
     assert batch.caption_group[0] == batch.caption_group[1] == batch.caption_group[2] != batch.caption_group[3]
     assert batch.caption_group[3] == batch.label_ids[3] == -1  # nothing to align with
     assert collate(samples(["Drusen."] * 2, drawing(text=1)), processor).cut == 0
+
+
+def test_the_number_of_a_text_does_not_depend_on_how_far_its_batch_is_padded():
+    assert text_id([7, 3, 9, 0, 0], 0) == text_id([7, 3, 9], 0) != text_id([7, 0, 3, 9], 0)
+    assert text_id([7, 3, 1, 1], 1) == text_id([7, 3, 1], 1)  # a tokenizer that pads with its end token
 
 
 def test_left_and_right_in_a_text_are_those_of_the_flipped_photograph(samples):

@@ -13,7 +13,7 @@ import torch
 from mdf import datasets
 from mdf.batches import Batch, FundusDataset, Sample, can_be_asked, collate, label_id, person_of
 from mdf.captions import can_be_aligned, caption, needed, tell_cut
-from mdf.config import Config, DataConfig
+from mdf.config import CaptionsConfig, Config, DataConfig
 from mdf.dialogue import SMALL_LESIONS, Prompts, ask
 from mdf.errors import UserError
 from mdf.imaging.cache import PreparedCache
@@ -159,11 +159,13 @@ def some_of(records: list[FundusRecord], task: Task, cfg: Config) -> list[Fundus
 
 def refuse_one_class(records: list[FundusRecord], task: Task, cfg: Config, prompts: Prompts) -> None:
     """Raises UserError where all photographs are the same to a contrastive loss."""
+    # reports may begin with the same sentence: compared are whole ones
+    whole = CaptionsConfig({"text" if k == "sentences" else k: weight for k, weight in cfg.captions.weights.items()})
     for loss in task.contrasts:
         able = [r for r in records if can_be_aligned(r, cfg.captions)]
         serving = [r for r in able if loss != "patient" or person_of(r)]
         shown = "diagnosis" if loss in BY_LABEL else "caption"
-        of = label_id if loss in BY_LABEL else partial(caption, prompts=prompts, cfg=cfg.captions)
+        of = label_id if loss in BY_LABEL else partial(caption, prompts=prompts, cfg=whole)
         if serving and all(of(record) == of(serving[0]) for record in serving):
             what = ", ".join(serving[0].diagnosis or ("none",)) if loss in BY_LABEL else of(serving[0])
             raise UserError(
@@ -227,7 +229,9 @@ def sampler_of(cfg: Config, task: Task, records: list[FundusRecord], rank: int =
 
 def pairs_in(records: list[FundusRecord], cfg: Config) -> tuple[tuple[int, int], ...]:
     """(right, left) places of photographs of one patient's eyes, of one visit as far as they go (see `pairs_of`)."""
-    people = ((person_of(r), r.study, r.eye) if can_be_aligned(r) and person_of(r) else None for r in records)
+    people = (
+        (person_of(r), r.study, r.eye) if can_be_aligned(r, cfg.captions) and person_of(r) else None for r in records
+    )
     return pairs_of(list(people))
 
 

@@ -60,13 +60,21 @@ def test_loader_workers_count_what_this_process_would(reports):
 
 
 def test_a_text_only_loss_leaves_out_what_has_no_text(reports):
-    cfg = reports({"text": 1.0}, lambda n: {"report": "Drusen."} if n < 5 else {})
+    cfg = reports({"text": 1.0}, lambda n: {"report": f"Drusen {n}."} if n < 5 else {})
     manifest, said = datasets.load(cfg.data, 0), list[str]()
     data = stage_data(cfg, Task(cfg, "align"), manifest, Prompts(bundled("prompts")), said.append)
     left = len(manifest.split("train")) - 5
     assert len(data.train) == 5 and f"align: {left} training photographs left out: no text" in said
     with pytest.raises(UserError, match=r"none of the \d+ training photographs has what contrastive needs"):
         train(reports({"text": 1.0}, lambda n: {}))
+
+
+def test_reports_that_begin_alike_are_contrasted_by_their_other_sentences(reports):
+    cfg = reports({"sentences": 1.0}, lambda n: {"report": f"Fundus of one eye. Drusen {n}."})
+    stage_data(cfg, Task(cfg, "align"), datasets.load(cfg.data, 0), Prompts(bundled("prompts")), print)
+    same = reports({"sentences": 1.0}, lambda n: {"report": "Fundus of one eye. Drusen."})
+    with pytest.raises(UserError, match="have one caption"):
+        stage_data(same, Task(same, "align"), datasets.load(same.data, 0), Prompts(bundled("prompts")), print)
 
 
 def test_an_empty_report_stops_the_run_before_its_first_step(reports):
