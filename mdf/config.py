@@ -61,6 +61,11 @@ class EncoderConfig:
     model: str = "fundus-lite0"  # open_clip architecture, or one of mdf/data/open_clip/*.json
     weights: str | None = None  # open_clip tag, file, or bundled name (efficientnet-lite0-imagenet); null = random
     size: int = 0  # input side in pixels; 0 = the architecture's own
+    # field | squash | pad: what it is shown. The field of view, centred in a square; or, as other trainers do it, the
+    # whole photograph, squashed to a square, or its longer side scaled to `size` and padded on the right or below
+    resize: str = "field"
+    mean: tuple[float, ...] = ()  # of red, green and blue in 0..1, subtracted; () = as the weights were trained
+    std: tuple[float, ...] = ()  # likewise, divided by
     image_lr_scale: float = 1.0  # the image tower's learning rate / the encoder's; below 1 where only it is pretrained
 
 

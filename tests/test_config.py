@@ -213,3 +213,13 @@ def test_written_settings_keep_text_that_looks_like_numbers(base: Path, tmp_path
     )
     (tmp_path / "b.yaml").write_text(to_yaml(cfg))
     assert load_config(tmp_path / "b.yaml") == cfg
+
+
+def test_the_encoder_is_shown_what_the_preprocessing_knows():
+    from mdf.checking import CHOICES
+    from mdf.imaging.preprocess import RESIZES
+
+    assert CHOICES["encoder.resize"] == RESIZES
+    assert load_config(None, ["encoder.mean=[0,0,0]", "encoder.std=[1,1,1]"]).encoder.std == (1, 1, 1)
+    with pytest.raises(ConfigError, match=r"encoder\.std: .* three numbers above 0"):
+        load_config(None, ["encoder.std=[1,1,0]"])

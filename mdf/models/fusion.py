@@ -41,6 +41,7 @@ def preprocessing_of(cfg: Config) -> Preprocessing:
         encoder_std=encoder_std,
         unet_mean=unet_mean,
         unet_std=unet_std,
+        resize=cfg.encoder.resize,
     )
 
 
