@@ -21,6 +21,7 @@ LOSSES = {
     "text": ("fusion", "language", "unet", "encoder"),
     "grounding": ("fusion", "language", "unet", "encoder"),
 }
+BEST = ("auto", "loss", "dice", "zero_shot")
 EXAMPLES = {"segment": "mask", "align": "contrastive", "fuse": "text"}  # the loss that a message proposes
 
 CHOICES = {
@@ -91,6 +92,8 @@ STAGE_RANGES = {
     "max_grad_norm": "[0, inf)",
     "eval_every": "[0, inf)",
     "eval_photographs": "[1, inf)",
+    "patience": "[0, inf)",
+    "ema": "[0, 1)",
     "samples": "[0, inf)",
 } | {f"parts.{part}.lr": "(0, 1]" for part in PARTS}
 
@@ -263,6 +266,19 @@ def check_grounding(cfg: Config, losses: list[str], name: str) -> Iterator[str]:
         yield f"{name}.losses.grounding: unet.masks is empty, so no lesion has a place; {remove}"
 
 
+def check_best(stage: StageConfig, losses: list[str], name: str) -> Iterator[str]:
+    """What can be told of a stage while it trains."""
+    aligns = any(LOSSES.get(loss) == ("encoder",) for loss in losses)
+    if stage.best not in BEST:
+        yield f"{name}.best: {stage.best!r} must be one of {', '.join(BEST)}"
+    if stage.best == "dice" and "mask" not in losses:
+        yield f"{name}.best: dice, but {name} has no loss mask; must be loss, or auto"
+    if stage.best == "zero_shot" and not aligns:
+        yield f"{name}.best: zero_shot, but {name} has no loss that aligns photographs with captions; must be auto"
+    if stage.stop_on_collapse and not aligns:
+        yield f"{name}.stop_on_collapse: true, but {name} has no loss that aligns photographs with captions; set false"
+
+
 def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
     """Contradictions of a stage that is run."""
     if stage.steps == 0 and stage.epochs == 0:
@@ -281,6 +297,7 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
             f"{name}.chunk: {stage.chunk}, but only a stage with the loss contrastive or label_aware and without text "
             f"can compute a batch in chunks; set {name}.chunk=0, and more {name}.accumulation where memory is short"
         )
+    yield from check_best(stage, losses, name)
     trained = [part for part in PARTS if getattr(stage.parts, part).mode != "frozen"]
     if not trained:
         part = LOSSES[EXAMPLES[name]][0]
