@@ -62,12 +62,12 @@ def collapse(so_far: Mapping[str, float], found: Mapping[str, float]) -> str | N
     if spread < min(SHARE * so_far["spread"], NARROW):
         return (
             "all photographs are embedded in nearly the same place "
-            f"(uniformity {-spread:.4f}, was {-so_far['spread']:.4f}; effective rank {rank:.2f})"
+            f"(uniformity {-spread:.2g}, was {-so_far['spread']:.2g}; effective rank {rank:.2f})"
         )
     if rank - 1 < SHARE * (min(so_far["rank"], captions) - 1):
         return (
             f"photographs with {captions} different captions are told apart along very few directions "
-            f"(effective rank {rank:.2f}, was {so_far['rank']:.2f}; uniformity {-spread:.4f})"
+            f"(effective rank {rank:.2f}, was {so_far['rank']:.2f}; uniformity {-spread:.2g})"
         )
     return None
 

@@ -23,6 +23,7 @@ class Standing:
         self.waited = 0  # validations since the best
         self.widest: dict[str, float] = {}  # spread and rank of the embeddings, see `mdf.training.health`
         self.collapsed: str | None = None  # what happened to them
+        self.known = False  # whether the validation before said so already
         self.ended = False  # whether `patience` is at its end
 
     def judge(self, found: dict[str, float], step: int, *, last: bool) -> bool:
@@ -31,6 +32,7 @@ class Standing:
         Without validation photographs (`found` is {}) that is the `last` step. A collapsed one is never the best of a
         stage that stops on a collapse.
         """
+        self.known = self.collapsed is not None
         self.collapsed, self.widest = collapse(self.widest, found), widest(self.widest, found)
         score = score_of(found, self.by) if found else None
         better = last if score is None else self.best["score"] is None or score > self.best["score"]
@@ -51,7 +53,8 @@ class Standing:
         """What a user should know after a validation, beyond its numbers."""
         lines = []
         if self.collapsed:
-            lines.append(f"{self.name}, step {step}: COLLAPSE: {self.collapsed}. {advice(self.name)}")
+            what = f"still: {self.collapsed}" if self.known else f"{self.collapsed}. {advice(self.name)}"
+            lines.append(f"{self.name}, step {step}: COLLAPSE: {what}")
         if self.ended:
             lines.append(
                 f"{self.name}: {self.waited} validations without a better {self.by}, so it ends after step {step}; "
