@@ -75,6 +75,7 @@ class MDFOutput(BaseModelOutputWithPast):
     image_embeds: Tensor | None = None  # [B,E] unit vectors
     text_embeds: Tensor | None = None  # [B,E] unit vectors
     logit_scale: Tensor | None = None  # scalar multiplier
+    logit_bias: Tensor | None = None  # scalar that the sigmoid loss adds; None where the encoder has none
     mask_logits: Tensor | None = None  # [B,K,U,U]
     memory: Tensor | None = None  # [B,L,G²,m]
     attention: Tensor | None = None  # float32 [N,A,G²] of the positions `grounded`; the rest of 1 went to nothing

@@ -6,6 +6,7 @@ Shapes: B photographs, S input side, N patch tokens on an h×w grid, C token wid
 import contextlib
 import io
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -89,7 +90,7 @@ class FundusEncoder(nn.Module):
         vision_only = {
             k: v
             for k, v in config.items()
-            if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale")
+            if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
         }
         build = open_clip.CustomTextCLIP if custom else open_clip.CLIP
         with contextlib.redirect_stdout(io.StringIO()):
@@ -98,6 +99,10 @@ class FundusEncoder(nn.Module):
             batchnorm_to_groupnorm(self.clip.visual)
         elif load:
             self._load(cfg, config)
+        if cfg.init_logit_scale is not None:  # over what the weights bring along
+            nn.init.constant_(self.clip.logit_scale, math.log(cfg.init_logit_scale))
+        if cfg.init_logit_bias is not None:
+            self.clip.logit_bias = nn.Parameter(torch.full_like(self.clip.logit_scale, cfg.init_logit_bias))
         depthwise_in_float32(self.clip.visual)
         self.clip.visual.to(memory_format=torch.channels_last)
         self.statistics = statistics(cfg)
@@ -194,3 +199,8 @@ class FundusEncoder(nn.Module):
     def logit_scale(self) -> Tensor:
         """The multiplier of cosine similarities, at most 100."""
         return self.clip.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """What the sigmoid loss adds to a scaled cosine similarity (SigLIP, Zhai et al. 2023, section 3.2), or None."""
+        return self.clip.logit_bias

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
+from mdf.checking import CONTRASTS
 from mdf.config import Config, PartsConfig
 from mdf.dialogue import Prompts, Turn
 from mdf.imaging.preprocess import Preprocessing
@@ -97,14 +98,18 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        load_bases: bool = True,
     ) -> "MDFModel":
-        """A model with the base weights that `cfg` names; `dtype` is that of the language model's frozen weights."""
+        """A model with the base weights that `cfg` names; `dtype` is that of the language model's frozen weights.
+
+        Without `load_bases` encoder and U-Net keep random weights, which is of use only for a look at it.
+        """
         torch.manual_seed(cfg.run.seed)
         sections = {k: asdict(getattr(cfg, k)) for k in PARTS}
         lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
         full = any(getattr(cfg, stage).parts.language.mode == "full" for stage in cfg.run.stages)
         language, tokenizer = load_language(cfg.language, torch.float32 if full else dtype)
-        model = cls(MDFConfig(mdf=sections, lora=lora), language=language)
+        model = cls(MDFConfig(mdf=sections, lora=lora), language=language, load_bases=load_bases)
         if cfg.language.gradient_checkpointing:
             bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         prompts = Prompts(Path(cfg.dialogue.prompts) if cfg.dialogue.prompts else bundled("prompts"))
@@ -150,7 +155,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             trains = mode == "full" or (mode == "lora" and "lora_" in name)
             if part == "unet" and "mask" not in losses:
                 trains = trains and name.startswith("unet.net.encoder.")
-            if part == "encoder" and not {"contrastive", "label_aware"} & set(losses):
+            if part == "encoder" and not set(CONTRASTS) & set(losses):
                 trains = trains and name.startswith("encoder.clip.visual.")
             parameter.requires_grad_(trains)
         if parts.unet.mode == "full":
@@ -270,6 +275,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             assert caption_ids is not None
             out.text_embeds = in_chunks(self.encoder.encode_text, caption_ids, 0 if text else chunk)
             out.logit_scale = self.encoder.logit_scale
+            out.logit_bias = self.encoder.logit_bias
         if not text:
             return out
         assert embeds is not None and input_ids is not None

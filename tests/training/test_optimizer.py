@@ -12,6 +12,7 @@ def test_the_rate_rises_then_falls_and_is_never_zero():
     assert shares[10:] == sorted(shares[10:], reverse=True)
     assert 0 < shares[-1] < 0.001 and shares[0] == pytest.approx(1 / 11)
     assert [share_of_peak(step, 1, 0.0) for step in range(1)] == [1.0]
+    assert [share_of_peak(step, 10, 0.2, "constant") for step in range(4)] == [1 / 3, 2 / 3, 1.0, 1.0]
 
 
 def test_every_trainable_tensor_is_in_one_group_with_the_right_rate_and_decay(tiny):
