@@ -26,6 +26,7 @@ LOSSES = {
     "text": ("fusion", "language", "unet", "encoder"),
     "grounding": ("fusion", "language", "unet", "encoder"),
 }
+BEST = ("auto", "loss", "dice", "zero_shot")
 CONTRASTS = ("contrastive", "label_aware", "label_overlap", "sigmoid", "patient")  # compare photographs with texts
 EXAMPLES = {"segment": "mask", "align": "contrastive", "fuse": "text"}  # the loss that a message proposes
 
@@ -98,6 +99,8 @@ STAGE_RANGES = {
     "max_grad_norm": "[0, inf)",
     "eval_every": "[0, inf)",
     "eval_photographs": "[1, inf)",
+    "patience": "[0, inf)",
+    "ema": "[0, 1)",
     "samples": "[0, inf)",
 } | {f"parts.{part}.lr": "(0, 1]" for part in PARTS}
 
@@ -288,6 +291,19 @@ def check_grounding(cfg: Config, losses: list[str], name: str) -> Iterator[str]:
         yield f"{name}.losses.grounding: unet.masks is empty, so no lesion has a place; {remove}"
 
 
+def check_best(stage: StageConfig, losses: list[str], name: str) -> Iterator[str]:
+    """What can be told of a stage while it trains."""
+    aligns = set(CONTRASTS) & set(losses)
+    if stage.best not in BEST:
+        yield f"{name}.best: {stage.best!r} must be one of {', '.join(BEST)}"
+    if stage.best == "dice" and "mask" not in losses:
+        yield f"{name}.best: dice, but {name} has no loss mask; must be loss, or auto"
+    if stage.best == "zero_shot" and not aligns:
+        yield f"{name}.best: zero_shot, but {name} has no loss that aligns photographs with captions; must be auto"
+    if stage.stop_on_collapse and not aligns:
+        yield f"{name}.stop_on_collapse: true, but {name} has no loss that aligns photographs with captions; set false"
+
+
 def check_contrasts(cfg: Config, stage: StageConfig, losses: list[str], name: str) -> Iterator[str]:
     """What sigmoid and patient need beside them."""
     encoder = cfg.encoder
@@ -344,6 +360,7 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
             f"{', '.join(cfg.captions.weights)}; set {name}.augment=true, or captions.sources to labels or text alone"
         )
     yield from check_contrasts(cfg, stage, losses, name)
+    yield from check_best(stage, losses, name)
     trained = [part for part in PARTS if getattr(stage.parts, part).mode != "frozen"]
     if not trained:
         part = LOSSES[EXAMPLES[name]][0]

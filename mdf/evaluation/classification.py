@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mdf.evaluation.bootstrap import RESAMPLES, known_mean, put, resample
+from mdf.prototypes import single_truth, truth_table
 
 ROBUST = ("balanced_accuracy", "macro_auroc")  # do not change with how frequent a class is
 NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")
@@ -23,22 +24,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """float [N,C] probabilities."""
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
-
-
-def truth_table(truth: Sequence[Sequence[str]], classes: Sequence[str]) -> np.ndarray:
-    """bool [N, C]: which candidate diagnoses are true of each photograph."""
-    return np.array([[name in set(names) for name in classes] for names in truth], dtype=bool).reshape(
-        len(truth), len(classes)
-    )
-
-
-def single_truth(truth: Sequence[Sequence[str]], predicted: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """int [N]: the class each photograph is counted under: the predicted one where it is true, else the first true."""
-    table = truth_table(truth, classes)
-    if not table.any(axis=1).all():
-        raise ValueError("a photograph has no true diagnosis among the candidates")
-    first = np.array([next(classes.index(n) for n in names if n in classes) for names in truth], dtype=int)
-    return np.where(table[np.arange(len(predicted)), predicted], predicted, first)
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, count: int, weights: np.ndarray) -> np.ndarray:

@@ -6,7 +6,8 @@ import numpy as np
 
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, put, resample
-from mdf.evaluation.classification import accuracy, balanced_accuracy, single_truth
+from mdf.evaluation.classification import accuracy, balanced_accuracy
+from mdf.prototypes import single_truth
 
 
 def shuffle(groups: Sequence[str], *, seed: int = 0) -> np.ndarray:

@@ -13,8 +13,8 @@ from mdf.captions import caption, tell_cut
 from mdf.errors import UserError
 from mdf.evaluation import few_shot, probe, retrieval, zero_shot
 from mdf.evaluation.classification import classification_metrics
-from mdf.evaluation.parse import truths
 from mdf.evaluation.photographs import embed_records, embed_texts
+from mdf.prototypes import class_embeddings, class_texts, truths
 from mdf.records import FundusRecord, Manifest
 
 
@@ -73,9 +73,9 @@ class EmbeddingTasks:
             return
         if wanted & {"zero_shot", "few_shot"}:
             for variant in zero_shot.VARIANTS:
-                texts = zero_shot.class_texts(model.processor.prompts, judged.classes, variant)
+                texts = class_texts(model.processor.prompts, judged.classes, variant)
                 self.texts[variant] = texts
-                self.prototypes[variant] = zero_shot.class_embeddings(texts, lambda lines: embed_texts(model, lines))
+                self.prototypes[variant] = class_embeddings(texts, lambda lines: embed_texts(model, lines))
         needed = [("train", "embedding")] if "few_shot" in wanted else []
         if "probe" in wanted and not settings.folds:
             needed += [("train", settings.features), ("val", settings.features)]

@@ -21,11 +21,12 @@ from mdf.evaluation import controls, segmentation, spatial
 from mdf.evaluation.bootstrap import patient_groups, put, resample, weighted_mean
 from mdf.evaluation.classification import classification_metrics, softmax
 from mdf.evaluation.embedding_tasks import EmbeddingTasks, Plan, Settings, plan
-from mdf.evaluation.parse import parse_diagnoses, parse_eye, truths
+from mdf.evaluation.parse import parse_diagnoses, parse_eye
 from mdf.evaluation.photographs import Progress, batches, embed, load_inputs
 from mdf.evaluation.tasks import ASKED_FOR, DEFAULT_TASKS, EMBEDDING_TASKS, check_tasks
 from mdf.files import write_text
 from mdf.processor import Inputs
+from mdf.prototypes import truths
 from mdf.records import FundusRecord, Manifest
 
 ANSWER_TOKENS = 24  # a generated diagnosis; longer is no diagnosis

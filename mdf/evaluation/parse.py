@@ -4,22 +4,8 @@ import re
 from collections.abc import Sequence
 
 from mdf.mentions import named
-from mdf.records import FundusRecord
-from mdf.vocabulary import NORMAL, ancestors
-
-
-def to_candidate(name: str, diagnoses: Sequence[str]) -> str | None:
-    """The nearest of `name` and its ancestors that is a candidate diagnosis, or None."""
-    return next((n for n in (name, *ancestors(name)) if n in diagnoses), None)
-
-
-def truths(records: Sequence[FundusRecord], diagnoses: Sequence[str]) -> list[tuple[str, ...]]:
-    """The true diagnoses of each photograph as candidates (mild NPDR as diabetic retinopathy), () where unknown."""
-    found = []
-    for record in records:
-        names = [to_candidate(name, diagnoses) for name in record.diagnosis or ()]
-        found.append(tuple(dict.fromkeys(n for n in names if n is not None)))
-    return found
+from mdf.prototypes import to_candidate
+from mdf.vocabulary import NORMAL
 
 
 def parse_diagnoses(text: str, diagnoses: Sequence[str]) -> tuple[str, ...]:

@@ -10,17 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from mdf.dialogue import Prompts
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, known_mean, put, resample
-from mdf.evaluation.classification import ROBUST, classification_metrics, confusion, recalls, single_truth, softmax
-from mdf.evaluation.parse import to_candidate
+from mdf.evaluation.classification import ROBUST, classification_metrics, confusion, recalls, softmax
+from mdf.prototypes import single_truth, to_candidate
 from mdf.records import FundusRecord
-from mdf.vocabulary import canonical, describe, display, kind
+from mdf.vocabulary import canonical, kind
 
 VARIANTS = ("names", "described")  # without and with expert descriptions
-FILE = "zero_shot.yaml"
-FIELDS = {"templates": "{label}", "described": "{description}"}
 
 
 def classes_of(
@@ -38,40 +35,6 @@ def classes_of(
         return names
     found = {n for r in records for n in r.diagnosis or () if kind(n) == "diagnosis"}
     return (*candidates, *sorted(n for n in found if to_candidate(n, candidates) is None))
-
-
-def read_templates(prompts: Prompts) -> dict[str, list[str]]:
-    """The lists `templates` and `described` of prompts/zero_shot.yaml. Raises UserError for another shape."""
-    spec = prompts.read(FILE)
-    for key, field in FIELDS.items():
-        lines = spec.get(key) if isinstance(spec, dict) else None
-        if not isinstance(lines, list) or not lines or not all(isinstance(t, str) and field in t for t in lines):
-            raise UserError(f"{prompts.folder / FILE}: {key} must be a list of texts that each hold {field}")
-        try:
-            [line.format(label="", description="") for line in lines]
-        except (KeyError, IndexError, ValueError):
-            raise UserError(
-                f"{prompts.folder / FILE}: {key}: in braces only {{label}} and {{description}} are known"
-            ) from None
-    return spec
-
-
-def class_texts(prompts: Prompts, classes: Sequence[str], variant: str) -> dict[str, list[str]]:
-    """The texts of each class: the templates with its name, and for `described` those with its description as well."""
-    spec = read_templates(prompts)
-    templates = spec["templates"] + (spec["described"] if variant == "described" else [])
-    return {name: [t.format(label=display(name), description=describe(name)) for t in templates] for name in classes}
-
-
-def class_embeddings(texts: Mapping[str, Sequence[str]], embed: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
-    """float [C,E] unit vectors: the mean of each class's text embeddings, made a unit vector again (Radford et al.
-    2021, section 3.1.4). `embed` makes unit vectors [·,E] of texts.
-    """
-    flat = [text for lines in texts.values() for text in lines]
-    embeds = embed(flat)
-    ends = np.cumsum([len(lines) for lines in texts.values()])
-    means = np.stack([part.mean(axis=0) for part in np.split(embeds, ends[:-1])])
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def zero_shot_probabilities(image_embeds: np.ndarray, class_embeds: np.ndarray, scale: float) -> np.ndarray:

@@ -19,6 +19,7 @@ from mdf.training.devices import choose_precision
 from mdf.training.optimizer import trainable_table
 from mdf.training.stages import Task
 from mdf.training.start import first_model
+from mdf.training.validation import best_by
 
 MEASURED = 1.5e9  # parameters; above this a forward on a CPU takes minutes, and activations are estimated instead
 
@@ -68,6 +69,7 @@ def dry_run(cfg: Config, *, strict: bool = False) -> int:
 def first_batch(cfg: Config, task: Task, manifest: Any, model: Any) -> Batch:
     """The first micro-batch that a single process would train on; also says how many steps there would be."""
     data = stage_data(cfg, task, manifest, model.processor.prompts, print)
+    best_by(task, data, model.processor)
     s = task.stage
     sampler = sampler_of(cfg, task, data.train)
     steps = s.steps or max(1, math.ceil(s.epochs * len(data.train) / sampler.step_size))

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from mdf.training.data import (
     training_batches,
 )
 from mdf.training.devices import choose_precision, forget_accelerator, make_accelerator, memory_gib
+from mdf.training.ema import Average
+from mdf.training.health import NARROW, widest
 from mdf.training.optimizer import make_optimizer, set_learning_rates, share_of_peak, trainable_table
 from mdf.training.picture import batch_picture
 from mdf.training.progress import Progress
@@ -46,11 +48,12 @@ from mdf.training.saving import (
     write_tensors,
 )
 from mdf.training.stages import Task, freeze_unreached
+from mdf.training.standing import Collapsed, Standing
 from mdf.training.start import first_model, next_model
-from mdf.training.validation import score_of, validate, write_samples
+from mdf.training.validation import best_by, validate, write_samples
 
 SHOWN = 32  # ids of photographs in a message, at most
-STOPPED, FAILED = 143, 1  # exit codes: SIGTERM after saving; a loss that is no number
+STOPPED, FAILED = 143, 1  # exit codes: SIGTERM after saving; a loss that is no number, or a collapse
 
 
 class NotFinite(ArithmeticError):
@@ -70,8 +73,9 @@ def train(cfg: Config, *, resume: bool = False) -> int:
     try:
         with stop_signal() as stop:
             return Run(cfg, folder, accelerator, precision, why, saved, stop).run()
-    except NotFinite as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (NotFinite, Collapsed) as error:
+        if accelerator.is_main_process or isinstance(error, NotFinite):  # whose photographs are each process's own
+            print(f"error: {error}", file=sys.stderr)
         return FAILED
     finally:
         if accelerator.num_processes > 1:
@@ -98,6 +102,12 @@ def quiet(yes: bool) -> Iterator[None]:
     """Print nothing where `yes`: one process speaks for all."""
     with redirect_stdout(io.StringIO()) if yes else nullcontext():
         yield
+
+
+def shown(found: dict[str, float]) -> str:
+    """The numbers of a validation on one line."""
+    numbers = {name.removeprefix("val_"): value for name, value in found.items()}
+    return "  ".join(f"{n} {v:.4f}" if isinstance(v, float) else f"{n} {v}" for n, v in numbers.items())
 
 
 class Run:
@@ -132,14 +142,22 @@ class Run:
     def run(self) -> int:
         """All stages that are not done; the exit code."""
         cfg, accelerator, stages, state = self.cfg, self.accelerator, self.cfg.run.stages, self.saved
+        if state:
+            standing = Standing(state["stage"], getattr(cfg, state["stage"]), "")
+            standing.restore(state["standing"])
+            standing.refuse(state["step"])
         with accelerator.local_main_process_first(), quiet(not self.main):
             manifests = load_manifests(cfg)
         start = stages.index(state["stage"]) if state else 0
         if state:
-            self.keep_best(state["best"], state["step"])
+            done = state["step"] == state["total"] or state["standing"]["ended"]
+            best = state["standing"]["best"]
+            if done and best["step"] is None:  # no step of a collapsed stage was good, but the run is to go on
+                best = {"step": state["step"]}
+            self.keep_best(best, state["step"])
             if self.main:
                 self.folder.cut_metrics(stages, state["stage"], state["step"])
-            if state["step"] == state["total"]:
+            if done:
                 start, state = start + 1, None
                 if start == len(stages):
                     self.say(f"{self.folder.path} is trained to the end")
@@ -198,7 +216,7 @@ class Stage:
         self.missing = 0  # photographs drawn so far whose file was gone
         self.cut = 0  # captions so far that were longer than what the text tower reads
         self.one_class = 0  # micro-batches so far in which a contrastive loss found nothing to contrast
-        self.best: dict[str, Any] = {"score": None, "step": None}
+        self.standing = Standing(task.name, s, best_by(task, data, model.processor))
         self.workers = loading_workers(accelerator.device, accelerator.num_processes)
         self.names = list(task.weights)
         first = [self.sampler.keys(accelerator.process_index * s.batch_size, s.batch_size)]
@@ -208,11 +226,13 @@ class Stage:
             names = ", ".join(idle[:4]) + (" …" if len(idle) > 4 else "")
             run.say(f"{task.name}: out of reach of its losses, so {len(idle)} tensors stay as they are: {names}")
         table = trainable_table(model, cfg, task.name)
-        run.say(f"{table}\n{task.name}: {self.total} steps of {self.sampler.step_size} photographs")
+        length = f"{self.total} steps of {self.sampler.step_size} photographs"
+        run.say(f"{table}\n{task.name}: {length}, best/ by {self.standing.by}")
         if run.main:
             run.folder.add_table(task.name, table)
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, cfg, task.name))
         self.model.train()
+        self.average = Average(self.bare, s.ema) if s.ema else None
         self.window = self.empty_window()
         self.seconds = 0.0
         seed_everything(cfg.run.seed, cfg.run.stages.index(task.name), accelerator.process_index)
@@ -227,13 +247,18 @@ class Stage:
         return {"losses": zeros, "norm": 0.0, "steps": 0}
 
     def fit(self) -> bool:
-        """Run to the last step; False where SIGTERM stopped it, after saving."""
+        """Run to the last step, or until `patience` ends; False where SIGTERM stopped it, after saving.
+
+        Raises Collapsed where embeddings fell together and the stage is to stop then, after saving.
+        """
         s, accelerator = self.task.stage, self.accelerator
         samples = dataset(self.cfg, self.task, self.data, self.bare.processor, train=True)
         batches = training_batches(samples, self.sampler, done=self.step, total=self.total, workers=self.workers)
         progress = Progress(self.task.name, self.step, self.total)
+        if self.step == 0 and "contrastive" in self.task.want and not self.standing.widest:
+            self.look_before(progress)
         clock, images, tokens = time.monotonic(), 0, 0
-        while self.step < self.total:
+        while self.step < self.total and not self.standing.ended:
             # all micro-batches are read first: a loss is a sum over the step divided by what the whole step counts
             step, failure = self.read(batches)
             totals, stopped, failed, missing, cut = self.totals(step, failure)
@@ -260,6 +285,8 @@ class Stage:
             self.step += 1
             self.window["norm"], self.window["steps"] = float(norm), self.window["steps"] + 1
             self.refuse_nan(step)
+            if self.average:
+                self.average.update(self.step)
             images, tokens = images + self.sampler.step_size, tokens + int(totals.get("text", 0))
             if self.step % self.cfg.run.log_every == 0 or self.step == self.total:
                 now = time.monotonic()
@@ -354,35 +381,58 @@ class Stage:
         quarter = self.step * 4 // self.total > (self.step - 1) * 4 // self.total
         return self.step == self.total or (self.step % every == 0 if every else quarter)
 
+    def averaged(self) -> AbstractContextManager:
+        """While it lasts the model holds the averaged weights, where the stage keeps them."""
+        return self.average.applied() if self.average else nullcontext()
+
+    def measure(self) -> dict[str, float]:
+        """What `validate` finds."""
+        with self.averaged():
+            return validate(
+                self.accelerator, self.model, self.task, self.cfg, self.data, self.bare.processor, self.workers
+            )
+
+    def look_before(self, progress: Progress) -> None:
+        """Measure before the first step: whether embeddings fall together shows against how they were."""
+        found = self.measure()
+        self.standing.widest = widest({}, found)
+        if self.run.main and found:
+            self.run.folder.log({"stage": self.task.name, "step": 0, "total": self.total, **found})
+            progress.say(f"{self.task.name} 0/{self.total} validation  {shown(found)}")
+            if -found.get("val_uniformity", -math.inf) < NARROW:
+                progress.say(
+                    f"{self.task.name}: photographs are embedded in a narrow cone, as by an encoder that has not been "
+                    "trained yet; training should spread them (a more negative uniformity, a higher rank)"
+                )
+
     def validate(self, progress: Progress) -> None:
         """Measure on the validation photographs, write samples, and save last/ and, if it is the best so far, best/."""
-        processor, task = self.bare.processor, self.task
+        task, standing = self.task, self.standing
         try:
-            found = validate(self.accelerator, self.model, task, self.cfg, self.data, processor, self.workers)
+            found = self.measure()
         except UserError:
             if self.accelerator.num_processes == 1:  # else the others are in the midst of the validation
                 self.save()
             raise
-        if found:
-            score = score_of(found, self.task)
-            better = self.best["score"] is None or score > self.best["score"]
-        else:
-            score, better = None, self.step == self.total
-        if better:
-            self.best = {"score": score, "step": self.step}
+        better = standing.judge(found, self.step, last=self.step == self.total)
         if self.run.main and found:
-            self.run.folder.log({"stage": task.name, "step": self.step, "total": self.total, **found, "best": better})
-            numbers = "  ".join(f"{name.removeprefix('val_')} {value:.4f}" for name, value in found.items())
-            progress.say(f"{task.name} {self.step}/{self.total} validation  {numbers}{'  (best)' if better else ''}")
+            flags = {"best": better} | {f: True for f in ("collapsed", "ended") if getattr(standing, f)}
+            self.run.folder.log({"stage": task.name, "step": self.step, "total": self.total, **found, **flags})
+            best = "  (best)" if better else ""
+            progress.say(f"{task.name} {self.step}/{self.total} validation  {shown(found)}{best}")
+            for line in standing.news(self.step):
+                progress.say(line)
         elif self.step == self.total:
             self.run.say(f"{task.name}: no validation photographs, so the last step is kept as the best")
         if self.run.main and "text" in task.weights and self.data.val and task.stage.samples:
-            shown = dataset(self.cfg, task, self.data, processor, train=False)
+            samples = dataset(self.cfg, task, self.data, self.bare.processor, train=False)
             title = f"{task.name}, step {self.step}"
-            text = write_samples(self.accelerator, self.bare, shown, task.stage.samples, title)
+            with self.averaged():
+                text = write_samples(self.accelerator, self.bare, samples, task.stage.samples, title)
             self.run.folder.write(f"samples/{task.name}-{self.step:06d}.md", text)
         self.save()
-        self.run.keep_best(self.best, self.step)
+        self.run.keep_best(standing.best, self.step)
+        standing.refuse(self.step)
 
     def save(self) -> None:
         """Write last/ with everything that --resume needs."""
@@ -398,15 +448,18 @@ class Stage:
         self.accelerator.wait_for_everyone()
 
     def write(self, draft: Path, ranks: list[dict[str, Any]]) -> None:
-        """Fill the folder of last/."""
-        self.bare.save_pretrained(draft)
+        """Fill the folder of last/. Averaged weights are the model there; the optimiser's own are trainer's state."""
+        with self.averaged():
+            self.bare.save_pretrained(draft)
         (draft / STATE).mkdir()
+        if self.average:
+            write_tensors(draft / STATE / "weights.pt", self.average.raw())
         state = {
             "stage": self.task.name,
             "step": self.step,
             "total": self.total,
             "sampler": self.sampler.after(self.step).state(),
-            "best": self.best,
+            "standing": self.standing.state(),
             "seconds": self.seconds,
             "missing": self.missing,
             "captions_cut": self.cut,
@@ -423,7 +476,10 @@ class Stage:
     def restore(self, saved: dict[str, Any]) -> None:
         """Go back to where last/ was written."""
         folder = self.run.folder
-        self.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        self.standing.restore(saved["standing"])
+        if self.average:
+            self.average.restore(read_tensors(folder.last / STATE / "weights.pt"))
         self.missing, self.cut = saved.get("missing", 0), saved.get("captions_cut", 0)
         self.one_class = saved.get("one_class", 0)
         self.optimizer.load_state_dict(read_tensors(folder.last / STATE / "optimizer.pt"))

@@ -10,7 +10,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from mdf.config import Config
 from mdf.errors import UserError
 
 STATE = "trainer_state"
-MAY_CHANGE = ("run.log_every", "run.keep_last_every", "run.threads", "run.overwrite", "data.cache_gb", "data.missing")
+MAY_CHANGE = ("run.log_every", "run.keep_last_every", "run.threads", "run.overwrite", "data.cache_gb", "data.missing",
+              "stop_on_collapse")  # fmt: skip
 FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")  # as safetensors says it
 
 
@@ -139,6 +140,16 @@ def plain(cfg: Config) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(cfg)))
 
 
+def with_defaults(saved: Any, cfg: Any) -> Any:
+    """`saved` with the settings that the mdf which saved it did not know yet: their defaults, which do as it did."""
+    if not is_dataclass(cfg) or not isinstance(saved, dict):
+        return saved
+    kind: Any = type(cfg)
+    fresh = plain(kind())
+    known = {f.name: with_defaults(saved[f.name], getattr(cfg, f.name)) for f in fields(cfg) if f.name in saved}
+    return {**fresh, **saved, **known}
+
+
 def differences(saved: Any, now: Any, path: str = "") -> list[str]:
     """Keys under which two configurations differ, with both values."""
     if isinstance(saved, dict) and isinstance(now, dict):
@@ -157,8 +168,9 @@ def read_state(last: Path, cfg: Config) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     state = json.loads(path.read_text(encoding="utf-8"))
-    # a section that the run did not know yet was as its defaults are
-    changed = differences(plain(Config()) | state["config"], plain(cfg))
+    if "standing" not in state:  # an mdf without early stopping wrote it
+        state["standing"] = {"best": state["best"], "ended": False}
+    changed = differences(with_defaults(state["config"], cfg), plain(cfg))
     if changed:
         raise UserError(
             f"--resume continues {last.parent} as it was started, but these settings differ:\n  "

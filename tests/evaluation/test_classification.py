@@ -3,7 +3,8 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from mdf.evaluation.bootstrap import resample
-from mdf.evaluation.classification import auroc, balanced_accuracy, classification_metrics, single_truth
+from mdf.evaluation.classification import auroc, balanced_accuracy, classification_metrics
+from mdf.prototypes import mean_recall, single_truth
 
 CLASSES = ["normal", "amd", "glaucoma"]
 
@@ -40,6 +41,10 @@ def test_equals_scikit_learn_also_with_a_class_that_is_not_there(present):
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
         low, high = metrics[f"{name}_ci"]
         assert low < metrics[name] < high
+    # what training chooses the best checkpoint by
+    assert mean_recall([(classes[n],) for n in numbers], predicted, classes) == pytest.approx(
+        metrics["balanced_accuracy"]
+    )
 
 
 def test_a_resample_equals_the_same_photographs_written_out():

@@ -3,14 +3,8 @@ import pytest
 
 from mdf.dialogue import Prompts
 from mdf.errors import UserError
-from mdf.evaluation.zero_shot import (
-    class_embeddings,
-    class_texts,
-    classes_of,
-    read_templates,
-    zero_shot_metrics,
-    zero_shot_probabilities,
-)
+from mdf.evaluation.zero_shot import classes_of, zero_shot_metrics, zero_shot_probabilities
+from mdf.prototypes import class_embeddings, class_texts, read_templates
 from mdf.records import FundusRecord
 from mdf.resources import bundled
 from mdf.vocabulary import describe, names

@@ -96,7 +96,7 @@ def test_two_processes_train_as_one(tiny, tmp_path, stage, steps):
     `align` compares four photographs at once on one process, and encodes them one by one on the two.
     """
     settings = SEGMENT | FUSE | {"run.stages": (stage,), f"{stage}.steps": steps}
-    settings |= {"align.losses": {"contrastive": 1.0, "label_aware": 0.5}}
+    settings |= {"align.losses": {"contrastive": 1.0, "label_aware": 0.5}, "align.ema": 0.9}
     one = tiny(**settings)
     two = tiny(**settings, **{"run.name": "two", f"{stage}.batch_size": 2, "align.chunk": 1})
     train(one)
@@ -105,6 +105,9 @@ def test_two_processes_train_as_one(tiny, tmp_path, stage, steps):
     assert process.returncode == 0, output
     assert json.loads((folder(two) / "environment.json").read_text())["processes"] == 2
     assert_same_training(one, two)
+    before = [[line for line in metrics(c) if line["step"] == 0] for c in (one, two)]
+    assert len(before[0]) == (stage == "align")  # what is told of embeddings is that of all processes
+    assert all(a == pytest.approx(b, rel=1e-4) for a, b in zip(*before, strict=True))
 
 
 def test_a_contrastive_batch_in_chunks_trains_as_a_whole_one(tiny):

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from mdf.config import Config, DataConfig, StageConfig
 from mdf.training.saving import (
     differences,
     is_full,
+    plain,
     random_state,
     recover,
     restore_random_state,
+    with_defaults,
     write_folder,
     write_tensors,
 )
@@ -77,3 +80,14 @@ def test_differences_name_the_key_and_both_values():
     saved = {"run": {"threads": 1, "seed": 0}, "fuse": {"losses": {"text": 1.0}}}
     now = {"run": {"threads": 4, "seed": 1}, "fuse": {"losses": {"text": 1.0, "mask": 0.5}}}
     assert differences(saved, now) == ["run.seed: 0 in the run, 1 now", "fuse.losses.mask: None in the run, 0.5 now"]
+
+
+def test_settings_that_a_run_did_not_know_yet_count_as_their_defaults():
+    cfg = Config(align=StageConfig(data=DataConfig(count=3)))
+    saved = plain(cfg)
+    del saved["align"]["patience"], saved["align"]["data"]["cache_gb"], saved["augment"], saved["fuse"]["parts"]["unet"]
+    assert differences(with_defaults(saved, cfg), plain(cfg)) == []
+    later = Config(align=StageConfig(data=DataConfig(count=3), patience=2))
+    assert differences(with_defaults(saved, later), plain(later)) == ["align.patience: 0 in the run, 2 now"]
+    gone = {**saved, "dialogue": {**saved["dialogue"], "hints": 1}}
+    assert differences(with_defaults(gone, cfg), plain(cfg)) == ["dialogue.hints: 1 in the run, None now"]
