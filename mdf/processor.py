@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdf.caption_tokenizer import CaptionTokenizer
 from mdf.dialogue import Encoded, Prompts, Turn, encode, encode_apart
 from mdf.errors import UserError
 from mdf.files import read_json
@@ -73,6 +74,7 @@ class MDFProcessor:
         image_tokens: int,
         context_length: int = 77,
         diagnoses: tuple[str, ...] = (),
+        captions: CaptionTokenizer | None = None,
     ):
         self.tokenizer, self.preprocessing, self.prompts = tokenizer, preprocessing, prompts
         self.image_tokens, self.context_length, self.diagnoses = image_tokens, context_length, tuple(diagnoses)
@@ -80,7 +82,7 @@ class MDFProcessor:
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         pad = choose_token(tokenizer, PAD_TOKENS, "padding that differs from the end token")
         self.pad_id = tokenizer.convert_tokens_to_ids(pad)
-        self._captions: Any = None
+        self.caption_tokenizer = captions or CaptionTokenizer(context_length)
 
     def __call__(self, images: Any) -> Inputs:
         """Photographs (path, PIL image or uint8 [H,W,3] array; one or a list) as tensors."""
@@ -112,21 +114,17 @@ class MDFProcessor:
         return encode_apart(turns, self.tokenizer, self.image_token, self.image_tokens, max_length=max_length)
 
     def tokenize_captions(self, texts: list[str]) -> Tensor:
-        """int64 [B,C] for the CLIP text tower; a caption longer than C is an error, not a silent cut."""
-        if self._captions is None:
-            from open_clip import SimpleTokenizer
-
-            self._captions = SimpleTokenizer(context_length=self.context_length)
+        """int64 [B,C] for the text tower; a caption longer than C is an error, not a silent cut."""
         for text in texts:
-            if len(self._captions.encode(text)) + 2 > self.context_length:
+            if self.caption_tokenizer.length(text) > self.context_length:
                 raise UserError(
                     f"a caption is longer than the {self.context_length} tokens of the text tower: {text[:60]!r}…; "
                     "shorten it"
                 )
-        return self._captions(texts)
+        return self.caption_tokenizer(texts)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer/, preprocessing.json and prompts/ into a checkpoint directory."""
+        """Write tokenizer/, captions/, preprocessing.json and prompts/ into a checkpoint directory."""
         folder = Path(folder)
         self.tokenizer.save_pretrained(folder / "tokenizer")
         (folder / "preprocessing.json").write_text(
@@ -141,6 +139,7 @@ class MDFProcessor:
                 indent=1,
             )
         )
+        self.caption_tokenizer.save(folder)
         shutil.copytree(self.prompts.folder, folder / "prompts", dirs_exist_ok=True)
 
     @classmethod
@@ -171,4 +170,5 @@ class MDFProcessor:
             raise UserError(
                 f"{folder / 'tokenizer'} is missing or damaged ({reason}); take the checkpoint again from its run"
             ) from error
-        return cls(tokenizer, preprocessing, Prompts(folder / "prompts"), **extra)
+        captions = CaptionTokenizer.load(folder, extra["context_length"])
+        return cls(tokenizer, preprocessing, Prompts(folder / "prompts"), captions=captions, **extra)

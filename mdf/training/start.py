@@ -14,6 +14,10 @@ from mdf.models.language import bare
 # settings of the model's sections that weights do not depend on; `weights` only says whether there were any
 FREE = {
     "encoder.image_lr_scale",
+    "encoder.image_locked",
+    "encoder.text_locked",
+    "encoder.layer_decay",
+    "encoder.gradient_checkpointing",
     "unet.encoder_lr_scale",
     "fusion.gate_lr",
     "language.attention",
@@ -29,7 +33,7 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     given = MDFModel.from_pretrained(cfg.run.start_from, dtype=dtype)
     wanted = sections(cfg)
     lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
-    had = {part: given.config.mdf[part] for part in PARTS}
+    had = {part: asdict(section) for part, section in zip(PARTS, given.config.sections(), strict=True)}
     wrong = [line for line in differ(had, wanted) if lora or given.config.lora or not line.startswith("language.lora")]
     if wrong:
         raise UserError(
