@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
+from mdf.models import towers
 from mdf.models.text_tower import TextTower
 from mdf.models.weights import BUNDLED, fit, read_state, text_path, trunk_state
 
@@ -35,6 +36,7 @@ def load(clip: Any, cfg: EncoderConfig, config: dict[str, Any]) -> None:
         path = fetch_tag(cfg)
     state = {k.removeprefix("module."): v for k, v in read_state(str(path), "encoder.weights").items()}
     if cfg.image and not any(key.startswith("visual.") for key in state):
+        towers.resize(clip.visual, config["vision_cfg"]["image_size"])  # first: positions are interpolated once only
         load_trunk(clip.visual.trunk, state, path, cfg.image)
     else:
         load_clip(clip, state, path, cfg)

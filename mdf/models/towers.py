@@ -103,7 +103,7 @@ def build(config: dict[str, Any], *, pretrained: bool = False) -> Any:
     text = values["text_cfg"]
     if "hf_config" in text:
         # open_clip's own tower for these cannot be made from a configuration alone for every family: a placeholder
-        values["text_cfg"] = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 0}
+        values["text_cfg"] = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
     made = open_clip.CustomTextCLIP if config["custom_text"] else open_clip.CLIP
     with contextlib.redirect_stdout(io.StringIO()):
         clip = made(**values)
@@ -123,8 +123,9 @@ def fit_projection(visual: Any) -> None:
         visual.head.proj = nn.Linear(width, proj.out_features, bias=proj.bias is not None)
 
 
-def resize(visual: Any, side: int) -> None:
+def resize(visual: Any, side: Any) -> None:
     """Let a timm tower with positions take another side; they are interpolated. Others take any, or were built so."""
+    side = side[0] if isinstance(side, tuple | list) else side
     if hasattr(visual, "trunk"):
         native = visual.trunk.pretrained_cfg.get("input_size", (3, 0, 0))[-1]
         if hasattr(visual.trunk, "set_input_size") and side != native:

@@ -11,7 +11,7 @@ from mdf.errors import UserError
 from mdf.models.embedder import Embedder
 from mdf.models.fundus_encoder import FundusEncoder
 from mdf.models.fusion import MDFModel
-from mdf.models.text_tower import TextTower, longest, read_config
+from mdf.models.text_tower import TextTower, longest
 from mdf.models.towers import captions_of
 from tests.tiny import tiny_config
 from tests.tiny_text import tiny_bert
@@ -80,7 +80,7 @@ def test_a_checkpoint_needs_neither_the_folder_nor_the_hub(bert, tmp_path):
 def test_the_length_of_captions_is_a_setting(bert):
     settings = EncoderConfig(model="fundus-vit-tiny", text=str(bert), context_length=16)
     assert FundusEncoder(settings, load=False).context_length == 16
-    with pytest.raises(UserError, match="encoder.context_length: 64, but the text tower has 48 positions".replace(".", r"\.")):
+    with pytest.raises(UserError, match=r"encoder\.context_length: 64, but the text tower has 48"):
         FundusEncoder(EncoderConfig(model="fundus-vit-tiny", text=str(bert), context_length=64))
     clip = FundusEncoder(EncoderConfig(model="fundus-vit-tiny", context_length=100))
     assert clip.encode_text(captions_of(clip.architecture)(TEXTS)).shape == (2, 32)
@@ -131,5 +131,3 @@ def test_folders_that_hold_no_whole_text_model_are_refused(bert, tmp_path):
     other = tiny_bert(tmp_path / "other", pad_token_id=7)
     with pytest.raises(UserError, match="is not that of the model"):
         MDFModel.build(tiny_config(tmp_path, **{"encoder.text": str(other)}), ("normal",))
-    language = tiny_config(tmp_path).language.model  # a causal model has a padding number too, but no padding of its own
-    assert read_config(language)["model_type"] == "llama"
