@@ -5,6 +5,7 @@ Shapes: B rows, T text tokens, S encoder input side, U U-Net input side, K masks
 
 import dataclasses
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdf.config import AugmentConfig, DialogueConfig
-from mdf.dialogue import IGNORED, Encoded, Prompts, Turn, ask, caption, converse, encode, report_text
+from mdf.captions import can_be_aligned, caption, templates
+from mdf.config import AugmentConfig, CaptionsConfig, DialogueConfig
+from mdf.dialogue import IGNORED, Encoded, Prompts, Turn, ask, converse, encode
 from mdf.errors import UserError
 from mdf.imaging.augment import flip_record, sample
 from mdf.imaging.cache import PreparedCache, file_of
 from mdf.imaging.decode import load_image, load_mask
 from mdf.imaging.preprocess import Crop, Prepared
 from mdf.records import FundusRecord, Manifest
+from mdf.vocabulary import entries
 
 
 @dataclass
@@ -42,8 +45,11 @@ class Batch:
     prompt_mask: Tensor | None = None  # bool [B,T], before the first supervised token
     focus: Tensor | None = None  # int64 [B,T], row of `masks` that the next token speaks of; -1 = none known
     caption_ids: Tensor | None = None  # int64 [B,C] for the CLIP text tower
-    caption_group: Tensor | None = None  # int64 [B], equal for equal captions; -1 = there is nothing to align with
+    caption_group: Tensor | None = None  # int64 [B], equal for equal caption_ids; -1 = there is nothing to align with
+    cut: int = 0  # captions that were longer than the text tower's context
     label_ids: Tensor | None = None  # int64 [B], equal for equal diagnoses; -1 likewise
+    label_sets: Tensor | None = None  # bool [B,D], which of the vocabulary's D names the diagnosis holds
+    patients: Tensor | None = None  # int64 [P,2], rows of each patient's left and right eye (`eyes_of`); -1 = none here
     missing: list[str] = dataclasses.field(default_factory=list)  # files that are gone; their rows serve no loss
     backbone: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # the language model's own image tensors
 
@@ -83,11 +89,6 @@ def can_be_asked(record: FundusRecord, prompts: Prompts, dialogue: DialogueConfi
     return any(ask(record, kind, prompts, (), np.random.default_rng(0)) is not None for kind in kinds)
 
 
-def can_be_aligned(record: FundusRecord) -> bool:
-    """Whether there is anything to make a caption of."""
-    return bool(record.diagnosis or record.findings or report_text(record))
-
-
 class FundusDataset(torch.utils.data.Dataset):
     """Photographs of a manifest as samples; `dataset[(epoch, index)]`, so that augmentation and questions depend on
     (seed, epoch, sample id) alone and never on the order or the number of workers.
@@ -102,6 +103,7 @@ class FundusDataset(torch.utils.data.Dataset):
         manifest: Manifest,
         processor: Any,
         dialogue: DialogueConfig,
+        captions: CaptionsConfig = CaptionsConfig(),  # noqa: B008 (frozen)
         *,
         seed: int = 0,
         augment: AugmentConfig | None = None,
@@ -111,10 +113,13 @@ class FundusDataset(torch.utils.data.Dataset):
         cache: PreparedCache | None = None,
         skip_missing: bool = False,
     ):
-        self.records, self.manifest, self.processor, self.dialogue = records, manifest, processor, dialogue
+        self.records, self.manifest, self.processor = records, manifest, processor
+        self.dialogue, self.captions = dialogue, captions
         self.seed, self.augment, self.masks = seed, augment, masks
         self.want_text, self.want_caption = want_text, want_caption
         self.cache, self.skip_missing = cache, skip_missing
+        if want_caption:
+            templates(processor.prompts)  # a mistake in them is told before any work
 
     def __len__(self) -> int:
         return len(self.records)
@@ -170,7 +175,8 @@ class FundusDataset(torch.utils.data.Dataset):
                 conversation = encode(turns, max_length=self.dialogue.max_length)
         if self.want_caption:
             drawn = rng if self.augment is not None else None
-            text = caption(record, prompts, drawn) if can_be_aligned(record) else ""
+            alignable = can_be_aligned(record, self.captions)
+            text = caption(record, prompts, self.captions, drawn) if alignable else ""
         return Sample(record, prepared, conversation, text, self.focus(record, conversation), silent)
 
     def focus(self, record: FundusRecord, conversation: Encoded | None) -> list[int] | None:
@@ -228,6 +234,42 @@ def label_id(record: FundusRecord) -> int:
     return stable_hash("|".join(sorted(record.diagnosis or ("?" + record.id,))))
 
 
+@cache
+def columns() -> dict[str, int]:
+    """The place of each diagnosis in `Batch.label_sets`: the same in every process and for all data."""
+    return {name: place for place, name in enumerate(entries())}
+
+
+def label_sets(records: list[FundusRecord]) -> Tensor:
+    """bool [B,D], the diagnosis of each; one that is not known is an empty set."""
+    sets = torch.zeros(len(records), len(columns()), dtype=torch.bool)
+    for row, record in enumerate(records):
+        sets[row, [columns()[name] for name in record.diagnosis or ()]] = True
+    return sets
+
+
+def person_of(record: FundusRecord) -> tuple[str, str] | None:
+    """Whose eye this is, or None where patient or eye are not known; numbers of patients are their source's own."""
+    return (record.source or "", record.patient) if record.patient and record.eye else None
+
+
+def eyes_of(samples: list[Sample]) -> list[list[int]]:
+    """[left, right] rows of each patient, -1 for an eye that is not there; a right eye and the left one of the same
+    patient right after it are one, as the sampler lays them. A row with nothing to align with takes no part.
+    """
+    found: list[list[int]] = []
+    for row, own in enumerate(samples):
+        if not own.caption or person_of(own.record) is None:
+            continue
+        if own.record.eye == "right":
+            found.append([-1, row])
+        elif found and found[-1] == [-1, row - 1] and person_of(samples[row - 1].record) == person_of(own.record):
+            found[-1][0] = row
+        else:
+            found.append([row, -1])
+    return found
+
+
 def collate(samples: list[Sample], processor: Any) -> Batch:
     """Samples of one micro-batch as tensors."""
     prepared = [s.prepared for s in samples]
@@ -265,8 +307,14 @@ def collate(samples: list[Sample], processor: Any) -> Batch:
             raise ValueError(f"no supervised token in {', '.join(empty)}")
     captions = [s.caption for s in samples if s.caption is not None]
     if captions:
-        batch.caption_ids = processor.tokenize_captions(captions)
-        batch.caption_group = torch.tensor([stable_hash(c) if c else -1 for c in captions])
+        fitted = [processor.fit_caption(c) for c in captions]
+        batch.cut = sum(f != c for f, c in zip(fitted, captions, strict=True))
+        batch.caption_ids = processor.caption_ids(fitted)
+        # of what the tower reads: captions that become equal when they are cut, or in lower case, are one text
+        rows = zip(captions, batch.caption_ids.tolist(), strict=True)
+        batch.caption_group = torch.tensor([stable_hash(str(ids)) if c else -1 for c, ids in rows])
+        batch.label_sets = label_sets(records)
+        batch.patients = torch.tensor(eyes_of(samples), dtype=torch.int64).reshape(-1, 2)
     return batch
 
 

@@ -13,22 +13,30 @@ QUESTIONS = (
     "diagnosis", "presence", "quadrant", "count", "report", "eye",
     "find", "grade", "explain", "differential", "refer", "follow_up", "unknown", "unrecorded",
 )  # fmt: skip
+CAPTIONS = ("labels", "descriptions", "text", "sentences")
+DRAWN = {"descriptions", "sentences"}  # of these: a photograph has several
 # parts that the gradient of each loss reaches
 LOSSES = {
     "mask": ("unet",),
     "contrastive": ("encoder",),
     "label_aware": ("encoder",),
+    "label_overlap": ("encoder",),
+    "sigmoid": ("encoder",),
+    "patient": ("encoder",),
     "text": ("fusion", "language", "unet", "encoder"),
     "grounding": ("fusion", "language", "unet", "encoder"),
 }
+CONTRASTS = ("contrastive", "label_aware", "label_overlap", "sigmoid", "patient")  # compare photographs with texts
 EXAMPLES = {"segment": "mask", "align": "contrastive", "fuse": "text"}  # the loss that a message proposes
 
 CHOICES = {
     "run.precision": ("auto", "fp32", "bf16"),
     "fusion.film.condition": ("none", "image", "image+prompt"),
+    "encoder.resize": ("field", "squash", "pad"),
     "language.attention": ("sdpa", "eager"),
     "dialogue.phrasings": ("first", "few", "all"),
 }
+SCHEDULES = ("cosine", "constant")
 DATASETS = (  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
     "acrima", "aptos2019", "brset", "chase_db1", "csdi", "deepdrid", "deepeyenet", "dicom", "drive", "eyepacs", "fives",
     "hei_med", "hrf", "idrid", "jsiec", "les_av", "mbrset", "messidor2", "mm_retinal", "mmac", "odir5k", "papila",
@@ -110,7 +118,7 @@ def check(cfg: Config) -> None:
 def problems(cfg: Config) -> list[str]:
     """One line for each thing that is wrong."""
     found = [*outside(cfg, RANGES, ""), *check_run(cfg), *check_data(cfg.data, "data")]
-    found += [*check_encoder(cfg.encoder), *check_model(cfg), *check_questions(cfg)]
+    found += [*check_encoder(cfg.encoder), *check_model(cfg), *check_questions(cfg), *check_captions(cfg)]
     for name in STAGES:
         stage: StageConfig = getattr(cfg, name)
         found += outside(stage, STAGE_RANGES, f"{name}.")
@@ -215,6 +223,11 @@ def check_encoder(encoder: EncoderConfig) -> Iterator[str]:
 
 def check_model(cfg: Config) -> Iterator[str]:
     fusion, unet = cfg.fusion, cfg.unet
+    for name in ("mean", "std"):
+        values = getattr(cfg.encoder, name)
+        if values and (len(values) != 3 or (name == "std" and min(values) <= 0)):
+            positive = " above 0" if name == "std" else ""
+            yield f"encoder.{name}: {list(values)} must be three numbers{positive}, for RGB in 0..1"
     if any(d not in (1, 2, 3, 4) for d in fusion.depths):
         yield f"fusion.depths: {list(fusion.depths)} must be of 1, 2, 3, 4 (strides 2, 4, 8, 16)"
     if len(set(fusion.depths)) < len(fusion.depths):
@@ -251,6 +264,17 @@ def check_questions(cfg: Config) -> Iterator[str]:
         )
 
 
+def check_captions(cfg: Config) -> Iterator[str]:
+    sources = cfg.captions.sources
+    for kind, weight in sources.items():
+        if kind not in CAPTIONS:
+            yield f"captions.sources.{kind}: no such caption; must be of {', '.join(CAPTIONS)}"
+        if not 0 <= weight < float("inf"):
+            yield f"captions.sources.{kind}: weight {weight} must be 0 or more"
+    if not cfg.captions.weights:
+        yield "captions.sources: no caption has a weight above 0"
+
+
 def check_modes(stage: StageConfig, name: str) -> Iterator[str]:
     for part in PARTS:
         mode = getattr(stage.parts, part).mode
@@ -278,8 +302,38 @@ def check_grounding(cfg: Config, losses: list[str], name: str) -> Iterator[str]:
         yield f"{name}.losses.grounding: unet.masks is empty, so no lesion has a place; {remove}"
 
 
+def check_contrasts(cfg: Config, stage: StageConfig, losses: list[str], name: str) -> Iterator[str]:
+    """What sigmoid and patient need beside them."""
+    encoder = cfg.encoder
+    own = "siglip" in encoder.model.lower() or encoder.model.endswith(".json")  # an architecture may bring a bias along
+    if "sigmoid" in losses and encoder.init_logit_bias is None and not own:
+        yield (
+            f"{name}.losses.sigmoid: {encoder.model} has no logit bias to learn; set encoder.init_logit_bias=-10 and "
+            "encoder.init_logit_scale=10, where SigLIP starts"
+        )
+    if "patient" not in losses:
+        return
+    if stage.batch_size % 2:
+        yield (
+            f"{name}.batch_size: {stage.batch_size} is odd, but the loss patient has both eyes of a patient in one "
+            f"micro-batch, side by side; {name}.batch_size={stage.batch_size + 1}"
+        )
+    if stage.augment and cfg.augment.flip > 0:
+        yield (
+            f"augment.flip: {cfg.augment.flip} would flip one eye of a patient and not the other, so that the loss "
+            f"patient had two eyes of one side; set augment.flip=0 or {name}.augment=false"
+        )
+    if (stage.data or cfg.data).name == "shards":
+        yield (
+            f"{name}.losses.patient: given, but its data.name is shards, whose order is fixed; to lay the eyes of a "
+            "patient side by side needs single files"
+        )
+
+
 def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
     """Contradictions of a stage that is run."""
+    if stage.schedule not in SCHEDULES:
+        yield f"{name}.schedule: {stage.schedule!r} must be one of {', '.join(SCHEDULES)}"
     if stage.steps == 0 and stage.epochs == 0:
         yield f"{name}.steps: 0, and {name}.epochs is 0 too; one of them must be above 0"
     if stage.balance and (stage.data or cfg.data).name == "shards":
@@ -291,11 +345,19 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
         yield f"{name}.losses.mask: unet.masks is empty, so there is no mask to learn; for example unet.masks=[vessel]"
     if "grounding" in losses:
         yield from check_grounding(cfg, losses, name)
-    if stage.chunk and (not {"contrastive", "label_aware"} & set(losses) or "text" in losses):
+    if stage.chunk and (not set(CONTRASTS) & set(losses) or "text" in losses):
         yield (
-            f"{name}.chunk: {stage.chunk}, but only a stage with the loss contrastive or label_aware and without text "
-            f"can compute a batch in chunks; set {name}.chunk=0, and more {name}.accumulation where memory is short"
+            f"{name}.chunk: {stage.chunk}, but only a stage with one of the losses {', '.join(CONTRASTS)} and "
+            f"without text can compute a batch in chunks; set {name}.chunk=0, and more {name}.accumulation where "
+            "memory is short"
         )
+    drawn = set(cfg.captions.weights)
+    if not stage.augment and set(CONTRASTS) & set(losses) and (len(drawn) > 1 or drawn & DRAWN):
+        yield (
+            f"{name}.augment: false gives a photograph one caption for all epochs, but captions.sources draws among "
+            f"{', '.join(cfg.captions.weights)}; set {name}.augment=true, or captions.sources to labels or text alone"
+        )
+    yield from check_contrasts(cfg, stage, losses, name)
     trained = [part for part in PARTS if getattr(stage.parts, part).mode != "frozen"]
     if not trained:
         part = LOSSES[EXAMPLES[name]][0]

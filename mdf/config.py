@@ -62,6 +62,11 @@ class EncoderConfig:
     # open_clip tag, file, bundled name (efficientnet-lite0-imagenet), or timm for those of `image`; null = random
     weights: str | None = None
     size: int = 0  # input side in pixels; 0 = the architecture's own
+    # field | squash | pad: what it is shown. The field of view, centred in a square; or, as other trainers do it, the
+    # whole photograph, squashed to a square, or its longer side scaled to `size` and padded on the right or below
+    resize: str = "field"
+    mean: tuple[float, ...] = ()  # of red, green and blue in 0..1, subtracted; () = as the weights were trained
+    std: tuple[float, ...] = ()  # likewise, divided by
     image_lr_scale: float = 1.0  # the image tower's learning rate / the encoder's; below 1 where only it is pretrained
     init_logit_scale: float | None = None  # multiplier of cosine similarities at the start; null = the weights' own
     init_logit_bias: float | None = None  # added to them, for losses.sigmoid (-10); null = the architecture's, or none
@@ -137,6 +142,18 @@ class DialogueConfig:
 
 
 @dataclass(frozen=True)
+class CaptionsConfig:
+    # weight of each kind of caption that a photograph draws from in the contrastive losses: labels, descriptions, text,
+    # sentences (docs/data.md); a kind that its record cannot serve is left out of the draw. {} = {labels: 1}
+    sources: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The kinds that are drawn, each with a weight above 0."""
+        return {kind: weight for kind, weight in (self.sources or {"labels": 1.0}).items() if weight > 0}
+
+
+@dataclass(frozen=True)
 class PartConfig:
     mode: str = "frozen"  # frozen | lora (language only) | full
     lr: float = 1e-4  # peak learning rate
@@ -153,7 +170,9 @@ class PartsConfig:
 @dataclass(frozen=True)
 class StageConfig:
     parts: PartsConfig = field(default_factory=PartsConfig)
-    losses: dict[str, float] = field(default_factory=dict)  # weights: mask, contrastive, label_aware, text, grounding
+    # weights of mask, text, grounding, and of what compares photographs with captions: contrastive (CLIP), label_aware
+    # (FLAIR, equal diagnoses), label_overlap (shared ones), sigmoid (SigLIP), patient (RET-CLIP: left, right, both)
+    losses: dict[str, float] = field(default_factory=dict)
     epochs: float = 1.0  # passes over the training photographs; ignored where steps > 0
     steps: int = 0  # optimiser steps; 0 = from epochs
     batch_size: int = 8  # photographs a process and micro-batch
@@ -161,12 +180,15 @@ class StageConfig:
     # of a micro-batch, photographs whose activations the encoder holds at once for a contrastive loss, which compares
     # the whole of it (GradCache: the same gradient, less memory, each forward computed twice); 0 = all
     chunk: int = 0
-    warmup: float = 0.05  # share of the steps with rising learning rate; cosine to zero after
+    warmup: float = 0.05  # share of the steps with rising learning rate
+    schedule: str = "cosine"  # cosine | constant: of the learning rate after that, to zero or as it is
     weight_decay: float = 0.01  # AdamW; none on norms, gates, biases, embeddings
     beta2: float = 0.99  # AdamW's second moment decay
     max_grad_norm: float = 1.0  # L2 norm that gradients are clipped to; 0 = no clipping
     augment: bool = True  # the settings of `augment` on training photographs
-    balance: bool = False  # true: every diagnosis is drawn equally often
+    balance: bool = (
+        False  # true: every diagnosis is drawn equally often; with losses.patient that of both eyes together
+    )
     eval_every: int = 0  # optimiser steps between validations; 0 = four a stage
     eval_photographs: int = 64  # validation photographs used while training
     samples: int = 2  # validation photographs whose generated answers are written to samples/
@@ -183,6 +205,7 @@ class Config:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     dialogue: DialogueConfig = field(default_factory=DialogueConfig)
+    captions: CaptionsConfig = field(default_factory=CaptionsConfig)
     segment: StageConfig = field(default_factory=StageConfig)
     align: StageConfig = field(default_factory=StageConfig)
     fuse: StageConfig = field(default_factory=StageConfig)

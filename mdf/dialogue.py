@@ -153,22 +153,6 @@ def report_text(record: FundusRecord) -> str | None:
     return None
 
 
-def caption(record: FundusRecord, prompts: Prompts, rng: np.random.Generator | None = None) -> str:
-    """The text that stands for this photograph in contrastive training; without `rng` the first template."""
-    names = list(record.diagnosis or ())
-    names += [f.name for f in record.findings or () if f.name not in names]
-    labels = prompts.captions["join"].join(display(n) for n in names)
-    if not labels:
-        text = report_text(record)
-        if text is None:
-            raise UserError(
-                f"record {record.id}: neither diagnosis, findings nor text to align with; leave it out of this stage"
-            )
-        labels = text
-    templates = prompts.captions["templates"]
-    return templates[0 if rng is None else int(rng.integers(len(templates)))].format(labels=labels)
-
-
 def ask(
     record: FundusRecord,
     kind: str,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mdf.batches import FundusDataset
+from mdf.captions import needed
 from mdf.config import Config
 from mdf.dialogue import IGNORED, Encoded, Prompts, Turn
 from mdf.errors import UserError
@@ -109,12 +110,15 @@ def spoken(cfg: Config, manifest: Manifest, record: FundusRecord, listener: List
     def drawn(stage: str, **wanted: Any) -> Any:
         # a dataset of its own for each stage, as in training: a draw for one would change the draws of the other
         augment = cfg.augment if getattr(cfg, stage).augment else None
-        dialogue, seed = cfg.dialogue, cfg.run.seed
-        return FundusDataset([record], manifest, listener, dialogue, seed=seed, augment=augment, **wanted)[0, 0]
+        how = {"seed": cfg.run.seed, "augment": augment, **wanted}
+        return FundusDataset([record], manifest, listener, cfg.dialogue, cfg.captions, **how)[0, 0]
 
     def caption() -> str:
         said = drawn("align", want_text=False, want_caption=True).caption
-        return f"caption: {said}" if said else f"caption: none, record {record.id}: neither diagnosis, finding nor text"
+        if not said:
+            return f"caption: none, record {record.id}: {needed(cfg.captions)}"
+        read = listener.tokens.fit_caption(said) if listener.tokens else said
+        return f"caption: {read}" + (f" [[cut: {said.removeprefix(read).strip()}]]" if read != said else "")
 
     def conversation() -> str:
         if drawn("fuse", want_text=True, want_caption=False).silent:
@@ -156,6 +160,12 @@ def tokens_of(cfg: Config, prompts: Prompts) -> MDFProcessor:
             "train.py --dry-run fetches it"
         ) from None
     with torch.device("meta"):  # shapes alone, to count the photograph's tokens
-        rows, columns = FundusEncoder(cfg.encoder, load=False).grid
-    side = cfg.language.prefix_side
-    return MDFProcessor(tokenizer, Preprocessing(), prompts, image_tokens=min(side, rows) * min(side, columns))
+        encoder = FundusEncoder(cfg.encoder, load=False)
+    side, (rows, columns) = cfg.language.prefix_side, encoder.grid
+    return MDFProcessor(
+        tokenizer,
+        Preprocessing(),
+        prompts,
+        image_tokens=min(side, rows) * min(side, columns),
+        context_length=encoder.context_length,
+    )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdf.caption_tokenizer import CaptionTokenizer
+from mdf.captions import cut, is_empty, tell_cut
 from mdf.dialogue import Encoded, Prompts, Turn, encode, encode_apart
 from mdf.errors import UserError
 from mdf.files import read_json
@@ -113,15 +114,36 @@ class MDFProcessor:
         """Questions that do not see each other as token ids (see `mdf.dialogue.encode_apart`)."""
         return encode_apart(turns, self.tokenizer, self.image_token, self.image_tokens, max_length=max_length)
 
-    def tokenize_captions(self, texts: list[str]) -> Tensor:
-        """int64 [B,C] for the text tower; a caption longer than C is an error, not a silent cut."""
-        for text in texts:
-            if self.caption_tokenizer.length(text) > self.context_length:
-                raise UserError(
-                    f"a caption is longer than the {self.context_length} tokens of the text tower: {text[:60]!r}…; "
-                    "shorten it"
-                )
+    def caption_length(self, text: str) -> int:
+        """Tokens of a caption, its start and end among them."""
+        return self.caption_tokenizer.length(text)
+
+    def caption_ids(self, texts: list[str]) -> Tensor:
+        """int64 [B,C] of captions that fit (see `fit_caption`); an empty one is for rows that serve no loss."""
         return self.caption_tokenizer(texts)
+
+    def fit_caption(self, text: str) -> str:
+        """The caption, or of one longer than the C tokens of the text tower what stands before the cut, see
+        `mdf.captions.cut`.
+        """
+
+        def fits(part: str) -> bool:
+            return self.caption_length(part) <= self.context_length
+
+        return text if fits(text) else cut(text, fits)
+
+    def tokenize_captions(self, texts: list[str]) -> Tensor:
+        """int64 [B,C] for the text tower. A caption longer than C is cut, which is said.
+
+        Raises UserError for an empty one.
+        """
+        for number, text in enumerate(texts, 1):
+            if is_empty(text):
+                raise UserError(f"text {number} of {len(texts)} is empty ({text[:10]!r}): there is nothing to embed")
+        fitted = [self.fit_caption(text) for text in texts]
+        if fitted != list(texts):
+            tell_cut()
+        return self.caption_ids(fitted)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizer/, captions/, preprocessing.json and prompts/ into a checkpoint directory."""

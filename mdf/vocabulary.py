@@ -24,7 +24,7 @@ GRADES = DATA / "grades.yaml"
 # section of a table -> kind: a disease, a sign, what is said not to be there, what the photograph is worth
 KINDS = {"diagnoses": "diagnosis", "findings": "finding", "absences": "absence", "quality": "quality"}
 SHOWN = 40  # unknown strings listed in one message
-KEYS = ("display", "describe", "parents", "synonyms", "denies")
+KEYS = ("display", "describe", "phrases", "parents", "synonyms", "denies")
 # One spelling of the words that are written in several ways: British and American English, one word or two.
 FOLDS = tuple(
     (re.compile(pattern), to)
@@ -63,6 +63,7 @@ class Entry:
     parents: tuple[str, ...]
     synonyms: tuple[str, ...]
     denies: str | None = None  # of an absence: what is not there
+    phrases: tuple[str, ...] = ()  # single facts of the description
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,11 @@ def display(name: str) -> str:
 def describe(name: str) -> str:
     """What an expert looks for in the photograph, one sentence."""
     return entries()[canonical(name)].describe
+
+
+def phrases(name: str) -> tuple[str, ...]:
+    """What an expert looks for, fact by fact; () where the description is one fact."""
+    return entries()[canonical(name)].phrases
 
 
 def parents(name: str) -> tuple[str, ...]:
@@ -288,6 +294,7 @@ def read_tables(paths: Iterable[Path]) -> dict[str, Entry]:
                     tuple(row.get("parents", ())),
                     tuple(row.get("synonyms", ())),
                     row.get("denies"),
+                    tuple(row.get("phrases", ())),
                 )
     wrong += spelling_problems(found) + parent_problems(found)
     if wrong:
@@ -329,7 +336,7 @@ def row_problem(name: str, row: Any, kind: str) -> str | None:
     for key in ("display", "describe", *(["denies"] if kind == "absence" else [])):
         if not isinstance(row.get(key), str) or not row[key].strip():
             return f"{key} is missing or no text"
-    for key in ("parents", "synonyms"):
+    for key in ("parents", "synonyms", "phrases"):
         if not isinstance(row.get(key, []), list) or not all(isinstance(v, str) for v in row.get(key, [])):
             return f"{key} must be a list of words such as [glaucoma]; put quotes around no, yes, on, off and numbers"
     return "denies belongs to absences only" if kind != "absence" and "denies" in row else None

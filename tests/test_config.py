@@ -160,7 +160,7 @@ def test_everything_wrong_is_in_one_message_with_its_full_key(base: Path):
         ("segment.parts.unet.mode=lora", "lora is for the language part only"),
         ("segment.parts.unet.mode=ful", "must be one of frozen, lora, full"),
         ("segment.parts.encoder.mode=full", "none of the losses mask reaches it"),
-        ("segment.chunk=2", "segment.chunk: 2, but only a stage with the loss contrastive or label_aware"),
+        ("segment.chunk=2", "segment.chunk: 2, but only a stage with one of the losses contrastive, label_aware"),
         ("segment.chunk=-1", "segment.chunk: -1 must be a number at least 0"),
         ("segment.epochs=0", "one of them must be above 0"),
         ("data.name=hrf", "data.root: missing"),
@@ -213,3 +213,15 @@ def test_written_settings_keep_text_that_looks_like_numbers(base: Path, tmp_path
     )
     (tmp_path / "b.yaml").write_text(to_yaml(cfg))
     assert load_config(tmp_path / "b.yaml") == cfg
+
+
+def test_the_encoder_is_shown_what_the_preprocessing_knows():
+    from mdf.checking import CHOICES
+    from mdf.imaging.preprocess import RESIZES
+
+    assert CHOICES["encoder.resize"] == RESIZES
+    assert load_config(None, ["encoder.mean=[0,0,0]", "encoder.std=[1,1,1]"]).encoder.std == (1, 1, 1)
+    with pytest.raises(ConfigError, match=r"align\.schedule: 'cosinus' must be one of cosine, constant"):
+        load_config(None, ["align.schedule=cosinus"])
+    with pytest.raises(ConfigError, match=r"encoder\.std: .* three numbers above 0"):
+        load_config(None, ["encoder.std=[1,1,0]"])

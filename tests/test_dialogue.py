@@ -11,7 +11,7 @@ import pytest
 from mdf.checking import QUESTIONS
 from mdf.config import DialogueConfig, load_config
 from mdf.datasets.phantom import draw_manifest
-from mdf.dialogue import ORDER, QUADRANTS, SMALL_LESIONS, Prompts, Turn, ask, caption, converse, encode, render
+from mdf.dialogue import ORDER, QUADRANTS, SMALL_LESIONS, Prompts, Turn, ask, converse, encode, render
 from mdf.errors import UserError
 from mdf.processor import IMAGE_TOKENS, PAD_TOKENS, choose_token
 from mdf.records import Finding, FundusRecord
@@ -310,16 +310,6 @@ def test_all_lesions_at_once_can_still_be_asked_about(prompts):
     record = FundusRecord("a", "a.png", findings=tuple(Finding(name) for name in SMALL_LESIONS))
     for seed in range(10):
         assert ask(record, "presence", prompts, DIAGNOSES, np.random.default_rng(seed)).answer == "Yes."
-
-
-def test_captions_name_the_diagnosis_and_the_findings(prompts):
-    record = FundusRecord("a", "a.png", diagnosis=("amd",), findings=(Finding("drusen"), Finding("drusen")))
-    text = caption(record, prompts)
-    assert text.startswith("a fundus photograph showing age-related macular degeneration, drusen")
-    assert {caption(record, prompts, np.random.default_rng(i)) for i in range(20)} > {text}
-    assert caption(FundusRecord("a", "a.png", texts={"keywords": "drusen"}), prompts).endswith("drusen")
-    with pytest.raises(UserError, match="record b: neither diagnosis"):
-        caption(FundusRecord("b", "b.png", diagnosis=()), prompts)
 
 
 def test_a_folder_without_prompts_says_which_file_is_missing(tmp_path):

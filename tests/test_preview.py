@@ -66,6 +66,13 @@ def test_a_record_that_nothing_is_known_of_has_neither_conversation_nor_caption(
     assert "conversation: none" in gone and "gone.png" in gone
 
 
+def test_a_caption_is_of_the_kinds_that_the_run_draws_and_what_is_cut_is_marked(cfg, manifest):
+    long = replace(manifest.records[0], eye=None, texts={"report": "Drusen in the macula. " + "Pale spots " * 60})
+    shown = preview(put(cfg, "captions.sources", {"text": 1.0}), manifest, [long, replace(long, texts={})])
+    assert "caption: Drusen in the macula. [[cut: Pale spots" in shown
+    assert f"caption: none, record {long.id}: no text" in shown
+
+
 def test_show_takes_a_configuration_and_fetches_nothing(tmp_path, manifest, monkeypatch, capsys):
     write_manifest(tmp_path / "m.jsonl", manifest.records, root=manifest.root, dataset="phantom")
     quickstart = bundled("configs") / "quickstart.yaml"

@@ -130,12 +130,6 @@ def test_rows_of_the_inputs(processor, picture):
     assert torch.equal(blank["field"], x["field"]) and x["pixel_values"].any()
 
 
-def test_a_caption_is_never_cut_silently(processor):
-    assert processor.tokenize_captions(["drusen", "a fundus photograph"]).shape == (2, 77)
-    with pytest.raises(UserError, match="longer than the 77 tokens"):
-        processor.tokenize_captions(["drusen " * 80])
-
-
 def test_a_tokenizer_without_an_unused_token_is_refused(processor):
     assert choose_token(processor.tokenizer, IMAGE_TOKENS, "the image placeholder") == "<filename>"
     with pytest.raises(UserError, match="holds none of <nothing> to serve as padding"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mdf.dialogue import caption
+from mdf.captions import caption, tell_cut
 from mdf.errors import UserError
 from mdf.evaluation import few_shot, probe, retrieval, zero_shot
 from mdf.evaluation.classification import classification_metrics
@@ -171,12 +171,21 @@ def captions_and_photographs(
     settings: Settings,
 ) -> dict:
     """Retrieval: a photograph's right text is its caption; photographs are alike that have the same diagnoses, or,
-    where those are not known, the same caption.
+    where those are not known, the same caption. Captions are cut to what the text tower reads; `captions_cut` of them.
     """
-    texts = [caption(records[i], model.processor.prompts) for i in captioned]
+    processor = model.processor
+    whole = [caption(records[i], processor.prompts) for i in captioned]
+    texts = [processor.fit_caption(text) for text in whole]
+    cut = sum(a != b for a, b in zip(texts, whole, strict=True))
+    if cut:
+        tell_cut()
+    # texts that the tower reads alike are one
+    ids = dict(zip(texts, map(tuple, processor.caption_ids(texts).tolist()), strict=True))
+    first = {ids[text]: text for text in sorted(set(texts), reverse=True)}
+    texts = [first[ids[text]] for text in texts]
     different = sorted(set(texts))
     alike = ["+".join(sorted(records[i].diagnosis or ())) or t for i, t in zip(captioned, texts, strict=True)]
-    return retrieval.retrieval_metrics(
+    metrics = retrieval.retrieval_metrics(
         embeds[list(captioned)],
         embed_texts(model, different),
         np.array([different.index(t) for t in texts]),
@@ -184,3 +193,4 @@ def captions_and_photographs(
         label_of=np.unique(alike, return_inverse=True)[1],
         **settings.options,
     )
+    return metrics | ({"captions_cut": cut} if cut else {})

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdf.captions import can_be_aligned
 from mdf.dialogue import Turn, diagnosis_answer
 from mdf.errors import UserError
 from mdf.evaluation import controls, segmentation, spatial
@@ -95,9 +96,7 @@ def evaluate(
     judged = [i for i, names in enumerate(truth) if names]
     questions = spatial.spatial_questions(records, processor.prompts, seed=seed) if "spatial" in tasks else []
     mask_names = list(model.config.masks) if "masks" in tasks else []
-    captioned = (
-        [i for i, r in enumerate(records) if r.diagnosis or r.findings or r.texts] if "retrieval" in tasks else []
-    )
+    captioned = [i for i, r in enumerate(records) if can_be_aligned(r)] if "retrieval" in tasks else []
     judged_classes = plan(records, diagnoses, classes) if set(tasks) & {"zero_shot", *ASKED_FOR} else None
     wanted = _possible(tasks, records, truth, questions, mask_names, captioned, judged_classes)
 

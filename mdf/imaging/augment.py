@@ -36,19 +36,25 @@ class Transform:
             linear, move = linear * [[-1], [1]], move * [-1, 1]
         return np.column_stack([linear, move])
 
-    def colours(self, image: np.ndarray, field: np.ndarray) -> np.ndarray:
-        """The photometric part on uint8 [H, W, 3]; the mean colour is that of `field`, bool [H, W]."""
+    def lookup(self, image: np.ndarray, field: np.ndarray) -> np.ndarray:
+        """uint8 [256, 3], what becomes of each value of red, green and blue; contrast acts about the mean colour of
+        `image` uint8 [H, W, 3] in `field` bool [H, W].
+        """
         table = np.arange(256, dtype=np.float64)[:, None] / 255
         count = np.count_nonzero(field)
         sums = [int(image[:, :, channel].sum(where=field, dtype=np.int64)) for channel in range(3)]
         mean = np.array(sums) / count / 255 if count else np.full(3, 0.5)
         table = np.maximum((table - mean) * self.contrast + mean, 0) * self.brightness * np.array(self.gains)
         table = np.clip(table, 0, 1) ** self.gamma
-        lookup = (table * 255 + 0.5).astype(np.uint8)
-        out = np.empty_like(image)
-        for channel in range(3):
-            out[:, :, channel] = lookup[:, channel].take(image[:, :, channel])
-        return out
+        return (table * 255 + 0.5).astype(np.uint8)
+
+
+def recolour(image: np.ndarray, lookup: np.ndarray) -> np.ndarray:
+    """`image` uint8 [H, W, 3] through the table of `Transform.lookup`."""
+    out = np.empty_like(image)
+    for channel in range(3):
+        out[:, :, channel] = lookup[:, channel].take(image[:, :, channel])
+    return out
 
 
 def sample(cfg: AugmentConfig, rng: np.random.Generator) -> Transform:

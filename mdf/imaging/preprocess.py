@@ -13,7 +13,7 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from mdf.errors import UserError
-from mdf.imaging.augment import Transform
+from mdf.imaging.augment import Transform, recolour
 from mdf.imaging.field import find_field
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -26,6 +26,9 @@ MASK_COVERAGE = 0.35
 # Before augmentation coverage is kept in steps of 1/200, rounded up: MASK_COVERAGE and one half are then whole steps,
 # so that exactly the same pixels lie above them.
 STEPS = 200
+# field: cut to the field of view, centred in a square, black outside; squash: the whole photograph, each side scaled to
+# S by itself (open_clip's word); pad: the whole photograph, its longer side scaled to S, black on the right or below
+RESIZES = ("field", "squash", "pad")
 CROP_MAGIC = b"mdf crop 1\n"
 
 
@@ -44,22 +47,25 @@ class Crop:
 
     M = max(S, U). A photograph that is to be augmented has one picture [M, M, 3] and `covers` [1+N, M, M] with the
     share of each pixel that the field and the N masks cover, in 200ths. One that is not has two, [S, S, 3] and
-    [U, U, 3], and `covers` {0, 1} [1+N, U, U].
+    [U, U, 3], and `covers` {0, 1} [1+N, U, U]. Where the encoder is not shown the field (`Preprocessing.resize`), there
+    are always two, [S, S, 3] its own, and M = U.
     """
 
     pictures: tuple[torch.Tensor, ...]  # uint8
     covers: torch.Tensor  # uint8; the field, then the masks
     names: tuple[str, ...]  # of the N masks
-
-    @property
-    def augmented(self) -> bool:
-        return len(self.pictures) == 1
+    augmented: bool  # made to be augmented
 
     def to_bytes(self) -> bytes:
         """For a file: a header with shapes, names and a checksum, then the bytes of the tensors."""
         tensors = (*self.pictures, self.covers)
         payload = b"".join(t.numpy().tobytes() for t in tensors)
-        header = {"shapes": [list(t.shape) for t in tensors], "names": self.names, "crc32": zlib.crc32(payload)}
+        header = {
+            "shapes": [list(t.shape) for t in tensors],
+            "names": self.names,
+            "augmented": self.augmented,
+            "crc32": zlib.crc32(payload),
+        }
         text = json.dumps(header).encode()
         return CROP_MAGIC + len(text).to_bytes(4, "big") + text + payload
 
@@ -83,7 +89,9 @@ class Crop:
         for shape, size in zip(shapes, sizes, strict=True):
             tensors.append(torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=end).view(shape))
             end += size
-        return cls(tuple(tensors[:-1]), tensors[-1], tuple(header["names"]))
+        # a file of mdf 0.1 does not say; there, one picture was for augmenting
+        augmented = header.get("augmented", len(tensors) == 2)
+        return cls(tuple(tensors[:-1]), tensors[-1], tuple(header["names"]), augmented)
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ class Preprocessing:
     unet_mean: tuple[float, ...] = IMAGENET_MEAN
     unet_std: tuple[float, ...] = IMAGENET_STD
     crop_field: bool = True  # cut to the box round the field of view
+    resize: str = "field"  # of RESIZES, what the encoder is shown; the U-Net is always shown the field
     version: int = 2  # of the algorithm below; raised when its pixels change
 
     def to_dict(self) -> dict:
@@ -115,11 +124,16 @@ class Preprocessing:
         settings = cls(**read)
         if settings.version != cls.version:
             raise UserError(f"preprocessing: version {settings.version} is not this mdf's version {cls.version}.")
+        if settings.resize not in RESIZES:
+            raise UserError(f"preprocessing: resize {settings.resize!r} is none of {', '.join(RESIZES)}")
         return settings
 
     def hash(self) -> str:
         """12 hexadecimal digits that change with any setting."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        values = self.to_dict()
+        if self.resize == "field":
+            del values["resize"]  # checkpoints from before there was a choice keep their hash
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     def prepare(
         self,
@@ -130,6 +144,7 @@ class Preprocessing:
     ) -> Prepared:
         """Crop to the field of view, pad to a centred square (no distortion), scale with antialiasing, normalise.
 
+        With another `resize` than `field` that is what the U-Net sees; the encoder sees the whole photograph.
         `image` uint8 [H, W, 3]; `masks` name -> bool [H, W] of the same size; `mask_names` are the K output masks in
         order. Pixels outside the field are 0 before normalising. The geometric part of `transform` acts on image, field
         and masks alike, the photometric part on the image alone. Raises UserError for wrong shapes.
@@ -157,15 +172,18 @@ class Preprocessing:
                 for mask in (found.mask, *given.values())
             ]
         ).to(torch.float32)
+        whole = () if self.resize == "field" else (_last(_whole(image, self.encoder_size, self.resize)),)
         if augmented:
-            side = max(self.encoder_size, self.unet_size)
+            side = self.unet_size if whole else max(self.encoder_size, self.unet_size)
             covers = _resize(covers, side).mul_(STEPS).ceil_().clamp_(0, STEPS).to(torch.uint8)
-            return Crop((_last(_resize(square, side) * (covers[:1] > STEPS // 2)),), covers, tuple(given))
+            picture = _last(_resize(square, side) * (covers[:1] > STEPS // 2))
+            return Crop((*whole, picture), covers, tuple(given), True)
         covers = _resize(covers, self.unet_size)
         inside = covers[:1] > 0.5
         covers = torch.cat([inside, covers[1:] > MASK_COVERAGE]).to(torch.uint8)
         unet = _resize(square, self.unet_size) * inside
-        return Crop((_last(_resize(square, self.encoder_size)), _last(unet)), covers, tuple(given))
+        encoder = whole or (_last(_resize(square, self.encoder_size)),)
+        return Crop((*encoder, _last(unet)), covers, tuple(given), False)
 
     def finish(self, crop: Crop, mask_names: tuple[str, ...] = (), transform: Transform | None = None) -> Prepared:
         """The rest of `prepare`: `transform` on a crop made with `augmented`, and normalising.
@@ -178,14 +196,21 @@ class Preprocessing:
             encoder, unet = (picture.permute(2, 0, 1) for picture in crop.pictures)
             inside, covers = crop.covers[:1].bool(), crop.covers[1:]
         else:
-            picture, field = crop.pictures[0].numpy(), crop.covers[0].numpy() > STEPS // 2
-            coloured = torch.from_numpy(transform.colours(picture, field) * field[:, :, None]).permute(2, 0, 1)
+            picture, field = crop.pictures[-1].numpy(), crop.covers[0].numpy() > STEPS // 2
+            lookup = transform.lookup(picture, field)
+            coloured = torch.from_numpy(recolour(picture, lookup) * field[:, :, None]).permute(2, 0, 1)
             shares = crop.covers.to(torch.float32).sub_(0.5).clamp_(min=0).div_(STEPS)  # the middle of each step
             both = _warp(torch.cat([coloured.to(torch.float32), shares]), transform)
-            square = both[:3].round_().clamp_(0, 255).to(torch.uint8)
+            square = _pixels(both[:3])
             covers = _resize(both[3:], self.unet_size)
             inside, covers = covers[:1] > 0.5, covers[1:] > MASK_COVERAGE
-            encoder, unet = _resize(square, self.encoder_size), _resize(square, self.unet_size) * inside
+            unet = _resize(square, self.unet_size) * inside
+            if self.resize == "field":
+                encoder = _resize(square, self.encoder_size)
+            else:
+                whole = crop.pictures[0].numpy()
+                whole = recolour(whole, lookup) * whole.any(2, keepdims=True)  # black stays black, as beside the field
+                encoder = _pixels(_warp(torch.from_numpy(whole).permute(2, 0, 1).to(torch.float32), transform))
         masks = torch.zeros(len(mask_names), self.unet_size, self.unet_size)
         for row, name in enumerate(crop.names):
             if name in mask_names:
@@ -246,6 +271,24 @@ def _resize(pixels: torch.Tensor, side: int) -> torch.Tensor:
         return pixels
     mode = tv.InterpolationMode.BICUBIC if pixels.dtype == torch.uint8 else tv.InterpolationMode.BILINEAR
     return tv.resize(pixels, [side, side], interpolation=mode, antialias=True)
+
+
+def _whole(image: np.ndarray, side: int, resize: str) -> torch.Tensor:
+    """uint8 [3, side, side] of the whole photograph uint8 [H, W, 3], by the rule `squash` or `pad` of RESIZES."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    height, width = image.shape[:2]
+    if resize == "pad":
+        longer = max(height, width)
+        height, width = (max(1, round(side * length / longer)) for length in (height, width))
+    else:
+        height = width = side
+    scaled = tv.resize(pixels, [height, width], interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
+    return torch.nn.functional.pad(scaled, (0, side - width, 0, side - height))
+
+
+def _pixels(values: torch.Tensor) -> torch.Tensor:
+    """uint8, rounded, from float32 that may lie beside 0 and 255."""
+    return values.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _warp(pixels: torch.Tensor, transform: Transform) -> torch.Tensor:

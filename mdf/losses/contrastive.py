@@ -5,6 +5,13 @@ over processes as DDP does, is that of one process with the whole batch, also wh
 The local form (`local`) has the same value and gradient: each process computes the logits of its own rows only, R·N
 numbers instead of N·N, and their sums are added up.
 
+Where all rows are positives of each other there is nothing to tell apart, and a softmax knows only differences. With
+the target 1/N everywhere, ∂L/∂z_ij = (p_ij - 1/N + q_ij - 1/N) / 2N (p, q: softmax over row, column). Its sum is 0, so
+that it draws no photographs to texts; it makes similarities equal, whatever they are. One embedding for all is a
+minimum, and the scale can only fall, as ∂L/∂s = Σ ∂L/∂z_ij · v_i·t_j ≥ 0. Batches of several classes make positives
+equally similar just as well, and their negatives stand against the collapse. A batch of one class has its value here,
+and no gradient.
+
 Shapes: B pairs of this process, N of all, R whose logits this process computes (N, or its own), E embedding width.
 """
 
@@ -75,7 +82,7 @@ def cross_entropy(
     """InfoNCE of both directions with the targets affinity / Σ_j affinity.
 
     `affinity` [R,columns] is part of a symmetric matrix: its row i, normalised to 1, is the target of photograph i and,
-    as column i of the transposed one, that of text i.
+    as column i of the transposed one, that of text i. Without a 0 or fraction in it there is no gradient (see above).
     """
     if not len(columns):
         return nothing(images, texts, logit_scale)
@@ -84,6 +91,7 @@ def cross_entropy(
     total = images.new_zeros(())
     for a, b in ((images, texts), (texts, images)):
         total = total - (targets * similarities(a[rows], b[columns], logit_scale).log_softmax(-1)).sum()
+    total = torch.where((affinity == 1).all(), total.detach(), total)  # keeps its place in the graph for DDP
     mean = total / (2 * len(columns))
     return sum_over_processes(mean) if local else mean
 

@@ -76,7 +76,7 @@ class Embedder:
             torch.manual_seed(0)
             encoder = FundusEncoder(cfg)
         mean, std = encoder.statistics
-        preprocessing = Preprocessing(encoder_size=encoder.size, encoder_mean=mean, encoder_std=std)
+        preprocessing = Preprocessing(encoder_size=encoder.size, encoder_mean=mean, encoder_std=std, resize=cfg.resize)
         return cls(encoder, EncoderProcessor(preprocessing, captions_of(encoder.architecture)), device)
 
     def eval(self) -> "Embedder":

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
+from mdf.imaging.preprocess import CLIP_MEAN, CLIP_STD
 from mdf.models import depth, encoder_weights, lora, towers
 from mdf.models.depthwise import depthwise_in_float32
 from mdf.models.normalization import batchnorm_to_groupnorm, freeze_statistics
@@ -24,18 +25,41 @@ MAX_LOGIT_SCALE = 100.0  # CLIP (Radford et al. 2021), section 2.5
 
 
 def statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that the encoder's weights were trained with: the trunk's, the tag's, or CLIP's."""
+    """Mean and standard deviation that photographs are normalised with: those that the weights were trained with, the
+    configuration's where that is not known (a file), else those that timm has for the image tower, else CLIP's.
+
+    Raises UserError where `encoder.mean` or `encoder.std` is not what the weights are known to be trained with.
+    """
+    known = known_statistics(cfg)
+    given = tuple(cfg.mean), tuple(cfg.std)
+    for name, known_value, value in zip(("mean", "std"), known or (), given, strict=False):
+        if value and value != known_value:
+            raise UserError(
+                f"encoder.{name}: {cfg.weights} was trained with {list(known_value)}, not {list(value)}; "
+                "leave the setting out"
+            )
+    mean, std = known or (timm_statistics(cfg.image) if cfg.image and cfg.weights else None) or (CLIP_MEAN, CLIP_STD)
+    return given[0] or mean, given[1] or std
+
+
+def known_statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of a bundled trunk, timm's own, or a tag; None for a file and for random weights."""
     import open_clip
-    import timm
 
     if cfg.weights in BUNDLED_WEIGHTS:
         return normalisation(cfg.weights)
-    if cfg.image and cfg.weights:
-        timm_cfg = timm.get_pretrained_cfg(cfg.image)
-        if timm_cfg is not None:
-            return tuple(timm_cfg.mean), tuple(timm_cfg.std)
+    if cfg.weights == encoder_weights.TIMM and cfg.image:
+        return timm_statistics(cfg.image)
     tag = open_clip.get_pretrained_cfg(cfg.model, cfg.weights) if cfg.weights else {}
-    return tuple(tag.get("mean", open_clip.OPENAI_DATASET_MEAN)), tuple(tag.get("std", open_clip.OPENAI_DATASET_STD))
+    return (tuple(tag.get("mean", CLIP_MEAN)), tuple(tag.get("std", CLIP_STD))) if tag else None
+
+
+def timm_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of timm's own weights of a model; None where it has none."""
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    return (tuple(known.mean), tuple(known.std)) if known is not None else None
 
 
 class FundusEncoder(nn.Module):

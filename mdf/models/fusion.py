@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
+from mdf.checking import CONTRASTS
 from mdf.config import Config, PartsConfig
 from mdf.dialogue import Prompts, Turn
 from mdf.imaging.preprocess import Preprocessing
@@ -42,6 +43,7 @@ def preprocessing_of(cfg: Config) -> Preprocessing:
         encoder_std=encoder_std,
         unet_mean=unet_mean,
         unet_std=unet_std,
+        resize=cfg.encoder.resize,
     )
 
 
@@ -98,14 +100,18 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        load_bases: bool = True,
     ) -> "MDFModel":
-        """A model with the base weights that `cfg` names; `dtype` is that of the language model's frozen weights."""
+        """A model with the base weights that `cfg` names; `dtype` is that of the language model's frozen weights.
+
+        Without `load_bases` encoder and U-Net keep random weights, which is of use only for a look at it.
+        """
         torch.manual_seed(cfg.run.seed)
         sections = {k: asdict(getattr(cfg, k)) for k in PARTS}
         lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
         full = any(getattr(cfg, stage).parts.language.mode == "full" for stage in cfg.run.stages)
         language, tokenizer = load_language(cfg.language, torch.float32 if full else dtype)
-        model = cls(MDFConfig(mdf=sections, lora=lora), language=language)
+        model = cls(MDFConfig(mdf=sections, lora=lora), language=language, load_bases=load_bases)
         if cfg.language.gradient_checkpointing:
             bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         prompts = Prompts(Path(cfg.dialogue.prompts) if cfg.dialogue.prompts else bundled("prompts"))
@@ -153,7 +159,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             trains = mode == "full" or (mode == "lora" and "lora_" in name)
             if part == "unet" and "mask" not in losses:
                 trains = trains and name.startswith("unet.net.encoder.")
-            if part == "encoder" and not {"contrastive", "label_aware"} & set(losses):
+            if part == "encoder" and not set(CONTRASTS) & set(losses):
                 trains = trains and name.startswith("encoder.clip.visual.")
             trains = trains and name.removeprefix("encoder.") not in self.encoder.fixed
             parameter.requires_grad_(trains)

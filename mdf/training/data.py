@@ -4,14 +4,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mdf import datasets
-from mdf.batches import Batch, FundusDataset, Sample, can_be_aligned, can_be_asked, collate
+from mdf.batches import Batch, FundusDataset, Sample, can_be_asked, collate, label_id, person_of
+from mdf.captions import can_be_aligned, caption, needed, tell_cut
 from mdf.config import Config, DataConfig
 from mdf.dialogue import SMALL_LESIONS, Prompts, ask
 from mdf.errors import UserError
@@ -21,9 +22,10 @@ from mdf.processor import MDFProcessor
 from mdf.records import FundusRecord, Manifest
 from mdf.resources import cache_dir
 from mdf.training.devices import cores
-from mdf.training.sampler import Key, Sampler, groups_of
-from mdf.training.stages import Task
+from mdf.training.sampler import Key, Sampler, groups_of, pairs_of
+from mdf.training.stages import BY_LABEL, Task
 from mdf.training.stream import ShardDataset, streamed
+from mdf.vocabulary import NORMAL
 
 Say = Callable[[str], None]
 
@@ -73,8 +75,10 @@ def lacks(record: FundusRecord, task: Task, cfg: Config, prompts: Prompts) -> di
     for loss in task.weights:
         if loss == "mask" and not set(record.masks) & set(cfg.unet.masks):
             lacking[loss] = f"no mask of {', '.join(cfg.unet.masks)}"
-        elif loss in ("contrastive", "label_aware") and not can_be_aligned(record):
-            lacking[loss] = "neither diagnosis, finding nor text"
+        elif loss in task.contrasts and not can_be_aligned(record, cfg.captions):
+            lacking[loss] = needed(cfg.captions)
+        elif loss == "patient" and person_of(record) is None:
+            lacking[loss] = "patient or eye not known"
         elif loss == "text" and not can_be_asked(record, prompts, cfg.dialogue):
             kinds = [kind for kind, weight in cfg.dialogue.questions.items() if weight > 0]
             lacking[loss] = f"no question of {', '.join(kinds)} can be answered"
@@ -117,8 +121,7 @@ def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, sa
         records = weighted(manifest, split, data_of(cfg, task))
         found[split] = suited(records, task, cfg, prompts, what, say)
         if split == "val":
-            order = np.random.default_rng([cfg.run.seed, 1]).permutation(len(found[split]))
-            found[split] = [found[split][i] for i in sorted(order[: task.stage.eval_photographs])]
+            found[split] = some_of(found[split], task, cfg)
         elif not found[split]:
             raise UserError(
                 f"{task.name}: none of the {len(records)} training photographs has what {', '.join(task.weights)} "
@@ -133,12 +136,54 @@ def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, sa
             raise UserError(f"{text}\nCheck data.root or leave the records out, or set data.missing=skip")
         # they stay in the order of the stage, which would be another one if they came back before a --resume
         say(f"{task.name}: {text}\nThey are left out wherever they are drawn, as data.missing=skip says")
+    refuse_one_class(found["train"], task, cfg, prompts)
     say(f"{task.name}: {len(found['train'])} training and {len(found['val'])} validation photographs")
-    if data_of(cfg, task).weights:
-        shares = sampler_of(cfg, task, found["train"]).weights
-        total = sum(weight for _, weight in shares)
-        say(f"{task.name}: drawn from " + ", ".join(f"{name or '-'} {w / total:.1%}" for name, w in shares))
+    if task.by_patient:
+        say(f"{task.name}: {len(pairs_in(found['train'], cfg))} times both eyes of a patient to train on, side by side")
+    if weights := data_of(cfg, task).weights:
+        drawn = sorted({r.source or "" for r in found["train"]})
+        total = sum(weights[name] for name in drawn)
+        say(f"{task.name}: drawn from " + ", ".join(f"{name or '-'} {weights[name] / total:.1%}" for name in drawn))
     return StageData(manifest, found["train"], found["val"])
+
+
+def some_of(records: list[FundusRecord], task: Task, cfg: Config) -> list[FundusRecord]:
+    """`eval_photographs` of them, in their order; with the loss patient both eyes or none, which come first."""
+    pairs = pairs_in(records, cfg) if task.by_patient else ()
+    paired = {place for pair in pairs for place in pair}
+    units = [*pairs, *((place,) for place in range(len(records)) if place not in paired)]
+    order = np.random.default_rng([cfg.run.seed, 1]).permutation(len(units))
+    before = np.cumsum([0, *(len(units[i]) for i in order)])[:-1]
+    return [records[place] for i in sorted(order[before < task.stage.eval_photographs]) for place in units[i]]
+
+
+def refuse_one_class(records: list[FundusRecord], task: Task, cfg: Config, prompts: Prompts) -> None:
+    """Raises UserError where all photographs are the same to a contrastive loss."""
+    for loss in task.contrasts:
+        able = [r for r in records if can_be_aligned(r, cfg.captions)]
+        serving = [r for r in able if loss != "patient" or person_of(r)]
+        shown = "diagnosis" if loss in BY_LABEL else "caption"
+        of = label_id if loss in BY_LABEL else partial(caption, prompts=prompts, cfg=cfg.captions)
+        if serving and all(of(record) == of(serving[0]) for record in serving):
+            what = ", ".join(serving[0].diagnosis or ("none",)) if loss in BY_LABEL else of(serving[0])
+            raise UserError(
+                f"{task.name}.losses.{loss}: the {len(serving)} training photographs that serve it have one {shown}, "
+                f"{what!r}, so that there is nothing to contrast; give the stage data with several ({task.name}.data), "
+                f"or leave the loss out ({task.name}.losses.{loss}=null)"
+            )
+
+
+def refuse_small_batch(task: Task, processes: int) -> None:
+    """Raises UserError where the photographs that are compared at once are one, or all of one patient."""
+    needed = 4 if task.by_patient else 2
+    size = task.stage.batch_size * processes
+    if task.contrasts and size < needed:
+        one = "one patient" if task.by_patient else "one photograph"
+        raise UserError(
+            f"{task.name}.batch_size: {task.stage.batch_size} on {processes} process{'es' if processes > 1 else ''} is "
+            f"{one} at a time, which {', '.join(task.contrasts)} can compare with nothing (accumulation adds no "
+            f"comparison); at least {task.name}.batch_size={-(-needed // processes)}, and better far more"
+        )
 
 
 def weighted(manifest: Manifest, split: str, data: DataConfig) -> list[FundusRecord]:
@@ -157,9 +202,15 @@ def weighted(manifest: Manifest, split: str, data: DataConfig) -> list[FundusRec
 
 
 def sampler_of(cfg: Config, task: Task, records: list[FundusRecord], rank: int = 0, processes: int = 1) -> Sampler:
-    """The order in which a stage draws its training photographs."""
+    """The order in which a stage draws its training photographs. Raises UserError where a batch can compare nothing."""
+    refuse_small_batch(task, processes)
     weights = data_of(cfg, task).weights
     sources = tuple(r.source or "" for r in records) if weights else None
+    pairs = pairs_in(records, cfg) if task.by_patient else None
+    diagnoses = [r.diagnosis for r in records]
+    for right, left in pairs or ():  # balanced by what either eye has: normal is a patient whose eyes both are
+        either = {*(diagnoses[right] or ()), *(diagnoses[left] or ())}
+        diagnoses[right] = diagnoses[left] = tuple(either - {NORMAL} or either)
     return Sampler(
         len(records),
         cfg.run.seed,
@@ -167,10 +218,17 @@ def sampler_of(cfg: Config, task: Task, records: list[FundusRecord], rank: int =
         task.stage.accumulation,
         rank,
         processes,
-        groups_of([r.diagnosis for r in records]) if task.stage.balance else None,
+        groups_of(diagnoses) if task.stage.balance else None,
         sources,
         tuple((name, weights[name]) for name in sorted(set(sources))) if sources else (),
+        pairs,
     )
+
+
+def pairs_in(records: list[FundusRecord], cfg: Config) -> tuple[tuple[int, int], ...]:
+    """(right, left) places of photographs of one patient's eyes, of one visit as far as they go (see `pairs_of`)."""
+    people = ((person_of(r), r.study, r.eye) if can_be_aligned(r) and person_of(r) else None for r in records)
+    return pairs_of(list(people))
 
 
 def missing_files(manifest: Manifest, records: list[FundusRecord], masks: tuple[str, ...]) -> list[str]:
@@ -195,6 +253,7 @@ def dataset(cfg: Config, task: Task, data: StageData, processor: MDFProcessor, *
         data.manifest,
         processor,
         cfg.dialogue,
+        cfg.captions,
         seed=cfg.run.seed,
         augment=cfg.augment if train and task.stage.augment else None,
         masks=cfg.unet.masks if task.wants_masks else (),
@@ -243,12 +302,17 @@ def loader(samples: FundusDataset, batches: Iterable[list[Key]], *, workers: int
 
 
 def whole(batches: Iterable[Batch | UserError]) -> Iterator[Batch]:
-    """The batches, naming what is missing from them. Raises the UserError that stands in a batch's place."""
+    """The batches, naming what is missing from them and saying once that captions are cut.
+
+    Raises the UserError that stands in a batch's place.
+    """
     for batch in batches:
         if isinstance(batch, UserError):
             raise batch
         for path in batch.missing:
             print(f"note: {path} is gone; it is left out, as data.missing=skip says", file=sys.stderr)
+        if batch.cut:
+            tell_cut()
         yield batch
 
 

@@ -1,6 +1,8 @@
 """Everything but the training: what would train, what a batch looks like, how much memory it would take."""
 
 import math
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor
 from mdf.batches import Batch
 from mdf.config import Config
 from mdf.errors import UserError
+from mdf.models.fusion import MDFModel
 from mdf.preview import as_read
 from mdf.training.data import dataset, diagnoses_of, load_manifests, loader, sampler_of, stage_data
 from mdf.training.devices import choose_precision
@@ -31,11 +34,15 @@ def dry_run(cfg: Config, *, strict: bool = False) -> int:
         manifests = load_manifests(cfg)
     except UserError as error:
         missing.append(f"data: {error}")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     try:
-        model = first_model(cfg, diagnoses_of(manifests), torch.bfloat16 if precision == "bf16" else torch.float32)
-        print("diagnoses: " + (", ".join(model.processor.diagnoses) or "not known without the data"))
+        model = first_model(cfg, diagnoses_of(manifests), dtype)
     except UserError as error:
         missing.append(f"model: {error}")
+        with suppress(UserError):  # everything but the weights of encoder and U-Net can still be looked at
+            model = MDFModel.build(cfg, diagnoses_of(manifests), dtype=dtype, load_bases=False)
+    if model is not None:
+        print("diagnoses: " + (", ".join(model.processor.diagnoses) or "not known without the data"))
     for name in cfg.run.stages:
         if model is None:
             break
@@ -98,34 +105,67 @@ def memory(model: Any, task: Task, batch: Batch | None, precision: str) -> str:
     weights = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained}
-    if batch is not None and sum(p.numel() for p in model.parameters()) < MEASURED:
+    if task.want == ("contrastive",):
+        parts["activations (counted)"] = contrastive_activations(model, task, precision)
+    elif batch is not None and sum(p.numel() for p in model.parameters()) < MEASURED:
         parts["activations (measured)"] = activations(model, task, batch, precision)
     text = ", ".join(f"{name} {value / 2**30:.2f}" for name, value in parts.items())
     note = "" if len(parts) == 4 else ", activations not measured"
     return f"memory of {task.name}, GiB: {text}{note}; together about {sum(parts.values()) / 2**30:.2f}"
 
 
-def activations(model: Any, task: Task, batch: Batch, precision: str) -> int:
-    """Bytes that autograd keeps between forward and backward of this batch, beside the parameters."""
-    own = {p.data_ptr() for p in model.parameters()}
-    seen: dict[int, int] = {}
+class Kept:
+    """A context that notes which memory autograd keeps between forward and backward, beside that of `own`."""
 
-    def note(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in own:
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    def __init__(self, own: Iterable[Tensor]):
+        self.own = {tensor.untyped_storage()._cdata for tensor in own}
+        self.sizes: dict[int, int] = {}
+        self.alive: list[Tensor] = []  # so that no address is used twice
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.note, lambda tensor: tensor)
+
+    def note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.own:
+            self.sizes[storage._cdata] = storage.nbytes()
+            self.alive.append(tensor)
         return tensor
 
+    def __enter__(self) -> "Kept":
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.hooks.__exit__(*error)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.sizes.values())
+
+
+def contrastive_activations(model: Any, task: Task, precision: str) -> int:
+    """Bytes of the activations of a stage that only compares photographs and captions, without computing them: tensors
+    without content go through the encoder, so that also ViT-H takes seconds and no photograph has to be at hand.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    encoder, chunk, count = model.encoder.train(), task.stage.chunk, task.stage.batch_size
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        own = [mode.from_tensor(parameter) for parameter in encoder.parameters()]
+        with Kept(own) as kept, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            # GradCache computes one chunk at a time again in backward
+            for rows, size in ((count, chunk), *([(chunk, 0)] if 0 < chunk < count else [])):
+                pixels = torch.empty(rows, 3, encoder.size, encoder.size)
+                captions = torch.zeros(rows, encoder.context_length, dtype=torch.long)
+                model(pixel_values=pixels, caption_ids=captions, want=("contrastive",), chunk=size)
+        return kept.bytes
+
+
+def activations(model: Any, task: Task, batch: Batch, precision: str) -> int:
+    """Bytes that autograd keeps between forward and backward of this batch, beside the parameters."""
     with (
         torch.random.fork_rng(devices=[]),
         torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        Kept(model.parameters()) as kept,
     ):
-        graph = [task(model.train(), batch)]
-        if 0 < task.stage.chunk < len(batch.pixel_values):  # one chunk at a time is computed again in backward
-            assert batch.caption_ids is not None
-            one = slice(task.stage.chunk)
-            pixels, captions = batch.pixel_values[one], batch.caption_ids[one]
-            graph.append(model(pixel_values=pixels, caption_ids=captions, want=("contrastive",)))
-    size = sum(seen.values())
-    del graph  # kept until here, so that no address was used twice
-    return size
+        task(model.train(), batch)
+    return kept.bytes

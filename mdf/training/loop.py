@@ -196,6 +196,8 @@ class Stage:
         self.total = s.steps or max(1, math.ceil(s.epochs * len(data.train) / self.sampler.step_size))
         self.step = 0
         self.missing = 0  # photographs drawn so far whose file was gone
+        self.cut = 0  # captions so far that were longer than what the text tower reads
+        self.one_class = 0  # micro-batches so far in which a contrastive loss found nothing to contrast
         self.best: dict[str, Any] = {"score": None, "step": None}
         self.workers = loading_workers(accelerator.device, accelerator.num_processes)
         self.names = list(task.weights)
@@ -234,18 +236,20 @@ class Stage:
         while self.step < self.total:
             # all micro-batches are read first: a loss is a sum over the step divided by what the whole step counts
             step, failure = self.read(batches)
-            totals, stopped, failed, missing = self.totals(step, failure)
+            totals, stopped, failed, missing, cut = self.totals(step, failure)
             if failed or missing == self.sampler.step_size:
                 self.save()
                 raise failure or UserError(self.unreadable(failed))
             if stopped:
                 self.save()
                 return False
-            self.missing += missing
-            rates = set_learning_rates(self.optimizer, share_of_peak(self.step, self.total, s.warmup))
+            self.missing, self.cut = self.missing + missing, self.cut + cut
+            rates = set_learning_rates(self.optimizer, share_of_peak(self.step, self.total, s.warmup, s.schedule))
             for i, batch in enumerate(step):
                 with nullcontext() if i == s.accumulation - 1 else accelerator.no_sync(self.model):
-                    terms, _ = self.task(self.model, batch.to(accelerator.device))
+                    here = batch.to(accelerator.device)
+                    self.count_one_class(here)
+                    terms, _ = self.task(self.model, here)
                     accelerator.backward(self.task.total(terms, totals, accelerator.num_processes))
                 shares = [terms[n][0].detach().double() / max(totals[n], 1.0) for n in self.names]
                 self.window["losses"] += torch.stack(shares)
@@ -280,15 +284,16 @@ class Stage:
             return step, error
         return step, None
 
-    def totals(self, step: list[Batch], failure: UserError | None) -> tuple[dict[str, float], bool, bool, int]:
+    def totals(self, step: list[Batch], failure: UserError | None) -> tuple[dict[str, float], bool, bool, int, int]:
         """What each loss of the whole step counts, all processes together, whether any of them was told to stop or
-        could not read its photographs, and how many photographs are missing.
+        could not read its photographs, how many photographs are missing, and how many captions were cut.
         """
         own = [[0.0] * len(self.names), *([*self.task.counts(batch).values()] for batch in step)]
         flags = [self.run.stop.is_set(), failure is not None, sum(len(batch.missing) for batch in step)]
+        flags.append(sum(batch.cut for batch in step))
         numbers = torch.tensor([*map(sum, zip(*own, strict=True)), *map(float, flags)], dtype=torch.float64)
-        *sums, stop, failed, missing = self.accelerator.reduce(numbers.to(self.accelerator.device), "sum").tolist()
-        return dict(zip(self.names, sums, strict=True)), stop > 0, failed > 0, int(missing)
+        *sums, stop, failed, missing, cut = self.accelerator.reduce(numbers.to(self.accelerator.device), "sum").tolist()
+        return dict(zip(self.names, sums, strict=True)), stop > 0, failed > 0, int(missing), int(cut)
 
     def unreadable(self, failed: bool) -> str:
         """What a process says whose own photographs can be read, or are skipped."""
@@ -298,6 +303,13 @@ class Stage:
             f"{self.task.name}, step {self.step + 1}: every photograph of a step is gone; is {self.data.manifest.root} "
             "still there? Bring it back, then --resume"
         )
+
+    def count_one_class(self, batch: Batch) -> None:
+        """Count a micro-batch in which a contrastive loss finds nothing to contrast, and say so at the first."""
+        if losses := self.task.of_one_class(batch):
+            if not self.one_class:
+                self.run.say(f"{self.task.name}, step {self.step + 1}: {self.task.one_class_note(losses)}")
+            self.one_class += 1
 
     def refuse_nan(self, step: list[Batch]) -> None:
         """Stop before a step that is not a number is saved, and name its photographs."""
@@ -329,6 +341,8 @@ class Stage:
             "memory_gib": round(memory_gib(self.accelerator.device), 3),
             "seconds": round(self.seconds, 3),
             **({"missing": self.missing} if self.missing else {}),
+            **({"captions_cut": self.cut} if self.cut else {}),
+            **({"one_class_batches": self.one_class} if self.one_class else {}),
         }
         if self.run.main:
             self.run.folder.log(line)
@@ -395,6 +409,8 @@ class Stage:
             "best": self.best,
             "seconds": self.seconds,
             "missing": self.missing,
+            "captions_cut": self.cut,
+            "one_class": self.one_class,
             "precision": self.run.precision,
             "processes": self.accelerator.num_processes,
             "config": plain(self.cfg),
@@ -408,7 +424,8 @@ class Stage:
         """Go back to where last/ was written."""
         folder = self.run.folder
         self.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
-        self.missing = saved.get("missing", 0)
+        self.missing, self.cut = saved.get("missing", 0), saved.get("captions_cut", 0)
+        self.one_class = saved.get("one_class", 0)
         self.optimizer.load_state_dict(read_tensors(folder.last / STATE / "optimizer.pt"))
         own = read_tensors(folder.last / STATE / f"rank-{self.accelerator.process_index}.pt")
         self.window = {**own["window"], "losses": own["window"]["losses"].to(self.accelerator.device)}

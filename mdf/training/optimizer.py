@@ -50,15 +50,17 @@ def make_optimizer(model: Any, cfg: Config, stage: str) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups(model, cfg, stage), betas=(0.9, stage_of(cfg, stage).beta2))
 
 
-def share_of_peak(step: int, total: int, warmup: float) -> float:
+def share_of_peak(step: int, total: int, warmup: float, schedule: str = "cosine") -> float:
     """Learning rate of the optimiser step `step` (0 … total - 1) as a share of the peak.
 
-    It rises over the first `warmup` of all steps, then falls along half a cosine towards zero. A pure function of the
-    step, so nothing of it has to be saved.
+    It rises over the first `warmup` of all steps, then falls along half a cosine towards zero, or stays where
+    `schedule` is constant. A pure function of the step, so nothing of it has to be saved.
     """
     rising = math.ceil(warmup * total)
     if step < rising:
         return (step + 1) / (rising + 1)
+    if schedule == "constant":
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
 

@@ -157,7 +157,8 @@ def read_state(last: Path, cfg: Config) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     state = json.loads(path.read_text(encoding="utf-8"))
-    changed = differences(state["config"], plain(cfg))
+    # a section that the run did not know yet was as its defaults are
+    changed = differences(plain(Config()) | state["config"], plain(cfg))
     if changed:
         raise UserError(
             f"--resume continues {last.parent} as it was started, but these settings differ:\n  "

@@ -1,6 +1,6 @@
 """What a stage optimises: from a batch to the sums of its loss terms and the numbers that they are divided by.
 
-Shapes: B photographs of a micro-batch, K masks.
+Shapes: B photographs of a micro-batch, P patients among them, K masks.
 """
 
 from typing import Any
@@ -10,21 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdf.batches import Batch, branches
+from mdf.checking import CONTRASTS
 from mdf.config import Config, StageConfig
+from mdf.errors import UserError
 from mdf.losses.contrastive import contrastive_loss
+from mdf.losses.gather import gather, sizes_of
 from mdf.losses.grounding import grounding_loss
 from mdf.losses.label_aware import label_aware_contrastive_loss
 from mdf.losses.masks import mask_loss
+from mdf.losses.patient import patient_contrastive_loss
+from mdf.losses.sigmoid import sigmoid_loss
 from mdf.losses.text import shift, text_loss
 
+HASH = 6364136223846793005  # odd and large; int64 products wrap around
 Terms = dict[str, tuple[Tensor, float]]  # name -> sum over what is counted, count
-WANT = {
-    "text": "text",
-    "grounding": "text",
-    "contrastive": "contrastive",
-    "label_aware": "contrastive",
-    "mask": "masks",
-}
+WANT = {"text": "text", "grounding": "text", "mask": "masks"} | dict.fromkeys(CONTRASTS, "contrastive")
+BY_LABEL = ("label_aware", "label_overlap")  # whose classes are diagnoses; those of the other CONTRASTS are captions
 
 
 class Task:
@@ -32,8 +33,8 @@ class Task:
 
     `text` counts supervised tokens, `grounding` those of answers about a lesion with a mask, and `mask` known
     (photograph, mask) pairs, so that a step weighs each the same however it is cut into micro-batches and processes.
-    The contrastive terms are means over the pairs that are compared with each other, weighted by their number:
-    processes enlarge the set of negatives, accumulation does not.
+    The contrastive terms are means over the photographs (`patient`: patients) that are compared with each other,
+    weighted by their number: processes enlarge the set of negatives, accumulation does not.
     A photograph takes part in the losses that it can serve; its row is there for the others, and counts nothing.
     """
 
@@ -41,11 +42,17 @@ class Task:
         self.name, self.stage = name, stage_of(cfg, name)
         self.weights = {loss: weight for loss, weight in self.stage.losses.items() if weight > 0}
         self.want = tuple(dict.fromkeys(WANT[loss] for loss in self.weights))
+        self.contrasts = [loss for loss in self.weights if loss in CONTRASTS]
         self.has_adapters, self.grid = bool(cfg.fusion.depths), cfg.fusion.grid
 
     @property
     def wants_captions(self) -> bool:
         return "contrastive" in self.want
+
+    @property
+    def by_patient(self) -> bool:
+        """Whether both eyes of a patient have to be in one micro-batch."""
+        return "patient" in self.weights
 
     @property
     def wants_masks(self) -> bool:
@@ -55,8 +62,8 @@ class Task:
         """What each term of this batch is a sum over; needs no forward."""
         number: dict[str, int] = {}
         if "contrastive" in self.want:
-            assert batch.caption_group is not None
-            number["contrastive"] = number["label_aware"] = int((batch.caption_group >= 0).sum())
+            assert batch.caption_group is not None and batch.patients is not None
+            number = dict.fromkeys(CONTRASTS, int((batch.caption_group >= 0).sum())) | {"patient": len(batch.patients)}
         if "text" in self.weights:
             number["text"] = batch.supervised
         if "grounding" in self.weights:
@@ -101,7 +108,6 @@ class Task:
         without averaging gradients.
         """
         out = model(**self.inputs(batch))
-        pairs = out.image_embeds, out.text_embeds, out.logit_scale
         terms: Terms = {}
         for loss, count in self.counts(batch).items():
             if loss == "text":
@@ -112,13 +118,63 @@ class Task:
             elif loss == "mask":
                 assert batch.masks is not None and batch.mask_known is not None
                 terms[loss] = (mask_loss(out.mask_logits, batch.masks, batch.mask_known, batch.field), count)
-            elif loss == "contrastive":
-                mean = contrastive_loss(*pairs, positives=batch.caption_group, local=True)
-                terms[loss] = (mean * count, count)
             else:
-                mean = label_aware_contrastive_loss(*pairs, label_ids=batch.label_ids, local=True)
-                terms[loss] = (mean * count, count)
+                terms[loss] = (self.contrast(loss, batch, out) * count, count)
         return terms, out
+
+    def contrast(self, loss: str, batch: Batch, out: Any) -> Tensor:
+        """One of CONTRASTS over the micro-batches of all processes, the same number on each."""
+        images, texts, scale = out.image_embeds, out.text_embeds, out.logit_scale
+        if loss == "contrastive":
+            return contrastive_loss(images, texts, scale, batch.caption_group, local=True)
+        if loss == "sigmoid":
+            if out.logit_bias is None:
+                raise UserError(
+                    f"{self.name}.losses.sigmoid: the encoder has no logit bias; set encoder.init_logit_bias=-10"
+                )
+            return sigmoid_loss(images, texts, scale, out.logit_bias, batch.caption_group, local=True)
+        assert batch.label_ids is not None and batch.label_sets is not None and batch.patients is not None
+        if loss == "label_aware":
+            return label_aware_contrastive_loss(images, texts, scale, label_ids=batch.label_ids, local=True)
+        if loss == "label_overlap":
+            known = batch.label_ids >= 0
+            sets = batch.label_sets[known]
+            return label_aware_contrastive_loss(images[known], texts[known], scale, label_sets=sets, local=True)
+        eyes, classes = batch.patients, self.classes(loss, batch)
+        return patient_contrastive_loss(images[eyes], texts[eyes], scale, eyes >= 0, positives=classes, local=True)
+
+    def classes(self, loss: str, batch: Batch) -> Tensor:
+        """What one of CONTRASTS takes for the same: int64 [B,1] of photographs, [P,3] of left eyes, right eyes, both.
+
+        Equal numbers are positives of each other, -1 takes no part.
+        """
+        assert batch.label_ids is not None and batch.caption_group is not None and batch.patients is not None
+        if loss in BY_LABEL:
+            return batch.label_ids[:, None]
+        if loss != "patient":
+            return batch.caption_group[:, None]
+        eyes = batch.caption_group[batch.patients].masked_fill(batch.patients < 0, -1)
+        both = (eyes[:, :1] * HASH + eyes[:, 1:]) & (2**63 - 1)  # equal for equal captions left and right
+        return torch.cat([eyes, both], 1)
+
+    def of_one_class(self, batch: Batch) -> list[str]:
+        """The losses to which all that this micro-batch of all processes shows them is the same."""
+        found = []
+        for loss in self.contrasts:
+            own = self.classes(loss, batch)
+            levels = gather(own, sizes_of(own)).T
+            if (levels >= 0).any() and all(len(level[level >= 0].unique()) <= 1 for level in levels):
+                found.append(loss)
+        return found
+
+    def one_class_note(self, losses: list[str]) -> str:
+        """What a user is told at the first batch of one class."""
+        rare = f"{self.name}.balance=true or a larger" if not self.stage.balance else "a larger"
+        return (
+            f"a batch holds one class only, so that {', '.join(losses)} cannot contrast anything: no gradient of it is "
+            "used, but for sigmoid, whose positives alone draw photographs and texts together. metrics.jsonl counts "
+            f"such batches as one_class_batches; {rare} {self.name}.batch_size makes them rare"
+        )
 
     def patches(self, batch: Batch) -> Tensor:
         """bool [N,G²]: for each position of `focus` the patches with the lesion that it speaks of."""

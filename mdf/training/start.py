@@ -8,7 +8,7 @@ import torch
 
 from mdf.config import Config
 from mdf.errors import UserError
-from mdf.models.fusion import PARTS, MDFModel
+from mdf.models.fusion import PARTS, MDFModel, preprocessing_of
 from mdf.models.language import bare
 
 # settings of the model's sections that weights do not depend on; `weights` only says whether there were any
@@ -18,6 +18,8 @@ FREE = {
     "encoder.text_locked",
     "encoder.layer_decay",
     "encoder.gradient_checkpointing",
+    "encoder.mean",  # these two are compared as what they lead to
+    "encoder.std",
     "unet.encoder_lr_scale",
     "fusion.gate_lr",
     "language.attention",
@@ -38,6 +40,12 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     if wrong:
         raise UserError(
             f"run.start_from: {cfg.run.start_from} is another model than this configuration's:\n  " + "\n  ".join(wrong)
+        )
+    shown, expected = given.processor.preprocessing.to_dict(), preprocessing_of(cfg).to_dict()
+    if other := [f"{key}: {shown[key]} there, {expected[key]} here" for key in shown if shown[key] != expected[key]]:
+        raise UserError(
+            f"run.start_from: {cfg.run.start_from} was shown its photographs in another way than this configuration "
+            "would (encoder.weights, mean, std, resize; unet.weights):\n  " + "\n  ".join(other)
         )
     if lora and not given.config.lora:
         if any(name.startswith("language.") and name not in given.of_base for name, _ in given.named_parameters()):

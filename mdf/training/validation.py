@@ -21,13 +21,15 @@ from mdf.training.stages import Task
 SAMPLED_KINDS = ("diagnosis", "presence", "report")  # questions of which answers are written to samples/
 
 
-def shares(photographs: int, batch_size: int, rank: int, processes: int) -> list[list[tuple[int, int]]]:
+def shares(
+    photographs: int, batch_size: int, rank: int, processes: int, together: int = 1
+) -> list[list[tuple[int, int]]]:
     """This process's batches of keys, as many and as large as every other's.
 
     Losses that compare the photographs of all processes need a batch on each at the same time, so a few (fewer than
-    `processes`) may be left out.
+    `processes` times `together`, how many stand side by side) may be left out; none on one process.
     """
-    usable = photographs - photographs % processes
+    usable = photographs - photographs % (processes * together if processes > 1 else 1)
     batches = []
     for start in range(0, usable, batch_size * processes):
         size = min(batch_size * processes, usable - start) // processes
@@ -53,7 +55,8 @@ def validate(
     kind; a mask that no validation photograph shows has none. All processes return the same. {} without validation
     photographs.
     """
-    batches = shares(len(data.val), task.stage.batch_size, accelerator.process_index, accelerator.num_processes)
+    own = accelerator.process_index, accelerator.num_processes
+    batches = shares(len(data.val), task.stage.batch_size, *own, together=2 if task.by_patient else 1)
     if not batches:
         return {}
     model.eval()

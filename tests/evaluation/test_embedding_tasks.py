@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from mdf.captions import tell_cut
 from mdf.evaluation.photographs import embed_records, embed_texts, load_inputs
 from mdf.files import write_text
 from mdf.models.embedder import Embedder
@@ -58,6 +59,24 @@ def test_all_uses_of_a_checkpoint_in_one_pass(checkpoint, tmp_path, capsys):
     assert "training photographs instead of 16" in capsys.readouterr().out  # there are not as many
     assert sum(lines[0]["zero_shot"].values()) == pytest.approx(1, abs=1e-4)
     assert set(lines[0]["labels"]) <= set(lines[0]["probe"])
+
+
+def test_captions_that_are_cut_to_the_same_words_are_one_text_and_are_counted(checkpoint, tmp_path, capfd):
+    """Without a diagnosis the report is the caption; it may be longer than what the text tower reads."""
+    tell_cut.cache_clear()
+    start = "The disc is pink. "
+    texts = [start + "Drusen " * 90, start + "Scars " * 90, start, "A scar."]
+    records = checkpoint.manifest.records[:4]
+    lines = [{"id": r.id, "image": r.image, "texts": {"en": t}} for r, t in zip(records, texts, strict=True)]
+    lines.append({"id": "untold", "image": records[0].image, "texts": {"zh": "正常"}})  # a text that is no report
+    data = tmp_path / "reports.jsonl"
+    write_text(data, "".join(json.dumps(r) + "\n" for r in lines))
+    args = ("--checkpoint", checkpoint.run, "--data", data, "--data-root", checkpoint.manifest.root, "--split", "all")
+    assert run("evaluate.py", *args, "--tasks", "retrieval", "--out", tmp_path) == 0
+    found = results(tmp_path)[0]["retrieval"]
+    assert found["captions"] == 2 and found["captions_cut"] == 2
+    said = capfd.readouterr().err
+    assert said.count("is longer than what the text tower reads") == 1 and "Scars" not in said
 
 
 def test_classes_that_the_checkpoint_was_never_trained_on(checkpoint, tmp_path):

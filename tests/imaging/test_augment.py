@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mdf.config import AugmentConfig
-from mdf.imaging.augment import Transform, flip_record, flip_text, sample
+from mdf.imaging.augment import Transform, flip_record, flip_text, recolour, sample
 from mdf.records import Finding, FundusRecord
 
 
@@ -44,8 +44,12 @@ def test_sample_is_seeded_and_within_its_ranges():
 def test_colours_only_change_colours():
     image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     field = np.ones((20, 20), dtype=bool)
-    assert np.array_equal(Transform().colours(image, field), image)
-    assert Transform(brightness=1.2).colours(image, field).mean() > image.mean()
-    assert Transform(contrast=0.5).colours(image, field).std() < image.std()
-    red = Transform(gains=(1.2, 1.0, 1.0)).colours(image, ~field)
+
+    def coloured(transform: Transform, field=field) -> np.ndarray:
+        return recolour(image, transform.lookup(image, field))
+
+    assert np.array_equal(coloured(Transform()), image)
+    assert coloured(Transform(brightness=1.2)).mean() > image.mean()
+    assert coloured(Transform(contrast=0.5)).std() < image.std()
+    red = coloured(Transform(gains=(1.2, 1.0, 1.0)), ~field)
     assert red[..., 0].mean() > image[..., 0].mean() and np.array_equal(red[..., 1:], image[..., 1:])

@@ -7,7 +7,7 @@ import torch
 from mdf.errors import UserError
 from mdf.imaging.augment import Transform
 from mdf.imaging.phantom import draw
-from mdf.imaging.preprocess import Preprocessing
+from mdf.imaging.preprocess import Crop, Preprocessing
 
 SMALL = Preprocessing(encoder_size=96, unet_size=128)
 
@@ -113,12 +113,51 @@ def test_hash_is_stable_and_changes_with_every_setting():
     assert Preprocessing.from_dict(settings.to_dict()) == settings
     assert Preprocessing.from_dict(settings.to_dict()).hash() == settings.hash()
     changes = {"encoder_size": 336, "unet_size": 512, "crop_field": False, "version": 99, "encoder_mean": (0.5,) * 3}
-    changes |= {"encoder_std": (0.5,) * 3, "unet_mean": (0.5,) * 3, "unet_std": (0.5,) * 3}
+    changes |= {"encoder_std": (0.5,) * 3, "unet_mean": (0.5,) * 3, "unet_std": (0.5,) * 3, "resize": "squash"}
     hashes = {dataclasses.replace(settings, **{key: value}).hash() for key, value in changes.items()}
     assert len(hashes | {settings.hash()}) == len(changes) + 1
 
 
+def test_squash_is_what_open_clip_does():
+    from open_clip.transform import image_transform
+    from PIL import Image
+
+    image, _ = ring(300, 400)
+    settings = dataclasses.replace(SMALL, resize="squash")
+    theirs = image_transform(96, is_train=False, resize_mode="squash", mean=SMALL.encoder_mean, std=SMALL.encoder_std)
+    ours = settings.prepare(image).pixel_values
+    # PIL and torchvision round bicubic weights differently: by at most two of 255 steps
+    assert (ours - theirs(Image.fromarray(image))).abs().max() < 2.5 / 255 / min(SMALL.encoder_std)
+    assert torch.equal(settings.prepare(image).unet_pixels, SMALL.prepare(image).unet_pixels)
+
+
+def test_pad_keeps_the_whole_photograph_in_the_upper_left_corner():
+    image = np.full((100, 200, 3), 200, dtype=np.uint8)
+    plain = dataclasses.replace(SMALL, resize="pad", encoder_mean=(0.0,) * 3, encoder_std=(1.0,) * 3)
+    pixels = plain.prepare(image).pixel_values
+    assert torch.equal(pixels[:, :48], torch.full((3, 48, 96), 200 / 255)) and not pixels[:, 48:].any()
+    bright = plain.prepare(image, transform=Transform(brightness=1.2, contrast=0.5)).pixel_values
+    assert bright[:, :48].min() > 200 / 255 and not bright[:, 48:].any()  # black beside the photograph stays black
+
+
+@pytest.mark.parametrize("resize", ["field", "squash", "pad"])
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_crop_survives_its_file(resize, augmented):
+    settings, transform = dataclasses.replace(SMALL, resize=resize), Transform(angle=9.0) if augmented else None
+    image, circle = ring(200, 260)
+    crop = settings.crop(image, {"cup": circle}, augmented=augmented)
+    again = Crop.from_bytes(crop.to_bytes())
+    assert again.augmented == augmented and len(again.pictures) == (1 if augmented and resize == "field" else 2)
+    first, second = (settings.finish(c, ("cup",), transform) for c in (crop, again))
+    whole = settings.prepare(image, {"cup": circle}, ("cup",), transform)
+    for name in ("pixel_values", "unet_pixels", "masks"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+        assert torch.equal(getattr(first, name), getattr(whole, name))
+
+
 def test_wrong_input_is_refused():
+    with pytest.raises(UserError, match="resize"):
+        Preprocessing.from_dict({"resize": "stretch"})
     with pytest.raises(UserError, match="unknown setting"):
         Preprocessing.from_dict({"encodersize": 3})
     with pytest.raises(UserError, match="version"):

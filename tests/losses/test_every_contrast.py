@@ -109,18 +109,38 @@ def test_without_any_row_it_is_0_with_a_gradient_of_0(name):
     assert loss == 0 and all((x.grad == 0).all() for x in (v, t, scale))
 
 
-@pytest.mark.parametrize("name", ["contrastive", "label_aware"])
-def test_a_batch_of_one_class_pulls_everything_together_and_nothing_apart(name):
-    """The target is 1/N for all; equal embeddings are its optimum, at the target's entropy, with a gradient of 0."""
-    v, t, scale = (x[:, 0] if x.ndim else x for x in batch())
-    one_class = torch.full((ROWS,), 5)
-    entropy = torch.tensor(float(ROWS)).double().log()
-    assert BY_IDS[name](v, t, scale, one_class) > entropy
-    same = v[:1].expand(ROWS, -1).clone().requires_grad_()
-    loss = BY_IDS[name](same, same, scale, one_class)
-    loss.backward()
-    torch.testing.assert_close(loss.detach(), entropy)
-    assert same.grad.abs().max() < 1e-12
+def one_class(v: Tensor, t: Tensor, s: Tensor, rows: Tensor, local: bool) -> Tensor:
+    """All softmax losses on a batch in which everything is the same."""
+    same = torch.full((len(rows),), 5)
+    single = v[:, 0], t[:, 0], s
+    return (
+        contrastive_loss(*single, same, local=local)
+        + label_aware_contrastive_loss(*single, label_ids=same, local=local)
+        + label_aware_contrastive_loss(*single, label_sets=SETS[:1].expand(len(rows), -1), local=local)
+        + patient_contrastive_loss(v, t, s, EYES[rows], positives=same[:, None].expand(-1, 3), local=local)
+    )
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["global", "local"])
+def test_a_batch_of_one_class_has_its_value_and_no_gradient(local):
+    """Equal embeddings would be its optimum: six losses of six, six, six, four, four and five rows at their entropy."""
+    v, t, scale = (x.requires_grad_() for x in batch())
+    loss = one_class(v, t, scale, torch.arange(ROWS), local)
+    entropy = torch.tensor([6.0, 6.0, 6.0, 4.0, 4.0, 5.0]).double().log().sum()
+    assert loss > entropy
+    assert not any(g.any() for g in torch.autograd.grad(loss, (v, t, scale)))
+    same = v[:1, :1].expand(ROWS, 2, -1)
+    assert one_class(same, same, scale, torch.arange(ROWS), local) > entropy - 1e-9
+
+
+def test_one_class_is_no_reason_to_skip_the_sigmoid_loss_whose_pairs_are_questions_of_their_own():
+    """Its gradient draws every photograph to the texts, which no other row of the batch is needed for."""
+    v, t, scale = (x[:, 0].clone() if x.ndim else x for x in batch())
+    v.requires_grad_()
+    (together,) = torch.autograd.grad(sigmoid_loss(v, t, scale, BIAS, torch.full((ROWS,), 5)), v)
+    alone = [torch.autograd.grad(sigmoid_loss(v[:1], t[j : j + 1], scale, BIAS), v)[0][0] for j in range(ROWS)]
+    torch.testing.assert_close(together[0], torch.stack(alone).sum(0) / ROWS)
+    assert (together * t.mean(0)).sum(1).max() < 0
 
 
 @pytest.mark.parametrize("name", ["contrastive", "label_aware", "sigmoid"])
@@ -159,7 +179,7 @@ def work(rank: int, folder: str) -> None:
     found = {}
     for split, sizes in SPLITS.items():
         rows = torch.arange(ROWS).split(sizes)[rank]
-        for name, loss in LOSSES.items():
+        for name, loss in (LOSSES | {"one_class": one_class}).items():
             for local in (False, True):
                 tensors = gradients(loss, rows, local)
                 value = tensors[-1].clone()
@@ -192,3 +212,11 @@ def test_the_gradient_averaged_over_two_processes_is_that_of_one_on_the_whole_ba
     for got, wanted in zip(averaged[split, name, local], alone, strict=True):
         assert wanted.abs().max() > 1e-3
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("local", [False, True], ids=["global", "local"])
+def test_a_batch_of_one_class_has_no_gradient_on_two_processes_either(averaged, split, local):
+    *found, value = averaged[split, "one_class", local]
+    assert not any(x.any() for x in found)
+    torch.testing.assert_close(value, gradients(one_class, torch.arange(ROWS), local)[-1])

@@ -3,12 +3,13 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from mdf.config import save_config
 from mdf.preview import marked
 from mdf.training.data import diagnoses_of, load_manifests
-from mdf.training.dry_run import activations, dry_run, first_batch
+from mdf.training.dry_run import activations, contrastive_activations, dry_run, first_batch
 from mdf.training.stages import Task
 from mdf.training.start import first_model
 from tests.conftest import REPO, assert_refused
@@ -32,16 +33,36 @@ def test_what_is_not_at_hand_is_not_checked(tiny, tmp_path, capsys):
     assert dry_run(cfg, strict=True) == 2
 
 
+def aligning(tiny, **changes):
+    cfg = tiny(**{"run.stages": ("align",), "align.batch_size": 12, **changes})
+    manifests = load_manifests(cfg)
+    model, task = first_model(cfg, diagnoses_of(manifests), torch.float32), Task(cfg, "align")
+    model.set_trainable(task.stage.parts, tuple(task.weights))
+    return model, task, first_batch(cfg, task, manifests["align"], model)
+
+
 def test_a_contrastive_batch_in_chunks_needs_less_memory(tiny):
     needed = []
     for chunk in (0, 2):
-        cfg = tiny(**{"run.stages": ("align",), "align.batch_size": 12, "align.chunk": chunk})
-        manifests = load_manifests(cfg)
-        model, task = first_model(cfg, diagnoses_of(manifests), torch.float32), Task(cfg, "align")
-        model.set_trainable(task.stage.parts, tuple(task.weights))
-        batch = first_batch(cfg, task, manifests["align"], model)
-        needed.append(activations(model, task, batch, "fp32"))
+        model, task, _ = aligning(tiny, **{"align.chunk": chunk})
+        needed.append(contrastive_activations(model, task, "fp32"))
     assert 0 < needed[1] < needed[0] / 3  # a sixth, and what does not grow with the photographs
+
+
+def test_what_is_counted_without_computing_is_what_a_step_keeps(tiny):
+    model, task, batch = aligning(tiny)
+    # beside the encoder's there are those of the loss, 12 x 12 numbers a few times over
+    assert contrastive_activations(model, task, "fp32") == pytest.approx(
+        activations(model, task, batch, "fp32"), rel=0.02
+    )
+
+
+def test_weights_that_are_not_at_hand_leave_the_rest_to_look_at(tiny, capsys):
+    cfg = tiny(**{"run.stages": ("align",), "encoder.weights": "nowhere.safetensors"})
+    assert dry_run(cfg) == 0 and dry_run(cfg, strict=True) == 2
+    printed = capsys.readouterr().out
+    assert "NOT CHECKED: model: encoder.weights" in printed
+    assert "stage align\n" in printed and "activations (counted)" in printed
 
 
 def test_the_mark_goes_round_the_supervised_tokens():

@@ -278,6 +278,8 @@ def test_starts_from_a_checkpoint(tiny, undisturbed):
     assert all(torch.allclose(tensor, after[name], atol=1e-6) for name, tensor in before.items())
     with pytest.raises(UserError, match=r"unet\.masks"):
         train(tiny(**{"run.name": "other", "run.start_from": start, "unet.masks": ("vessel",)}))
+    with pytest.raises(UserError, match=r"shown its photographs in another way.*\n  encoder_mean: "):
+        train(tiny(**{"run.name": "other", "run.start_from": start, "encoder.mean": (0.0, 0.0, 0.0)}))
 
 
 def test_a_stage_without_its_data_is_refused(tiny):

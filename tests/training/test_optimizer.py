@@ -12,6 +12,7 @@ def test_the_rate_rises_then_falls_and_is_never_zero():
     assert shares[10:] == sorted(shares[10:], reverse=True)
     assert 0 < shares[-1] < 0.001 and shares[0] == pytest.approx(1 / 11)
     assert [share_of_peak(step, 1, 0.0) for step in range(1)] == [1.0]
+    assert [share_of_peak(step, 10, 0.2, "constant") for step in range(4)] == [1 / 3, 2 / 3, 1.0, 1.0]
 
 
 def test_every_trainable_tensor_is_in_one_group_with_the_right_rate_and_decay(tiny):
@@ -51,4 +52,4 @@ def test_the_rate_falls_with_the_depth_of_a_layer_in_both_towers(tiny):
     }.items():  # fmt: skip
         assert rate[name] == pytest.approx(1e-3 * 0.5**above), name
     table = trainable_table(model, cfg, "align")
-    assert "1.2e-05 to 1.0e-03" in table and "image tower VisionTransformer: GELU, 32 px" in table
+    assert "1.3e-05 to 1.0e-03" in table and "image tower VisionTransformer: GELU, 32 px" in table

@@ -1,11 +1,11 @@
 """Which photograph comes when."""
 
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 
-from mdf.training.sampler import Sampler, groups_of
+from mdf.training.sampler import Sampler, groups_of, pairs_of
 
 
 def take(sampler: Sampler, batches: int) -> list[list[tuple[int, int]]]:
@@ -107,3 +107,83 @@ def test_a_million_photographs_are_no_burden():
         sampler.keys(64 * step, 64)
     assert time.process_time() - start < 1
     assert sampler.orders[0].nbytes == 16_000_000
+
+
+# -- both eyes of a patient -------------------------------------------------------------------------------------------
+
+# of 13 photographs; 0, 3, 6, 9 and 12 are in no pair
+PAIRS = ((2, 1), (4, 5), (7, 8), (11, 10))
+
+
+def cut_pairs(batches: list[list[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """Pairs of which a batch holds an eye without the other, or not a right eye and then the left one."""
+    found: list[tuple[int, int]] = []
+    for batch in batches:
+        row = [index for _, index in batch]
+        neighbours = list(pairwise(row))
+        found += [p for p in PAIRS if not row.count(p[0]) == row.count(p[1]) == neighbours.count(p)]
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 6])
+def test_both_eyes_are_side_by_side_in_a_batch_and_an_epoch_holds_every_photograph_once(batch_size):
+    """Also where the number of photographs is odd, and batches run over the end of an epoch."""
+    sampler = Sampler(13, 0, batch_size, pairs=PAIRS)
+    assert not cut_pairs(take(sampler, 40)) and cut_pairs(take(Sampler(13, 0, batch_size), 40))
+    for epoch in range(6):
+        keys = sampler.keys(13 * epoch, 13)
+        assert sorted(keys) == [(epoch, i) for i in range(13)]
+    assert sampler.keys(0, 12) != [(0, i) for _, i in sampler.keys(26, 12)]  # another order
+
+
+def test_an_order_of_pairs_is_shared_cut_and_resumed_like_any_other():
+    one = Sampler(13, 0, 4, pairs=PAIRS)
+    whole = take(one, 30)
+    two = [take(Sampler(13, 0, 2, rank=r, processes=2, pairs=PAIRS), 30) for r in range(2)]
+    assert [a + b for a, b in zip(*two, strict=True)] == whole
+    cut = take(Sampler(13, 0, 2, accumulation=2, pairs=PAIRS), 60)
+    assert [a + b for a, b in zip(cut[::2], cut[1::2], strict=True)] == whole
+    assert not cut_pairs([*two[0], *two[1], *cut])
+    for step in range(1, 12):
+        later = Sampler(13, batch_size=4, pairs=PAIRS, **one.after(step).state())
+        assert take(later, 10) == whole[step : step + 10]
+
+
+def test_pairs_are_balanced_and_weighted_as_photographs_are():
+    """amd: two pairs and a single photograph; glaucoma: one; normal: the rest."""
+    names = ["normal"] * 13
+    for i in (0, 1, 2, 4, 5):
+        names[i] = "amd"
+    names[3] = "glaucoma"
+    plain = Sampler(13, 0, 4, groups=tuple(names), pairs=PAIRS)
+    keys = plain.keys(0, 13 * 20)
+    counts = Counter(names[i] for _, i in keys)
+    assert max(counts.values()) - min(counts.values()) <= 40  # to within one block of two an epoch
+    assert not cut_pairs(take(plain, 65)) and len(set(keys)) == len(keys)
+    sources = tuple("few" if i in (0, 3, 6) else "many" for i in range(13))
+    weights = (("few", 1.0), ("many", 1.0))
+    mixed = Sampler(13, 0, 4, groups=tuple(names), sources=sources, weights=weights, pairs=PAIRS)
+    counts = Counter(sources[i] for _, i in mixed.keys(0, 13 * 40))
+    assert 0.45 < counts["few"] / (13 * 40) < 0.55
+    assert not cut_pairs(take(mixed, 65))
+
+
+def test_a_right_eye_goes_with_the_left_one_of_the_same_visit_as_far_as_they_go():
+    people = [
+        ("a", "2001", "left"), ("b", None, "right"), ("a", "2001", "right"), ("a", "2005", "right"),
+        ("a", "2001", "right"), ("b", None, "right"), None, ("a", "2009", "left"), ("b", None, "left"),
+        ("a", "2009", "left"), ("a", "2009", "left"), ("c", None, "left"),
+    ]  # fmt: skip
+    pairs = pairs_of(people)
+    assert set(pairs) == {(2, 0), (1, 8), (4, 7), (3, 9)}  # of one visit first, then of one patient
+    assert pairs_of([]) == ()
+
+
+def test_a_million_photographs_in_pairs_are_no_burden():
+    import time
+
+    pairs = tuple((2 * i, 2 * i + 1) for i in range(300_000))
+    sampler = Sampler(1_000_000, 0, 64, pairs=pairs)
+    start = time.process_time()
+    sampler.keys(0, 64)
+    assert time.process_time() - start < 4
