@@ -63,6 +63,13 @@ RANGES = {
     "augment.flip": "[0, 1]",
     "encoder.size": "[0, inf)",
     "encoder.image_lr_scale": "(0, 1]",
+    "encoder.context_length": "[0, inf)",
+    "encoder.image_locked": "[-1, inf)",
+    "encoder.text_locked": "[-1, inf)",
+    "encoder.image_lora": "[0, inf)",
+    "encoder.text_lora": "[0, inf)",
+    "encoder.lora_alpha": "[0, inf)",
+    "encoder.layer_decay": "(0, 1]",
     "unet.size": "[32, inf)",
     "unet.encoder_lr_scale": "(0, 1]",
     "fusion.adapters": "[1, inf)",
@@ -208,6 +215,13 @@ def check_encoder(encoder: EncoderConfig) -> Iterator[str]:
         yield f"encoder.init_logit_scale: {encoder.init_logit_scale} is outside (0, 100]"
     if encoder.init_logit_bias is not None and not -100 <= encoder.init_logit_bias <= 100:
         yield f"encoder.init_logit_bias: {encoder.init_logit_bias} is outside [-100, 100]"
+    if encoder.weights == "timm" and not encoder.image:
+        yield "encoder.weights: timm's own weights are for encoder.image; name a timm model there"
+    if encoder.lora_alpha and not (encoder.image_lora or encoder.text_lora):
+        yield "encoder.lora_alpha: given, but encoder.image_lora and encoder.text_lora are 0"
+    for tower in ("image", "text"):
+        if getattr(encoder, f"{tower}_locked") < 0 and getattr(encoder, f"{tower}_lora"):
+            yield f"encoder.{tower}_lora: its tower is locked whole; set encoder.{tower}_locked=0"
 
 
 def check_model(cfg: Config) -> Iterator[str]:

@@ -59,7 +59,8 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class EncoderConfig:
     model: str = "fundus-lite0"  # open_clip architecture, or one of mdf/data/open_clip/*.json
-    weights: str | None = None  # open_clip tag, file, or bundled name (efficientnet-lite0-imagenet); null = random
+    # open_clip tag, file, bundled name (efficientnet-lite0-imagenet), or timm for those of `image`; null = random
+    weights: str | None = None
     size: int = 0  # input side in pixels; 0 = the architecture's own
     # field | squash | pad: what it is shown. The field of view, centred in a square; or, as other trainers do it, the
     # whole photograph, squashed to a square, or its longer side scaled to `size` and padded on the right or below
@@ -69,6 +70,19 @@ class EncoderConfig:
     image_lr_scale: float = 1.0  # the image tower's learning rate / the encoder's; below 1 where only it is pretrained
     init_logit_scale: float | None = None  # multiplier of cosine similarities at the start; null = the weights' own
     init_logit_bias: float | None = None  # added to them, for losses.sigmoid (-10); null = the architecture's, or none
+    image: str | None = None  # timm model in place of `model`'s image tower
+    # BERT-family model with its weights in place of `model`'s text tower: folder, hub id or bundled name (minilm-l6-v2)
+    text: str | None = None
+    context_length: int = 0  # tokens of a caption, start and end among them; 0 = the text tower's own
+    # layers that stay as they are, counted from the stem of the image tower or the embeddings of the text tower, then a
+    # layer a block (of a CNN: a stage); 0 = none, -1 = the whole tower but a timm or BERT tower's projection
+    image_locked: int = 0
+    text_locked: int = 0
+    image_lora: int = 0  # rank of LoRA in the blocks of the image tower, whose own weights then stay; 0 = none
+    text_lora: int = 0  # likewise in the text tower
+    lora_alpha: float = 0.0  # LoRA scale is alpha / rank; 0 = alpha is twice the rank
+    layer_decay: float = 1.0  # the learning rate of a layer / that of the layer above it, in both towers
+    gradient_checkpointing: bool = False  # true: less memory, about 30 % more time
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdf.caption_tokenizer import CaptionTokenizer
 from mdf.captions import cut, is_empty, tell_cut
 from mdf.dialogue import Encoded, Prompts, Turn, encode, encode_apart
 from mdf.errors import UserError
@@ -74,6 +75,7 @@ class MDFProcessor:
         image_tokens: int,
         context_length: int = 77,
         diagnoses: tuple[str, ...] = (),
+        captions: CaptionTokenizer | None = None,
     ):
         self.tokenizer, self.preprocessing, self.prompts = tokenizer, preprocessing, prompts
         self.image_tokens, self.context_length, self.diagnoses = image_tokens, context_length, tuple(diagnoses)
@@ -81,7 +83,7 @@ class MDFProcessor:
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         pad = choose_token(tokenizer, PAD_TOKENS, "padding that differs from the end token")
         self.pad_id = tokenizer.convert_tokens_to_ids(pad)
-        self._captions: Any = None
+        self.caption_tokenizer = captions or CaptionTokenizer(context_length)
 
     def __call__(self, images: Any) -> Inputs:
         """Photographs (path, PIL image or uint8 [H,W,3] array; one or a list) as tensors."""
@@ -112,18 +114,9 @@ class MDFProcessor:
         """Questions that do not see each other as token ids (see `mdf.dialogue.encode_apart`)."""
         return encode_apart(turns, self.tokenizer, self.image_token, self.image_tokens, max_length=max_length)
 
-    @property
-    def caption_tokenizer(self) -> Any:
-        """The text tower's own tokenizer."""
-        if self._captions is None:
-            from open_clip import SimpleTokenizer
-
-            self._captions = SimpleTokenizer(context_length=self.context_length)
-        return self._captions
-
     def caption_length(self, text: str) -> int:
         """Tokens of a caption, its start and end among them."""
-        return len(self.caption_tokenizer.encode(text)) + 2
+        return self.caption_tokenizer.length(text)
 
     def caption_ids(self, texts: list[str]) -> Tensor:
         """int64 [B,C] of captions that fit (see `fit_caption`); an empty one is for rows that serve no loss."""
@@ -145,7 +138,7 @@ class MDFProcessor:
         return text if fits(text) else cut(text, fits)
 
     def tokenize_captions(self, texts: list[str]) -> Tensor:
-        """int64 [B,C] for the CLIP text tower. A caption longer than C is cut, which is said.
+        """int64 [B,C] for the text tower. A caption longer than C is cut, which is said.
 
         Raises UserError for an empty one.
         """
@@ -158,7 +151,7 @@ class MDFProcessor:
         return self.caption_ids(fitted)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer/, preprocessing.json and prompts/ into a checkpoint directory."""
+        """Write tokenizer/, captions/, preprocessing.json and prompts/ into a checkpoint directory."""
         folder = Path(folder)
         self.tokenizer.save_pretrained(folder / "tokenizer")
         (folder / "preprocessing.json").write_text(
@@ -173,6 +166,7 @@ class MDFProcessor:
                 indent=1,
             )
         )
+        self.caption_tokenizer.save(folder)
         shutil.copytree(self.prompts.folder, folder / "prompts", dirs_exist_ok=True)
 
     @classmethod
@@ -203,4 +197,5 @@ class MDFProcessor:
             raise UserError(
                 f"{folder / 'tokenizer'} is missing or damaged ({reason}); take the checkpoint again from its run"
             ) from error
-        return cls(tokenizer, preprocessing, Prompts(folder / "prompts"), **extra)
+        captions = CaptionTokenizer.load(folder, extra["context_length"])
+        return cls(tokenizer, preprocessing, Prompts(folder / "prompts"), captions=captions, **extra)

@@ -27,6 +27,7 @@ class MDFConfig(PretrainedConfig):
         lora: bool = False,
         stale_masks: bool = False,
         language: dict | None = None,
+        encoder: dict | None = None,
         **kwargs: Any,
     ):
         self.mdf = mdf or {}
@@ -35,6 +36,7 @@ class MDFConfig(PretrainedConfig):
             stale_masks  # the U-Net's encoder trained after its decoder: masks are no longer to be trusted
         )
         self.language = language or {}  # the language model's own configuration
+        self.encoder = encoder or {}  # the encoder's whole architecture, see `mdf.models.towers.resolve`
         super().__init__(**kwargs)
 
     @property

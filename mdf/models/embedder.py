@@ -6,11 +6,11 @@ Shapes: N photographs or texts, S the encoder's side, E embedding width.
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from mdf.caption_tokenizer import CaptionTokenizer
 from mdf.config import EncoderConfig
 from mdf.dialogue import Prompts
 from mdf.errors import UserError
@@ -18,6 +18,7 @@ from mdf.imaging.preprocess import Preprocessing
 from mdf.models.checkpoint import read_config, refuse, refuse_shapes
 from mdf.models.configuration import MDFConfig
 from mdf.models.fundus_encoder import FundusEncoder
+from mdf.models.towers import captions_of
 from mdf.models.weights import fingerprint
 from mdf.processor import Inputs, MDFProcessor
 from mdf.resources import bundled
@@ -28,10 +29,12 @@ PREFIX = "encoder."
 class EncoderProcessor(MDFProcessor):
     """Preprocessing, caption tokens and prompts of an encoder that no checkpoint belongs to."""
 
-    def __init__(self, preprocessing: Preprocessing, context_length: int):  # no tokenizer: it answers no question
-        self.preprocessing, self.context_length = preprocessing, context_length
+    def __init__(
+        self, preprocessing: Preprocessing, captions: CaptionTokenizer
+    ):  # no tokenizer: it answers no question
+        self.preprocessing, self.context_length = preprocessing, captions.context_length
         self.prompts, self.diagnoses = Prompts(bundled("prompts")), ()
-        self._captions: Any = None
+        self.caption_tokenizer = captions
 
 
 class Embedder:
@@ -51,7 +54,8 @@ class Embedder:
         from safetensors import SafetensorError, safe_open
 
         folder = Path(folder)
-        encoder = FundusEncoder(read_config(MDFConfig, folder).sections()[0], load=False)
+        config = read_config(MDFConfig, folder)
+        encoder = FundusEncoder(config.sections()[0], load=False, architecture=config.encoder or None)
         path = folder / "model.safetensors"
         try:
             with safe_open(path, "pt") as file:
@@ -73,7 +77,7 @@ class Embedder:
             encoder = FundusEncoder(cfg)
         mean, std = encoder.statistics
         preprocessing = Preprocessing(encoder_size=encoder.size, encoder_mean=mean, encoder_std=std, resize=cfg.resize)
-        return cls(encoder, EncoderProcessor(preprocessing, encoder.context_length), device)
+        return cls(encoder, EncoderProcessor(preprocessing, captions_of(encoder.architecture)), device)
 
     def eval(self) -> "Embedder":
         return self

@@ -3,50 +3,30 @@
 Shapes: B photographs, S input side, N patch tokens on an h×w grid, C token width, E embedding width, T caption tokens.
 """
 
-import contextlib
-import io
-import json
 import math
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
 from mdf.imaging.preprocess import CLIP_MEAN, CLIP_STD
+from mdf.models import depth, encoder_weights, lora, towers
 from mdf.models.depthwise import depthwise_in_float32
 from mdf.models.normalization import batchnorm_to_groupnorm, freeze_statistics
+from mdf.models.text_tower import TextTower
 from mdf.models.weights import BUNDLED as BUNDLED_WEIGHTS
-from mdf.models.weights import normalisation, trunk_state
+from mdf.models.weights import normalisation
 
-ARCHITECTURES = Path(__file__).parent.parent / "data" / "open_clip"
 MAX_LOGIT_SCALE = 100.0  # CLIP (Radford et al. 2021), section 2.5
-
-
-def architecture(name: str) -> dict:
-    """The open_clip configuration of `name`: one of mdf/data/open_clip, a JSON file, or a name that open_clip knows."""
-    import open_clip
-
-    for path in (ARCHITECTURES / f"{name}.json", Path(name)):
-        if path.suffix == ".json" and path.is_file():
-            return json.loads(path.read_text())
-    config = open_clip.get_model_config(name)
-    if config is None:
-        import difflib
-
-        known = open_clip.list_models() + [p.stem for p in ARCHITECTURES.glob("*.json")]
-        near = difflib.get_close_matches(name, known, 5)
-        raise UserError(
-            f"encoder.model: open_clip knows no architecture {name!r}; nearest: {', '.join(near) or 'none'}"
-        )
-    return config
 
 
 def statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation that photographs are normalised with: those that the weights were trained with, the
-    configuration's where that is not known (a file), else CLIP's.
+    configuration's where that is not known (a file), else those that timm has for the image tower, else CLIP's.
 
     Raises UserError where `encoder.mean` or `encoder.std` is not what the weights are known to be trained with.
     """
@@ -58,109 +38,136 @@ def statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]
                 f"encoder.{name}: {cfg.weights} was trained with {list(known_value)}, not {list(value)}; "
                 "leave the setting out"
             )
-    mean, std = known or (CLIP_MEAN, CLIP_STD)
+    mean, std = known or (timm_statistics(cfg.image) if cfg.image and cfg.weights else None) or (CLIP_MEAN, CLIP_STD)
     return given[0] or mean, given[1] or std
 
 
 def known_statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation of a bundled trunk or an open_clip tag; None for a file and for random weights."""
+    """Mean and standard deviation of a bundled trunk, timm's own, or a tag; None for a file and for random weights."""
     import open_clip
 
     if cfg.weights in BUNDLED_WEIGHTS:
         return normalisation(cfg.weights)
+    if cfg.weights == encoder_weights.TIMM and cfg.image:
+        return timm_statistics(cfg.image)
     tag = open_clip.get_pretrained_cfg(cfg.model, cfg.weights) if cfg.weights else {}
     return (tuple(tag.get("mean", CLIP_MEAN)), tuple(tag.get("std", CLIP_STD))) if tag else None
+
+
+def timm_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of timm's own weights of a model; None where it has none."""
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    return (tuple(known.mean), tuple(known.std)) if known is not None else None
 
 
 class FundusEncoder(nn.Module):
     """A CLIP model whose image tower also hands out its patch tokens.
 
-    Works with open_clip's VisionTransformer, ModifiedResNet and timm towers.
+    Works with open_clip's VisionTransformer, ModifiedResNet and timm towers, and with open_clip's text towers and
+    BERT-family models of transformers.
     """
 
-    def __init__(self, cfg: EncoderConfig, load: bool = True):
-        """Build the towers; `load` False leaves the named weights to a checkpoint."""
-        super().__init__()
-        import open_clip
+    def __init__(self, cfg: EncoderConfig, load: bool = True, architecture: dict[str, Any] | None = None):
+        """Build the towers.
 
-        config = architecture(cfg.model)
-        if cfg.size:
-            config["vision_cfg"]["image_size"] = cfg.size
-        custom = "hf_model_name" in config.get("text_cfg", {}) or config.pop("custom_text", False)
-        vision_only = {
-            k: v
-            for k, v in config.items()
-            if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
-        }
-        build = open_clip.CustomTextCLIP if custom else open_clip.CLIP
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.clip = build(**vision_only)
+        Args:
+            load: False leaves the named weights to a checkpoint.
+            architecture: as a checkpoint keeps it; None = what `cfg` leads to.
+        """
+        super().__init__()
+        self.architecture = towers.resolve(cfg) if architecture is None else architecture
+        self.clip = self._build(cfg, load)
         if not cfg.weights:
-            batchnorm_to_groupnorm(self.clip.visual)
-        elif load:
-            self._load(cfg, config)
+            batchnorm_to_groupnorm(self.clip.visual)  # of a random tower only: `weights` always fill the image tower
+        if load:
+            encoder_weights.load(self.clip, cfg, self.architecture)
+        side = self.architecture["vision_cfg"]["image_size"]
+        self.size: int = side[0] if isinstance(side, tuple | list) else side
+        towers.resize(self.clip.visual, self.size)
         if cfg.init_logit_scale is not None:  # over what the weights bring along
             nn.init.constant_(self.clip.logit_scale, math.log(cfg.init_logit_scale))
         if cfg.init_logit_bias is not None:
             self.clip.logit_bias = nn.Parameter(torch.full_like(self.clip.logit_scale, cfg.init_logit_bias))
         depthwise_in_float32(self.clip.visual)
         self.clip.visual.to(memory_format=torch.channels_last)
+        self.checkpointing = cfg.gradient_checkpointing
+        if cfg.gradient_checkpointing:
+            towers.set_checkpointing(self.clip, cfg.image or cfg.model)
+        self._adapt(cfg)
+        self.fixed, self.locked = self._lock(cfg)
         self.statistics = statistics(cfg)
-        size = self.clip.visual.image_size
-        self.size: int = size[0] if isinstance(size, tuple | list) else size
-        self.context_length: int = config["text_cfg"].get("context_length", 77)
-        with torch.no_grad():
-            pooled, tokens = self.features(torch.zeros(1, 3, self.size, self.size))
-        self.width: int = tokens.shape[1]  # C
-        self.grid: tuple[int, int] = (tokens.shape[2], tokens.shape[3])  # h, w
-        self.embed_dim: int = pooled.shape[1]  # E
+        self.context_length: int = self.architecture["text_cfg"]["context_length"]
+        self.width, self.grid, self.embed_dim = self._shapes(cfg)  # C, (h, w), E
 
-    def _load(self, cfg: EncoderConfig, config: dict) -> None:
-        """Fill the towers from an open_clip checkpoint, or the image trunk alone from a bundled timm trunk."""
-        assert cfg.weights is not None
-        timm_name = config["vision_cfg"].get("timm_model_name")
-        if cfg.weights == "efficientnet-lite0-imagenet":
-            if timm_name is None:
-                raise UserError(f"encoder.weights: {cfg.weights} fills a timm trunk, and {cfg.model} has none")
-            self.clip.visual.trunk.load_state_dict(trunk_state(cfg.weights, timm_name), strict=True)
-            return
-        path = Path(cfg.weights)
-        if not path.is_file():
-            import open_clip
-
-            tags = open_clip.list_pretrained_tags_by_model(cfg.model)
-            if cfg.weights not in tags:
-                raise UserError(
-                    f"encoder.weights: {cfg.weights!r} is no file and no open_clip tag of {cfg.model} "
-                    f"(tags: {', '.join(tags) or 'none'})"
-                )
-            try:
-                path = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(cfg.model, cfg.weights)))
-            except Exception as error:
-                raise UserError(
-                    f"encoder.weights: {cfg.model}/{cfg.weights} could not be fetched ({type(error).__name__}); "
-                    "on a machine without a model hub put the checkpoint file on disk and give its path "
-                    "as encoder.weights"
-                ) from error
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
-        state = {k.removeprefix("module."): v for k, v in state.items()}
-        missing, unexpected = self.clip.load_state_dict(state, strict=False)
-        if missing or unexpected:
+    def _build(self, cfg: EncoderConfig, load: bool) -> Any:
+        pretrained = load and cfg.weights == encoder_weights.TIMM
+        try:
+            return towers.build(self.architecture, pretrained=pretrained)
+        except Exception as error:
+            if not pretrained:
+                raise
+            reason = str(error).partition("\n")[0]
             raise UserError(
-                f"encoder.weights: {path} does not fit {cfg.model}; nothing loaded. "
-                f"Missing: {', '.join(missing[:5]) or 'none'} ({len(missing)}), "
-                f"unexpected: {', '.join(unexpected[:5]) or 'none'} ({len(unexpected)})"
-            )
+                f"encoder.weights: timm's own of {cfg.image} could not be fetched ({type(error).__name__}: {reason}); "
+                "on a machine without a model hub put the checkpoint file on disk and give its path as encoder.weights"
+            ) from error
+
+    def _shapes(self, cfg: EncoderConfig) -> tuple[int, tuple[int, int], int]:
+        """Width and grid of the patch tokens and width of the embedding, as one black photograph shows them."""
+        try:
+            with torch.no_grad():
+                pooled, tokens = self.features(torch.zeros(1, 3, self.size, self.size))
+        except (AssertionError, RuntimeError) as error:
+            raise UserError(
+                f"encoder.size: {self.size} px do not go through the image tower {cfg.image or cfg.model} ({error})"
+            ) from error
+        return tokens.shape[1], (tokens.shape[2], tokens.shape[3]), pooled.shape[1]
+
+    def _adapt(self, cfg: EncoderConfig) -> None:
+        """Put LoRA into the blocks that are not locked; raises UserError where a tower has no such layers."""
+        for tower, count, rank in towers.settings(cfg):
+            layer = depth.layers(self)[tower]
+            depth.check(layer, tower, count, rank, cfg.layer_decay)
+            if rank:
+                blocks = {found[0] for n, at in layer.items() if at >= count and (found := depth.BLOCK.match(n))}
+                inside = [m for n, m in self.named_modules() if f"{n}.".startswith(tuple(blocks))] if blocks else []
+                if not lora.attach(inside, rank, cfg.lora_alpha or 2.0 * rank):
+                    raise UserError(f"encoder.{tower}_lora: nothing to adapt in the {tower} tower above what is locked")
+
+    def _lock(self, cfg: EncoderConfig) -> tuple[frozenset[str], list[nn.Module]]:
+        """Parameters that no stage trains, and modules with none but locked ones, which stay in eval mode."""
+        fixed, locked = set(), set()
+        for tower, count, rank in towers.settings(cfg):
+            own = {n: at for n, at in depth.layers(self)[tower].items() if not self.is_projection(n)}
+            locked |= {n for n, at in own.items() if at < count or count < 0}
+            if rank:
+                fixed |= {n for n in own if "lora_" not in n}
+        still = {id(p) for n, p in self.named_parameters() if n in locked}
+        modules = [m for m in self.modules() if (ids := {id(p) for p in m.parameters()}) and ids <= still]
+        return frozenset(fixed | locked), modules
+
+    def merge_lora(self) -> None:
+        """Make plain weights of the LoRA of both towers, in place; what they compute stays the same to the bit."""
+        lora.merge(self.clip)
+
+    def layers(self) -> dict[str, tuple[int, int]]:
+        """(layer, last layer of its tower) of each parameter of the towers (see `mdf.models.depth`)."""
+        return {n: (at, max(t.values())) for t in depth.layers(self).values() for n, at in t.items()}
+
+    def is_projection(self, name: str) -> bool:
+        """Whether a parameter is of the new projection behind a timm trunk or a text model."""
+        timm_head = hasattr(self.clip.visual, "trunk") and name.startswith("clip.visual.head.")
+        return timm_head or (
+            isinstance(getattr(self.clip, "text", None), TextTower) and name.startswith("clip.text.proj.")
+        )
 
     def train(self, mode: bool = True) -> "FundusEncoder":
         super().train(mode)
         freeze_statistics(self)
+        for module in self.locked:
+            module.eval()
         return self
 
     def features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,23 +175,27 @@ class FundusEncoder(nn.Module):
         tower = self.clip.visual
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         if hasattr(tower, "trunk"):  # timm
-            x = tower.trunk.forward_features(pixel_values)
-            pooled = tower.head(tower.trunk.forward_head(x))
+            trunk = tower.trunk
+            x = trunk.forward_features(pixel_values)
+            pooled = tower.head(trunk.forward_head(x))
             if x.ndim == 3:
-                x = x[:, tower.trunk.num_prefix_tokens :]
+                x = x[:, getattr(trunk, "num_prefix_tokens", 0) :]
+            elif x.shape[1] != trunk.num_features:  # Swin and its kin keep channels last
+                x = x.permute(0, 3, 1, 2)
         elif hasattr(tower, "attnpool"):  # ModifiedResNet
             x = tower.stem(pixel_values)
             for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
-                x = layer(x)
+                again = self.checkpointing and self.training
+                x = checkpoint(layer, x, use_reentrant=False) if again else layer(x)
             pooled = tower.attnpool(x)
+        elif tower.attn_pool is not None:  # CoCa's VisionTransformer, whose output tokens are queries, not patches
+            out = tower.forward_intermediates(pixel_values, indices=1)
+            pooled, x = out["image_features"], out["image_intermediates"][0]
         else:  # VisionTransformer
             keep, tower.output_tokens = tower.output_tokens, True
             pooled, x = tower(pixel_values)
             tower.output_tokens = keep
-        if x.ndim == 3:
-            side = int(x.shape[1] ** 0.5)
-            x = x.transpose(1, 2).unflatten(2, (side, -1))
-        return pooled, x
+        return pooled, as_map(x, *pixel_values.shape[2:]) if x.ndim == 3 else x
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """[B,3,S,S] -> unit global embedding [B,E] and patch map [B,C,h,w]."""
@@ -204,3 +215,25 @@ class FundusEncoder(nn.Module):
     def logit_bias(self) -> Tensor | None:
         """What the sigmoid loss adds to a scaled cosine similarity (SigLIP, Zhai et al. 2023, section 3.2), or None."""
         return self.clip.logit_bias
+
+    def describe(self) -> list[str]:
+        """A line a tower: what was built, and how it is looked at."""
+        vision, text = self.architecture["vision_cfg"], self.architecture["text_cfg"]
+        visual = self.clip.visual
+        text_tower = getattr(self.clip, "text", None) or self.clip.transformer
+        image_name = vision.get("timm_model_name") or type(visual).__name__
+        text_name = text["hf_config"]["model_type"] if "hf_config" in text else type(text_tower).__name__
+        h, w = self.grid
+        return [
+            f"image tower {image_name}: {towers.activation(visual)}, {self.size} px, {h} x {w} patches of width "
+            f"{self.width}, pooling {towers.pooling(visual)}, embedding {self.embed_dim}",
+            f"text tower {text_name}: {towers.activation(text_tower)}, up to {self.context_length} tokens, pooling "
+            f"{towers.text_pooling(self.clip)}",
+        ]
+
+
+def as_map(x: Tensor, height: int, width: int) -> Tensor:
+    """Patch tokens [B,N,C] of square patches of a photograph of that size -> [B,C,h,w]."""
+    rows = round((x.shape[1] * height / width) ** 0.5)
+    assert rows * (x.shape[1] // rows) == x.shape[1], f"{x.shape[1]} patches are no grid of {height} x {width} px"
+    return x.transpose(1, 2).unflatten(2, (rows, -1))

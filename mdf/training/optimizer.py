@@ -21,6 +21,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 def groups(model: Any, cfg: Config, stage: str) -> list[dict]:
     """Parameter groups of the tensors that train: keys params, part, peak (learning rate), lr, weight_decay."""
     settings = stage_of(cfg, stage)
+    layers = {f"encoder.{n}": at for n, at in model.encoder.layers().items()}
     sorted_out: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -31,6 +32,9 @@ def groups(model: Any, cfg: Config, stage: str) -> list[dict]:
             lr *= cfg.unet.encoder_lr_scale
         if name.startswith("encoder.clip.visual."):
             lr *= cfg.encoder.image_lr_scale
+        if name in layers:  # as in BEiT (Bao et al. 2022), appendix: lr · decay^(layers above)
+            layer, last = layers[name]
+            lr *= cfg.encoder.layer_decay ** (last - layer)
         decay = settings.weight_decay if decays(name, parameter) else 0.0
         if name.endswith("gate"):
             part, lr, decay = "gates", cfg.fusion.gate_lr, 0.0
@@ -73,6 +77,9 @@ def trainable_table(model: Any, cfg: Config, stage: str) -> str:
     """What trains in this stage as text: a row a part with its mode, tensors, parameters and peak learning rate."""
     parts = stage_of(cfg, stage).parts
     counts: dict[str, list[int]] = {}
+    rates: dict[str, list[float]] = {}
+    for group in groups(model, cfg, stage):
+        rates.setdefault(group["part"], []).append(group["peak"])
     for name, parameter in model.named_parameters():
         row = counts.setdefault(model.part_of(name), [0, 0, 0, 0])
         row[0] += parameter.requires_grad
@@ -81,13 +88,17 @@ def trainable_table(model: Any, cfg: Config, stage: str) -> str:
     lines = [f"stage {stage}", f"  {'part':<10}{'mode':<8}{'tensors':>8}{'trained':>14}{'of all':>14}{'lr':>10}"]
     for part, (tensors, trained, _, every) in counts.items():
         settings = getattr(parts, part)
-        lr = f"{settings.lr:.1e}" if tensors else "-"
+        low, high = (min(rates[part]), max(rates[part])) if part in rates else (0.0, 0.0)
+        lr = f"{high:.1e}" if low == high else f"{low:.1e} to {high:.1e}"
+        lr = lr if tensors else "-"
         lines.append(f"  {part:<10}{settings.mode:<8}{tensors:>8,}{trained:>14,}{every:>14,}{lr:>10}")
     gates = [p for n, p in model.named_parameters() if p.requires_grad and n.endswith("gate")]
     if gates:
         lines.append(
             f"  {'  gates':<10}{'full':<8}{len(gates):>8,}{len(gates):>14,}{'':>14}{cfg.fusion.gate_lr:>10.1e}"
         )
+    if any(p.requires_grad for p in model.encoder.parameters()):
+        lines += [f"  {line}" for line in model.encoder.describe()]
     if any(p.requires_grad for p in model.fusion.adapters.parameters()):
         lines += [f"  {line}" for line in model.fusion.describe()]
     return "\n".join(lines)

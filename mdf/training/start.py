@@ -14,6 +14,10 @@ from mdf.models.language import bare
 # settings of the model's sections that weights do not depend on; `weights` only says whether there were any
 FREE = {
     "encoder.image_lr_scale",
+    "encoder.image_locked",
+    "encoder.text_locked",
+    "encoder.layer_decay",
+    "encoder.gradient_checkpointing",
     "encoder.mean",  # these two are compared as what they lead to
     "encoder.std",
     "unet.encoder_lr_scale",

@@ -8,8 +8,9 @@ import torch
 
 from mdf.config import EncoderConfig, check
 from mdf.errors import ConfigError
-from mdf.models.fundus_encoder import ARCHITECTURES, FundusEncoder
+from mdf.models.fundus_encoder import FundusEncoder
 from mdf.models.fusion import MDFModel
+from mdf.models.towers import ARCHITECTURES
 from tests.tiny import tiny_config
 
 TINY = EncoderConfig(model="fundus-vit-tiny")

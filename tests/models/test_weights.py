@@ -88,7 +88,7 @@ def test_language_path_of_folders_and_of_what_is_none(tmp_path):
 
 
 def test_a_hub_id_without_the_hub_is_one_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(weights, "_hub_answers", lambda: False)
+    monkeypatch.setattr(weights.hub, "hub_answers", lambda: False)
     with pytest.raises(UserError) as raised:
         weights.language_path("some-people/some-model-of-no-cache")
     assert "cannot be reached" in str(raised.value) and "language.model" in str(raised.value)

@@ -1,0 +1,118 @@
+"""TextTower: a BERT-family encoder of transformers as the text tower of a CLIP model.
+
+Shapes: B captions, T tokens, d its width, E embedding width.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mdf.errors import UserError
+
+OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "roberta-prelayernorm", "longformer")
+POOLING = ("mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler")  # as open_clip's configurations name them
+
+
+def read_config(source: str | Path) -> dict[str, Any]:
+    """The configuration of a text model in a local folder or on the hub, as plain values."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"encoder.text: {source} has no configuration that transformers reads ({reason})") from error
+    if getattr(config, "pad_token_id", None) is None:
+        raise UserError(
+            f"encoder.text: {source} is a {config.model_type} model without padding; BERT-family encoders are supported"
+        )
+    return config.to_dict() | {"model_type": config.model_type}
+
+
+def longest(config: dict[str, Any]) -> int:
+    """Tokens, start and end among them, that a text model has positions for; 512 where it sets no limit."""
+    positions = config.get("max_position_embeddings") or 512
+    # these count positions from behind the padding token's number
+    return positions - (config["pad_token_id"] + 1 if config["model_type"] in OFFSET else 0)
+
+
+class TextTower(nn.Module):
+    """Embeddings of captions: the mean over their real tokens (or the first token), projected."""
+
+    def __init__(self, config: dict[str, Any], embed_dim: int, pool: str = "mean_pooler", proj: str = "linear"):
+        """Build it with random weights.
+
+        Args:
+            config: of the text model, as `read_config` gives it.
+            embed_dim: E.
+            pool: one of POOLING.
+            proj: linear | mlp | none, without biases, as in open_clip.
+        """
+        from transformers import AutoConfig, AutoModel
+
+        super().__init__()
+        if pool not in POOLING:
+            raise UserError(f"encoder.model: pooling {pool!r} of the text tower must be one of {', '.join(POOLING)}")
+        values = dict(config)
+        made = AutoConfig.for_model(values.pop("model_type"), **values)
+        self.transformer = body(AutoModel.from_config(made, dtype=torch.float32), pool)
+        self.pad_id, self.pool = int(made.pad_token_id), pool
+        width = made.hidden_size
+        middle = (width + embed_dim) // 2
+        self.proj: nn.Module = {
+            "linear": lambda: nn.Linear(width, embed_dim, bias=False),
+            "mlp": lambda: nn.Sequential(
+                nn.Linear(width, middle, bias=False), nn.GELU(), nn.Linear(middle, embed_dim, bias=False)
+            ),
+            "none": nn.Identity,
+        }[proj]()
+
+    def load(self, folder: str | Path) -> None:
+        """Fill all but the projection. Raises UserError where the folder lacks a part of the text model."""
+        from transformers import AutoModel
+        from transformers.utils import logging
+
+        verbosity, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            model, found = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"encoder.text: the weights in {folder} do not load ({reason})") from error
+        finally:
+            logging.set_verbosity(verbosity)
+            if shown:
+                logging.enable_progress_bar()
+        lacking = [n for n in found["missing_keys"] if not n.startswith("pooler.") or self.pool == "cls_pooler"]
+        if lacking:
+            raise UserError(
+                f"encoder.text: the weights in {folder} lack {len(lacking)} tensors of their own configuration "
+                f"({', '.join(sorted(lacking)[:5])}); nothing loaded"
+            )
+        self.transformer.load_state_dict(body(model, self.pool).state_dict())
+
+    def forward(self, caption_ids: Tensor) -> Tensor:
+        """int64 [B,T], padded on the right -> [B,E], not normalised."""
+        real = caption_ids != self.pad_id
+        out = self.transformer(input_ids=caption_ids, attention_mask=real.long())
+        states = out.last_hidden_state
+        if self.pool == "mean_pooler":
+            weight = real[..., None].to(states.dtype)
+            pooled = (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+        elif self.pool == "cls_pooler" and getattr(out, "pooler_output", None) is not None:
+            pooled = out.pooler_output
+        else:
+            pooled = states[:, 0]
+        return self.proj(pooled)
+
+
+def body(model: Any, pool: str) -> Any:
+    """What is used of a text model: its encoder, without the decoder of a translator and without a pooler not asked."""
+    if model.config.is_encoder_decoder:
+        return model.encoder
+    if pool != "cls_pooler" and getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return model
