@@ -3,11 +3,11 @@
 The same on both sides of a step: the network (architecture, kind of normalisation, weights at the start), noise with a
 caption each in place of photographs, autocast, AdamW with weight decay on matrices only, the clipping, the threads, the
 number of processes with DistributedDataParallel. The plain loop has open_clip's and timm's own modules in their default
-layout, `open_clip.loss.ClipLoss` and nothing of ours; ours is the training loop's step, with captions that several
-photographs may share, counts over processes and a gradient that is checked, through the towers that we made faster
-(channels-last; some depthwise convolutions in float32 on processors, see docs/decisions.md). A second reference has
-those towers in the plain loop: what is left between the two is what our loop and loss cost. That freed memory is kept
-(`mdf.memory`) is a setting of the whole process and helps both.
+layout, `open_clip.loss.ClipLoss`, AdamW as torch has it by default, and nothing of ours. Ours is the training loop's
+step, with captions that several photographs may share, counts over processes, a gradient that is checked and fused
+AdamW, through the towers that we made faster (channels-last; some depthwise convolutions in float32 on processors, see
+docs/decisions.md). A second reference has those towers in the plain loop: the ratio to it is that of loop, loss and
+optimiser alone. That freed memory is kept (`mdf.memory`) is a setting of the whole process and helps both.
 
 Shapes: B photographs, S encoder input side, C caption tokens.
 """
@@ -24,17 +24,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mdf.batches import Batch
+from mdf.batches import Batch, Sample, collate
 from mdf.benchmarks import Row, interleave
 from mdf.config import Config, PartConfig, PartsConfig
 from mdf.data_benchmarks import phantoms_or
 from mdf.evaluation.photographs import batches, embed, embed_records
+from mdf.imaging.preprocess import Prepared
 from mdf.models.depthwise import VARIANTS
 from mdf.models.embedder import Embedder
 from mdf.models.fundus_encoder import MAX_LOGIT_SCALE
 from mdf.models.fusion import MDFModel
 from mdf.models.normalization import GroupNorm, freeze_statistics
 from mdf.processor import Inputs
+from mdf.records import FundusRecord
 from mdf.training.devices import choose_precision, forget_accelerator, make_accelerator
 from mdf.training.optimizer import decays, make_optimizer, set_learning_rates
 from mdf.training.stages import Task, freeze_unreached
@@ -108,21 +110,16 @@ def align_settings(cfg: Config) -> Config:
 
 
 def noise(cfg: Config, model: Any, rank: int) -> Batch:
-    """align.batch_size photographs of noise, each with a caption of its own."""
-    count, first = cfg.align.batch_size, rank * cfg.align.batch_size
+    """align.batch_size photographs of noise, each with a caption of its own, collated as in training."""
     side = model.processor.preprocessing.encoder_size
     generator = torch.Generator().manual_seed(rank)
-    return Batch(
-        sample_ids=[f"noise-{first + i}" for i in range(count)],
-        patient_ids=[None] * count,
-        eyes=[None] * count,
-        pixel_values=torch.randn(count, 3, side, side, generator=generator),
-        unet_pixels=torch.zeros(count, 3, 1, 1),
-        field=torch.ones(count, 1, 1, 1, dtype=torch.bool),
-        image_index=torch.arange(count),
-        caption_ids=model.processor.tokenize_captions([f"noise, picture {first + i}" for i in range(count)]),
-        caption_group=torch.arange(first, first + count),
-    )
+    unseen = torch.zeros(3, 1, 1), torch.ones(1, 1, 1).bool(), torch.zeros(0, 1, 1), torch.zeros(0).bool()
+    samples = []
+    for number in range(rank * cfg.align.batch_size, (rank + 1) * cfg.align.batch_size):
+        record = FundusRecord(id=f"noise-{number}", image="none")
+        prepared = Prepared(torch.randn(3, side, side, generator=generator), *unseen)
+        samples.append(Sample(record, prepared, None, f"noise, picture {number}"))
+    return collate(samples, model.processor)
 
 
 def plain_clip(clip: nn.Module) -> nn.Module:
@@ -183,7 +180,7 @@ def our_step(cfg: Config, model: Any, batch: Batch, accelerator: Any) -> Callabl
 
 def plain_step(
     cfg: Config,
-    clip: nn.Module,
+    clip: Any,
     batch: Batch,
     accelerator: Any,
     *,

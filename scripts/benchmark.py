@@ -57,7 +57,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def launch(processes: int, argv: Sequence[str]) -> int:
-    """This script on several processes that share the cores; the exit code."""
+    """This script on several processes that share the cores, or have a GPU each; the exit code."""
+    import torch
+
+    from mdf.errors import UserError
+
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if torch.cuda.is_available() and not use_cpu and processes > torch.cuda.device_count():
+        raise UserError(
+            f"--processes {processes}: there are {torch.cuda.device_count()} GPUs, and each process takes one; "
+            "ACCELERATE_USE_CPU=true measures on the processor"
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     env = {"OMP_NUM_THREADS": str(max(1, cores // processes)), **os.environ}
     several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

@@ -151,22 +151,43 @@ def test_the_plain_loop_has_no_layer_of_ours_and_computes_the_same():
         assert torch.allclose(plain.encode_image(pixels, normalize=True), encoder(pixels)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_align_prints_its_ratios_for_one_process_and_several(settings, run_script, photograph, tmp_path, processes):
+ALIGN = [
+    ("align step", "plain loop, open_clip", 1.0),
+    ("align step", "plain loop, our towers", None),
+    ("embedding", "bare encoder", 0.95),
+    ("embedding, from files", "bare encoder", None),
+]
+
+
+@pytest.fixture
+def photographs(photograph, tmp_path):
+    """A folder of three."""
     for i in range(3):
         photograph(tmp_path / "photographs" / f"{i}.png", seed=i)
+    return tmp_path / "photographs"
+
+
+def test_align_measures_steps_and_embedding(settings, photographs):
+    from mdf.align_benchmarks import align
+    from mdf.config import load_config
+
+    cfg = load_config(settings, ["align.batch_size=2"])
+    said: list[str] = []
+    rows, facts = align(cfg, 1, root=photographs, say=said.append)
+    assert [(r.name, r.reference_name, r.bar) for r in rows] == ALIGN
+    assert all(r.unit == "photographs/s" and min(r.measured + r.reference) > 0 for r in rows)
+    assert facts["processes"] == 1 and "3 photographs" in said[-1]
+
+
+def test_align_on_two_processes_speaks_once(settings, run_script, photographs, tmp_path):
     out = tmp_path / "align.json"
-    words = ["--config", settings, "--repeats", 1, "--data-root", tmp_path / "photographs", "--json", out]
-    done = run_script("benchmark.py", "align", *words, "--processes", processes, "align.batch_size=2")
+    words = ["--config", settings, "--repeats", 1, "--data-root", photographs, "--json", out]
+    done = run_script("benchmark.py", "align", *words, "--processes", 2, "align.batch_size=2")
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
-    assert found["processes"] == processes
-    assert [(row["name"], row["reference_name"], row["bar"]) for row in found["rows"]] == [
-        ("align step", "plain loop, open_clip", 1.0), ("align step", "plain loop, our towers", None),
-        ("embedding", "bare encoder", 0.95), ("embedding, from files", "bare encoder", None),
-    ]  # fmt: skip
-    assert all(row["unit"] == "photographs/s" and row["measured"][0] > 0 for row in found["rows"])
-    assert done.stdout.count("plain loop, open_clip") == 1  # one process speaks for all
+    assert found["processes"] == 2
+    assert [(row["name"], row["reference_name"], row["bar"]) for row in found["rows"]] == ALIGN
+    assert done.stdout.count("plain loop, open_clip") == 1
 
 
 EPOCHS = """

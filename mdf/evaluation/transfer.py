@@ -152,7 +152,7 @@ def transfer(folders: Sequence[str | Path], *, method: str = "clap", out: str | 
     notes = []
     for title, flat, folder in zip(titles, found, folders, strict=True):
         rows = [(name, [cell(flat, path + end) for _, path in used]) for name, end in MEASURES]
-        rows = [(name, row) for name, row in rows if set(row) != {"-"}]
+        rows = [(name, row) for name, row in rows if set(row) - {"-"}]
         if not rows:
             raise UserError(f"{folder}: neither zero_shot, probe, few_shot nor retrieval was evaluated there")
         learnt = learnt_from(flat)
