@@ -68,26 +68,34 @@ class Plain(torch.utils.data.Dataset):
         }
 
 
+def phantoms_or(root: Path | None) -> Manifest:
+    """PHOTOGRAPHS phantoms, drawn once, or as many of the photographs below `root`, whole batches where it has one.
+
+    Raises UserError where `root` holds no photograph.
+    """
+    if root is None:
+        phantoms = cache_dir() / f"benchmark-{PHOTOGRAPHS}-{PHANTOM_SIZE}"
+        drawn = draw_manifest(phantoms, count=PHOTOGRAPHS, size=PHANTOM_SIZE, seed=0, val=0.0, test=0.0)
+        paths, base = [drawn.path(r.image) for r in drawn.records], drawn.root
+    else:
+        base = next(root / name for name in FOLDERS if (root / name).is_dir()).resolve()
+        found = image_files(base, "--data-root")
+        paths = [found[i] for i in np.linspace(0, len(found) - 1, min(PHOTOGRAPHS, len(found))).astype(int)]
+    paths = paths[: len(paths) // BATCH * BATCH] or paths
+    records = tuple(
+        FundusRecord(id=str(i), image=path.relative_to(base).as_posix(), split="train") for i, path in enumerate(paths)
+    )
+    return Manifest(records, base, {})
+
+
 class Photographs:
     """One set of photographs and every way to make batches of it."""
 
     def __init__(self, cfg: Config, root: Path | None, folder: Path, workers: int):
         """`folder` takes cache and shards. Raises UserError where `root` holds no photograph."""
         self.settings, self.workers = preprocessing_of(cfg), workers
-        if root is None:
-            phantoms = cache_dir() / f"benchmark-{PHOTOGRAPHS}-{PHANTOM_SIZE}"
-            drawn = draw_manifest(phantoms, count=PHOTOGRAPHS, size=PHANTOM_SIZE, seed=0, val=0.0, test=0.0)
-            paths, self.root = [drawn.path(r.image) for r in drawn.records], drawn.root
-        else:
-            self.root = next(root / name for name in FOLDERS if (root / name).is_dir()).resolve()
-            found = image_files(self.root, "--data-root")
-            paths = [found[i] for i in np.linspace(0, len(found) - 1, min(PHOTOGRAPHS, len(found))).astype(int)]
-        self.paths = paths[: len(paths) // BATCH * BATCH] or paths
-        records = tuple(
-            FundusRecord(id=str(i), image=path.relative_to(self.root).as_posix(), split="train")
-            for i, path in enumerate(self.paths)
-        )
-        self.manifest = Manifest(records, self.root, {})
+        self.manifest = phantoms_or(root)
+        self.paths = [self.manifest.path(r.image) for r in self.manifest.records]
         self.cache = PreparedCache(64, folder / "cache")
         write_shards(self.manifest, folder / "files", megabytes=16)
         still = Prepare(self.settings, (), augmented=False)

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on the photographs of a manifest, or compare two evaluations."""
+"""Evaluate a checkpoint on the photographs of a manifest, or put evaluations side by side."""
 
 import argparse
 import sys
@@ -22,7 +22,16 @@ only when asked for:
   probe       logistic regression on frozen features, trained on the manifest's train split (or --folds K)
   few_shot    1, 4 and 16 photographs a class from the train split, five draws: class-adaptive probe, Tip-Adapter(-F)
 
+Does it hold on another camera, in another country? With --learn-from M2.jsonl probe and few_shot learn from the train
+and val splits of M2 and are judged on --data. The classes are then those that both know (what is left out is said),
+or those of --classes. A photograph or patient in both is refused.
+
 Every number comes with a 95 % interval from 1000 resamples of whole patients.
+
+evaluations side by side, each with a --help of its own:
+  compare A B         every number of two evaluations, with differences
+  paired A --with B   is the difference of two probes more than the choice of patients?
+  transfer A B C …    one Markdown table, a row a data set, a column a task
 """
 EPILOG = """\
 examples:
@@ -30,11 +39,15 @@ examples:
   python scripts/evaluate.py --checkpoint runs/quickstart --data data/odir5k.jsonl --tasks controls --out controls
   python scripts/evaluate.py compare runs/quickstart runs/baseline
   python scripts/evaluate.py --checkpoint runs/odir5k --data odir5k.jsonl --tasks zero_shot,probe,few_shot --out uses
-  python scripts/evaluate.py --checkpoint runs/odir5k --data hrf.jsonl --split all --tasks zero_shot \
+  python scripts/evaluate.py --checkpoint runs/odir5k --data hrf.jsonl --split all --tasks zero_shot \\
       --classes normal diabetic_retinopathy glaucoma --out hrf
-  python scripts/evaluate.py --encoder fundus-lite0 --weights efficientnet-lite0-imagenet --size 224 --features pooled \
-      --data odir5k.jsonl --tasks probe --folds 5 --out imagenet
+  python scripts/evaluate.py --encoder fundus-lite0 --weights efficientnet-lite0-imagenet --size 224 \\
+      --features pooled --data odir5k.jsonl --tasks probe --folds 5 --out imagenet
   python scripts/evaluate.py paired imagenet --with aligned
+trained on ODIR-5K, judged on other cameras:
+  python scripts/evaluate.py --checkpoint runs/odir5k --data hrf.jsonl --split all --out on_hrf \\
+      --learn-from runs/odir5k/data.jsonl --tasks zero_shot,probe,few_shot,retrieval
+  python scripts/evaluate.py transfer uses on_hrf on_les_av --out transfer.md
 """
 
 
@@ -69,9 +82,31 @@ def paired_main(argv: list[str]) -> None:
     print(table(paired(args.first, args.second, task=args.task, seed=args.seed)))
 
 
+def transfer_main(argv: list[str]) -> None:
+    """`evaluate.py transfer A B C …`."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py transfer",
+        description="One Markdown table of several evaluations: a row a data set and measure, a column a task "
+        "(zero-shot, probe, few shots, retrieval), each with its interval and with what guessing reaches.",
+        epilog="Rows can be compared only where classes and checkpoint are the same: the lines below the table say.",
+    )
+    parser.add_argument("folders", metavar="A", nargs="+", help="folders that evaluate.py wrote with --out, in order")
+    parser.add_argument(
+        "--few-shot",
+        default="clap",
+        metavar="METHOD",
+        help="clap (the class-adaptive probe, default), tip_adapter or tip_adapter_f",
+    )
+    parser.add_argument("--out", metavar="FILE.md", help="also write the table to this file")
+    args = parser.parse_args(argv)
+    from mdf.evaluation.transfer import transfer
+
+    print(transfer(args.folders, method=args.few_shot, out=args.out), end="")
+
+
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
-    verbs = {"compare": compare_main, "paired": paired_main}
+    verbs = {"compare": compare_main, "paired": paired_main, "transfer": transfer_main}
     if argv and argv[0] in verbs:
         return verbs[argv[0]](argv[1:])
     parser = argparse.ArgumentParser(
@@ -101,6 +136,10 @@ def main(argv: list[str] | None = None) -> None:
         "--folds", type=int, default=0, metavar="K", help="probe: K folds by patient over all photographs"
     )
     parser.add_argument(
+        "--learn-from", metavar="M2.jsonl", help="manifest whose train and val splits probe and few_shot learn from"
+    )
+    parser.add_argument("--learn-from-root", metavar="DIR", help="folder of its photographs, where they have moved")
+    parser.add_argument(
         "--features",
         choices=FEATURES,
         default="embedding",
@@ -125,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
 
         raise UserError(f"{args.data}: no photograph in split {args.split}; try --split all")
 
+    learn_from = read_manifest(args.learn_from, data_root=args.learn_from_root) if args.learn_from else None
     from mdf.evaluation.compare import table
     from mdf.evaluation.controls import verdict
     from mdf.evaluation.evaluate import draw, evaluate
@@ -143,6 +183,7 @@ def main(argv: list[str] | None = None) -> None:
         classes=[c for word in args.classes for c in word.split(",") if c],
         folds=args.folds,
         features=args.features,
+        learn_from=learn_from,
         batch_size=args.batch_size,
         checkpoint=str(checkpoint or f"{args.encoder} {args.weights or 'random'}"),
         seed=args.seed,

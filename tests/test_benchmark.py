@@ -110,6 +110,86 @@ def test_data_is_measured_against_the_same_work_written_plainly(settings, monkey
     assert (plain["field"] == batches[0].field).float().mean() > 0.97
 
 
+def test_both_sides_of_an_align_step_train_alike(settings):
+    """What is compared is how a step is computed: the losses of three steps are the same, open_clip's and ours."""
+    from mdf.align_benchmarks import align_settings, noise, our_step, plain_clip, plain_step
+    from mdf.config import load_config
+    from mdf.models.fusion import MDFModel
+    from mdf.training.devices import forget_accelerator, make_accelerator
+
+    cfg = align_settings(load_config(settings))
+    accelerator = make_accelerator(cfg.run, "fp32")
+    try:
+        model = MDFModel.build(cfg, ())
+        batch = noise(cfg, model, 0)
+        plain = plain_step(cfg, plain_clip(model.encoder.clip), batch, accelerator, bf16=False)
+        ours = our_step(cfg, model, batch, accelerator)
+        losses = [(float(ours()), float(plain())) for _ in range(3)]
+    finally:
+        forget_accelerator()
+    assert batch.pixel_values.shape[0] == cfg.align.batch_size == len(set(batch.caption_group.tolist()))
+    assert losses[2][0] < losses[0][0]
+    for own, reference in losses:
+        assert own == pytest.approx(reference, rel=1e-4)
+
+
+def test_the_plain_loop_has_no_layer_of_ours_and_computes_the_same():
+    import torch
+
+    from mdf.align_benchmarks import plain_clip
+    from mdf.config import EncoderConfig
+    from mdf.models.fundus_encoder import FundusEncoder
+
+    encoder = FundusEncoder(EncoderConfig(model="fundus-lite0", size=64)).eval()
+    plain = plain_clip(encoder.clip)
+    assert any(type(m).__module__.startswith("mdf.") for m in encoder.clip.modules())
+    assert not any(type(m).__module__.startswith("mdf.") for m in plain.modules())
+    kernels = [p for p in plain.visual.parameters() if p.ndim == 4]
+    assert kernels and all(p.is_contiguous() for p in kernels)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(plain.encode_image(pixels, normalize=True), encoder(pixels)[0], atol=1e-5)
+
+
+ALIGN = [
+    ("align step", "plain loop, open_clip", 1.0),
+    ("align step", "plain loop, our towers", None),
+    ("embedding", "bare encoder", 0.95),
+    ("embedding, from files", "bare encoder", None),
+]
+
+
+@pytest.fixture
+def photographs(photograph, tmp_path):
+    """A folder of three."""
+    for i in range(3):
+        photograph(tmp_path / "photographs" / f"{i}.png", seed=i)
+    return tmp_path / "photographs"
+
+
+def test_align_measures_steps_and_embedding(settings, photographs):
+    from mdf.align_benchmarks import align
+    from mdf.config import load_config
+
+    cfg = load_config(settings, ["align.batch_size=2"])
+    said: list[str] = []
+    rows, facts = align(cfg, 1, root=photographs, say=said.append)
+    assert [(r.name, r.reference_name, r.bar) for r in rows] == ALIGN
+    assert all(r.unit == "photographs/s" and min(r.measured + r.reference) > 0 for r in rows)
+    assert facts["processes"] == 1 and "3 photographs" in said[-1]
+
+
+def test_align_on_two_processes_speaks_once(settings, run_script, photographs, tmp_path):
+    out = tmp_path / "align.json"
+    words = ["--config", settings, "--repeats", 1, "--data-root", photographs, "--json", out]
+    done = run_script("benchmark.py", "align", *words, "--processes", 2, "align.batch_size=2")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["processes"] == 2
+    assert [(row["name"], row["reference_name"], row["bar"]) for row in found["rows"]] == ALIGN
+    assert done.stdout.count("plain loop, open_clip") == 1
+
+
 EPOCHS = """
 import os, sys, psutil, torch
 from pathlib import Path
@@ -144,10 +224,12 @@ def test_memory_is_flat_over_epochs(settings, tmp_path):
 
 
 def test_wrong_input_is_refused(settings, run_script, tmp_path):
-    assert_refused(run_script("benchmark.py", "sped"), "sped", "generate, step, data")
+    assert_refused(run_script("benchmark.py", "sped"), "sped", "generate, step, align, data")
     assert_refused(run_script("benchmark.py", "--repeats", 0), "--repeats")
     assert_refused(run_script("benchmark.py", "data", "--data-root", tmp_path / "no"), "there is no folder")
     assert_refused(run_script("benchmark.py", "data", "--workers", -1), "--workers")
+    assert_refused(run_script("benchmark.py", "align", "--processes", 0), "--processes")
+    assert_refused(run_script("benchmark.py", "step", "--processes", 2), "align alone")
     assert_refused(run_script("benchmark.py", "--json", tmp_path / "no" / "x.json"), "does not exist")
     assert_refused(run_script("benchmark.py", "--config", settings, "fusion.depths=[]"), "fusion.depths")
 

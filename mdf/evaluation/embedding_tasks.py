@@ -33,7 +33,8 @@ class Settings:
     """How the embeddings are used."""
 
     classes: tuple[str, ...] = ()  # () = the checkpoint's candidates and what the records have besides
-    folds: int = 0  # of the probe; 0 = trained on the manifest's train split
+    folds: int = 0  # of the probe; 0 = trained on the train split of `whose`
+    whose: str = "the manifest's"  # splits are learnt from, for messages
     features: str = "embedding"  # what the probe reads, see photographs.embed
     batch_size: int = 32
     options: dict = field(default_factory=dict)  # of the bootstrap: resamples, seed
@@ -48,7 +49,7 @@ def plan(records: Sequence[FundusRecord], candidates: Sequence[str], asked: Sequ
 
 
 class EmbeddingTasks:
-    """The `wanted` embedding tasks on one set of records.
+    """The `wanted` embedding tasks on one set of records; `manifest` is the one whose splits are learnt from.
 
     Everything that could be missing is read at once: the classes' texts are embedded and the photographs that a probe
     and few shots learn from, so that a long evaluation does not end in an error. Raises UserError for what is missing.
@@ -69,6 +70,7 @@ class EmbeddingTasks:
         self.texts: dict[str, dict[str, list[str]]] = {}
         self.prototypes: dict[str, np.ndarray] = {}  # [C,E] of each variant
         self.learnt: dict[tuple[str, str], tuple[np.ndarray, list[tuple[str, ...]]]] = {}  # (split, features)
+        self.unlearnt: list[str] = []  # classes without a photograph to learn from
         if judged is None:
             return
         if wanted & {"zero_shot", "few_shot"}:
@@ -81,6 +83,13 @@ class EmbeddingTasks:
             needed += [("train", settings.features), ("val", settings.features)]
         for split, features in dict.fromkeys(needed):
             self.learnt[split, features] = split_features(model, manifest, split, judged, settings, features)
+        seen = {name for (split, _), (_, truth) in self.learnt.items() if split == "train" for n in truth for name in n}
+        self.unlearnt = [name for name in judged.classes if name not in seen] if self.learnt else []
+        if self.unlearnt:
+            print(
+                f"{settings.whose} train split has no photograph of {', '.join(self.unlearnt)}: told apart all the "
+                "same, but a probe cannot name them and few shots know their text alone"
+            )
 
     def metrics(
         self, groups: Sequence[str], embeds: np.ndarray, features: np.ndarray
@@ -109,9 +118,10 @@ class EmbeddingTasks:
             metrics["probe"], tables["probe"] = self.probe(truth, who, features[rows])
         if "few_shot" in self.wanted:
             train, train_truth = self.learnt["train", "embedding"]
-            metrics["few_shot"] = few_shot.few_shot_metrics(
+            part = few_shot.few_shot_metrics(
                 train, train_truth, embeds[rows], truth, self.prototypes["names"], scale, classes, who, **options
             )
+            metrics["few_shot"] = {**part, "unlearnt": self.unlearnt}
         return metrics, tables
 
     def probe(
@@ -120,7 +130,7 @@ class EmbeddingTasks:
         """What a probe reached on `features` [J,D], and its probabilities [J,C]."""
         assert self.judged is not None
         classes, settings = self.judged.classes, self.settings
-        part: dict = {"features": settings.features}
+        part: dict = {"features": settings.features, "classes": len(classes), "chance": 1 / len(classes)}
         if settings.folds:
             some = [self.records[i] for i in self.judged.judged]
             seed = settings.options.get("seed", 0)
@@ -133,6 +143,7 @@ class EmbeddingTasks:
             fitted = probe.fit_probe(*train, *val, classes)
             table = fitted.probabilities(features)
             part |= {"train": len(train[1]), "val": len(val[1]), "strength": fitted.strength}
+            part["unlearnt"] = self.unlearnt
         return part | classification_metrics(truth, table, classes, groups, **settings.options), table
 
 
@@ -148,7 +159,7 @@ def split_features(
     some = [i for i, names in enumerate(truth) if names]
     if not some:
         raise UserError(
-            f"the manifest's {split} split has no photograph of the classes {', '.join(judged.classes)}; "
+            f"{settings.whose} {split} split has no photograph of the classes {', '.join(judged.classes)}; "
             "a probe and few shots learn from it. `prepare.py split` makes one, or --folds 5 cross-validates a probe"
         )
     found = embed_records(

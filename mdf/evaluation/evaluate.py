@@ -24,10 +24,11 @@ from mdf.evaluation.embedding_tasks import EmbeddingTasks, Plan, Settings, plan
 from mdf.evaluation.parse import parse_diagnoses, parse_eye
 from mdf.evaluation.photographs import Progress, batches, embed, load_inputs
 from mdf.evaluation.tasks import ASKED_FOR, DEFAULT_TASKS, EMBEDDING_TASKS, check_tasks
+from mdf.evaluation.transfer import common_classes, learnt_records, refuse_shared
 from mdf.files import write_text
 from mdf.processor import Inputs
 from mdf.prototypes import truths
-from mdf.records import FundusRecord, Manifest
+from mdf.records import SPLITS, FundusRecord, Manifest
 
 ANSWER_TOKENS = 24  # a generated diagnosis; longer is no diagnosis
 REPORT_TOKENS = 120
@@ -73,6 +74,7 @@ def evaluate(
     classes: Sequence[str] = (),
     folds: int = 0,
     features: str = "embedding",
+    learn_from: Manifest | None = None,
     batch_size: int = 32,
     checkpoint: str = "",
     seed: int = 0,
@@ -81,7 +83,8 @@ def evaluate(
     """Evaluate `model` on `records`, write OUT/metrics.json and OUT/predictions.jsonl and return the metrics.
 
     `classes`, `folds` and `features` are for the embedding tasks, see `embedding_tasks.Settings`; for those an
-    `Embedder` does as `model`.
+    `Embedder` does as `model`. `learn_from` is another manifest than `manifest`, whose train and val splits a probe and
+    few shots learn from; the classes are then those that both know, unless `classes` names others.
 
     Diagnosis, generate and controls use the photographs with a true diagnosis among the model's candidates, the others
     are counted aloud; a task that the records know nothing about is left out, said aloud. Raises UserError where
@@ -98,12 +101,22 @@ def evaluate(
     questions = spatial.spatial_questions(records, processor.prompts, seed=seed) if "spatial" in tasks else []
     mask_names = list(model.config.masks) if "masks" in tasks else []
     captioned = [i for i, r in enumerate(records) if can_be_aligned(r)] if "retrieval" in tasks else []
+    if learn_from is not None:
+        learnt = learnt_records(learn_from)
+        refuse_shared(records, manifest, learnt, learn_from)
+        classes = classes or common_classes(records, learnt, diagnoses)
+    elif set(tasks) & set(ASKED_FOR) and not folds and any(r.split == "train" for r in records):
+        raise UserError(
+            "probe and few_shot learn from the train split and cannot be judged on it: use --split test, or "
+            "--tasks probe --folds 5, or another manifest with --learn-from"
+        )
     judged_classes = plan(records, diagnoses, classes) if set(tasks) & {"zero_shot", *ASKED_FOR} else None
     wanted = _possible(tasks, records, truth, questions, mask_names, captioned, judged_classes)
 
     options: dict = {"resamples": resamples, "seed": seed}
-    settings = Settings(tuple(classes), folds, features, batch_size, options)
-    uses = EmbeddingTasks(model, wanted, records, manifest, judged_classes, captioned, settings)
+    whose = "the manifest's" if learn_from is None else "--learn-from's"
+    settings = Settings(tuple(classes), folds, whose, features, batch_size, options)
+    uses = EmbeddingTasks(model, wanted, records, learn_from or manifest, judged_classes, captioned, settings)
 
     other = _others(judged, groups, seed, wanted) if "controls" in wanted else {}
     found = Collected()
@@ -145,9 +158,15 @@ def evaluate(
     metrics: dict = {
         "n": len(records),
         "checkpoint": checkpoint,
+        "dataset": manifest.meta.get("dataset"),
+        "splits": [s for s in SPLITS if any(r.split == s for r in records)],
         "data_sha256": manifest.sha256,
         "ids_sha256": hashlib.sha256("\n".join(sorted(r.id for r in records)).encode()).hexdigest(),
     }
+    if judged_classes is not None:
+        metrics["classes"] = list(judged_classes.classes)
+    if learn_from is not None:
+        metrics["learnt_from"] = {"dataset": learn_from.meta.get("dataset"), "data_sha256": learn_from.sha256}
     judged_truth, judged_groups = [truth[i] for i in judged], [groups[i] for i in judged]
     if "diagnosis" in wanted:
         metrics["classification"] = classification_metrics(

@@ -26,6 +26,10 @@ def check_words(tasks: Sequence[str], words: Namespace) -> None:
         raise UserError("--batch-size must be at least 1, --limit and --size at least 0")
     if words.folds and (words.folds < 2 or set(tasks) != {"probe"}):
         raise UserError("--folds is 2 or more and goes with --tasks probe alone, over all photographs")
+    if words.learn_from and (words.folds or not set(tasks) & set(ASKED_FOR)):
+        raise UserError("--learn-from goes with the tasks probe and few_shot, and without --folds")
+    if words.learn_from_root and not words.learn_from:
+        raise UserError("--learn-from-root belongs to --learn-from")
     if words.encoder and not set(tasks) <= set(EMBEDDING_TASKS):
         raise UserError(f"--encoder has no language model; it goes with --tasks {','.join(EMBEDDING_TASKS)}")
     check_encoder(words)

@@ -46,8 +46,8 @@ def groups(model: Any, cfg: Config, stage: str) -> list[dict]:
 
 
 def make_optimizer(model: Any, cfg: Config, stage: str) -> torch.optim.AdamW:
-    """AdamW over what trains in this stage."""
-    return torch.optim.AdamW(groups(model, cfg, stage), betas=(0.9, stage_of(cfg, stage).beta2))
+    """AdamW over what trains in this stage, fused: it goes over the tensors once, which torch's default does not."""
+    return torch.optim.AdamW(groups(model, cfg, stage), betas=(0.9, stage_of(cfg, stage).beta2), fused=True)
 
 
 def share_of_peak(step: int, total: int, warmup: float, schedule: str = "cosine") -> float:
