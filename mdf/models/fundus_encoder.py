@@ -25,21 +25,12 @@ MAX_LOGIT_SCALE = 100.0  # CLIP (Radford et al. 2021), section 2.5
 
 
 def statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that photographs are normalised with: those that the weights were trained with, the
-    configuration's where that is not known (a file), else those that timm has for the image tower, else CLIP's.
-
-    Raises UserError where `encoder.mean` or `encoder.std` is not what the weights are known to be trained with.
+    """Mean and standard deviation that photographs are normalised with: the configuration's, else those that the
+    weights were trained with, else those that timm has for the image tower, else CLIP's.
     """
-    known = known_statistics(cfg)
-    given = tuple(cfg.mean), tuple(cfg.std)
-    for name, known_value, value in zip(("mean", "std"), known or (), given, strict=False):
-        if value and value != known_value:
-            raise UserError(
-                f"encoder.{name}: {cfg.weights} was trained with {list(known_value)}, not {list(value)}; "
-                "leave the setting out"
-            )
-    mean, std = known or (timm_statistics(cfg.image) if cfg.image and cfg.weights else None) or (CLIP_MEAN, CLIP_STD)
-    return given[0] or mean, given[1] or std
+    known = known_statistics(cfg) or (timm_statistics(cfg.image) if cfg.image and cfg.weights else None)
+    mean, std = known or (CLIP_MEAN, CLIP_STD)
+    return tuple(cfg.mean) or mean, tuple(cfg.std) or std
 
 
 def known_statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -77,7 +68,7 @@ class FundusEncoder(nn.Module):
             architecture: as a checkpoint keeps it; None = what `cfg` leads to.
         """
         super().__init__()
-        self.architecture = towers.resolve(cfg) if architecture is None else architecture
+        self.architecture = towers.resolve(cfg, at_hand=load) if architecture is None else architecture
         self.clip = self._build(cfg, load)
         if not cfg.weights:
             batchnorm_to_groupnorm(self.clip.visual)  # of a random tower only: `weights` always fill the image tower
@@ -97,7 +88,7 @@ class FundusEncoder(nn.Module):
             towers.set_checkpointing(self.clip, cfg.image or cfg.model)
         self._adapt(cfg)
         self.fixed, self.locked = self._lock(cfg)
-        self.statistics = statistics(cfg)
+        self.statistics, self.known_statistics = statistics(cfg), known_statistics(cfg)
         self.context_length: int = self.architecture["text_cfg"]["context_length"]
         self.width, self.grid, self.embed_dim = self._shapes(cfg)  # C, (h, w), E
 
@@ -224,12 +215,17 @@ class FundusEncoder(nn.Module):
         image_name = vision.get("timm_model_name") or type(visual).__name__
         text_name = text["hf_config"]["model_type"] if "hf_config" in text else type(text_tower).__name__
         h, w = self.grid
-        return [
+        mean, std = (", ".join(f"{value:.3g}" for value in values) for values in self.statistics)
+        lines = [
             f"image tower {image_name}: {towers.activation(visual)}, {self.size} px, {h} x {w} patches of width "
             f"{self.width}, pooling {towers.pooling(visual)}, embedding {self.embed_dim}",
             f"text tower {text_name}: {towers.activation(text_tower)}, up to {self.context_length} tokens, pooling "
             f"{towers.text_pooling(self.clip)}",
+            f"photographs normalised with mean {mean}, standard deviation {std}",
         ]
+        if self.known_statistics not in (None, self.statistics):
+            lines[-1] += ": NOT those that its weights were trained with"
+        return lines
 
 
 def as_map(x: Tensor, height: int, width: int) -> Tensor:

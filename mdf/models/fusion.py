@@ -124,7 +124,8 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             diagnoses=diagnoses,
             captions=captions_of(model.encoder.architecture),
         )
-        check_tokenizer(model.processor.caption_tokenizer, model.encoder.architecture)
+        if load_bases:
+            check_tokenizer(model.processor.caption_tokenizer, model.encoder.architecture)
         return model.to(device)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:  # type: ignore[override]

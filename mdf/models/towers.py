@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
 from mdf.caption_tokenizer import CaptionTokenizer
@@ -18,6 +19,7 @@ from mdf.models.text_tower import TextTower
 from mdf.models.weights import text_path
 
 ARCHITECTURES = Path(__file__).parent.parent / "data" / "open_clip"
+TEXT_MODELS = ARCHITECTURES.parent / "text_models.yaml"
 KEYS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
 
 
@@ -38,8 +40,10 @@ def architecture(name: str) -> dict:
     return config
 
 
-def resolve(cfg: EncoderConfig) -> dict[str, Any]:
+def resolve(cfg: EncoderConfig, *, at_hand: bool = True) -> dict[str, Any]:
     """The whole architecture that the settings lead to: open_clip's, with `image`, `text` and sizes put in.
+
+    With `at_hand` False the files of a `text` that a recipe names are not looked for (mdf/data/text_models.yaml).
 
     A text model of transformers is there with its own configuration (text_cfg.hf_config), so that a checkpoint that
     keeps this needs neither the hub nor the folder that the text model came from.
@@ -54,8 +58,10 @@ def resolve(cfg: EncoderConfig) -> dict[str, Any]:
         vision["image_size"] = cfg.size
     vision.setdefault("image_size", 224)
     if cfg.text:
-        folder = text_path(cfg.text)
-        text = {"hf_config": text_tower.read_config(folder), "hf_tokenizer_name": folder, "hf_proj_type": "linear"}
+        known = None if at_hand else yaml.safe_load(TEXT_MODELS.read_text()).get(cfg.text)
+        folder = cfg.text if known else text_path(cfg.text)
+        found = known or text_tower.read_config(folder)
+        text = {"hf_config": found, "hf_tokenizer_name": folder, "hf_proj_type": "linear"}
         out["custom_text"] = True
     elif "hf_model_name" in text:
         text["hf_config"] = text_tower.read_config(text["hf_model_name"])

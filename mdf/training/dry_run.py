@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -40,8 +39,11 @@ def dry_run(cfg: Config, *, strict: bool = False) -> int:
         model = first_model(cfg, diagnoses_of(manifests), dtype)
     except UserError as error:
         missing.append(f"model: {error}")
-        with suppress(UserError):  # everything but the weights of encoder and U-Net can still be looked at
+        try:  # everything but the weights of encoder and U-Net can still be looked at
             model = MDFModel.build(cfg, diagnoses_of(manifests), dtype=dtype, load_bases=False)
+        except UserError as other:
+            if str(other) != str(error):
+                missing.append(f"model: {other}")
     if model is not None:
         print("diagnoses: " + (", ".join(model.processor.diagnoses) or "not known without the data"))
     for name in cfg.run.stages:
