@@ -60,7 +60,7 @@ class CaptionTokenizer:
         """int64 [B,C], or [B,T] with `trim`; padding on the right. What is longer than C is cut: ask `length` first."""
         ids = self.tokenizer(texts)
         if self.trim:
-            return ids[:, : int((ids != self.tokenizer.tokenizer.pad_token_id).sum(1).max())]
+            return ids[:, : int((ids != self.pad).sum(1).max())]
         return ids
 
     def length(self, text: str) -> int:
@@ -68,6 +68,11 @@ class CaptionTokenizer:
         if self.source is None:
             return len(self.tokenizer.encode(text)) + 2
         return len(self.tokenizer.tokenizer(self.tokenizer.clean_fn(text), verbose=False).input_ids)
+
+    @property
+    def pad(self) -> int:
+        """The token that fills rows behind the end of a caption."""
+        return 0 if self.source is None else self.tokenizer.tokenizer.pad_token_id
 
     def save(self, folder: Path) -> None:
         """Write captions/ into a checkpoint directory, unless it is CLIP's own, which open_clip brings along."""

@@ -98,6 +98,11 @@ def preview(cfg: Config, manifest: Manifest, records: list[FundusRecord]) -> str
     except UserError as error:
         tokens = None
         lines.append(f"NOT CHECKED: {error}; conversations are shown without token marks, and none is cut to length")
+    text = tokens.caption_tokenizer.source if tokens else None
+    if text and not Path(text).is_dir():
+        lines.append(
+            f"NOT CHECKED: the text tower's tokenizer {text} is no folder here; captions are not cut to length"
+        )
     listener = Listener(prompts, tokens)
     for record in records:
         lines += [f"\n{record.id} ({record.split or 'no split'})", *spoken(cfg, manifest, record, listener)]
@@ -117,7 +122,9 @@ def spoken(cfg: Config, manifest: Manifest, record: FundusRecord, listener: List
         said = drawn("align", want_text=False, want_caption=True).caption
         if not said:
             return f"caption: none, record {record.id}: {needed(cfg.captions)}"
-        read = listener.tokens.fit_caption(said) if listener.tokens else said
+        tokens = listener.tokens
+        near = tokens and (tokens.caption_tokenizer.source is None or Path(tokens.caption_tokenizer.source).is_dir())
+        read = tokens.fit_caption(said) if tokens and near else said
         return f"caption: {read}" + (f" [[cut: {said.removeprefix(read).strip()}]]" if read != said else "")
 
     def conversation() -> str:
@@ -145,6 +152,7 @@ def tokens_of(cfg: Config, prompts: Prompts) -> MDFProcessor:
     from transformers import AutoTokenizer
 
     from mdf.models.fundus_encoder import FundusEncoder
+    from mdf.models.towers import captions_of
     from mdf.models.weights import BUNDLED
     from mdf.models.wheels import place
 
@@ -168,4 +176,5 @@ def tokens_of(cfg: Config, prompts: Prompts) -> MDFProcessor:
         prompts,
         image_tokens=min(side, rows) * min(side, columns),
         context_length=encoder.context_length,
+        captions=captions_of(encoder.architecture),
     )

@@ -125,7 +125,7 @@ class MDFProcessor:
     @property
     def caption_pad(self) -> int:
         """What `caption_ids` fills rows with behind the end of a caption."""
-        return 0
+        return self.caption_tokenizer.pad
 
     def fit_caption(self, text: str) -> str:
         """The caption, or of one longer than the C tokens of the text tower what stands before the cut, see

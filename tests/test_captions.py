@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mdf.batches import FundusDataset, collate, text_id
+from mdf.caption_tokenizer import CaptionTokenizer
 from mdf.captions import (
     FILE,
     can_be_aligned,
@@ -30,6 +31,7 @@ from mdf.records import Finding, FundusRecord
 from mdf.resources import bundled
 from mdf.vocabulary import describe, display, entries, phrases
 from tests.tiny_processor import tiny_processor
+from tests.tiny_text import tiny_bert
 
 REPORT = "The disc is pink. C/D ratio 0.6. Drusen approx. 2 DD from the fovea of the left eye."
 AMD = FundusRecord("a", "a.png", eye="left", diagnosis=("amd",), findings=(Finding("drusen"),), texts={"en": REPORT})
@@ -343,6 +345,16 @@ def test_a_batch_counts_what_was_cut_and_equal_texts_of_the_tower_are_one(sample
 def test_the_number_of_a_text_does_not_depend_on_how_far_its_batch_is_padded():
     assert text_id([7, 3, 9, 0, 0], 0) == text_id([7, 3, 9], 0) != text_id([7, 0, 3, 9], 0)
     assert text_id([7, 3, 1, 1], 1) == text_id([7, 3, 1], 1)  # a tokenizer that pads with its end token
+
+
+def test_a_text_model_with_its_own_tokenizer_cuts_and_numbers_captions_alike(samples, processor, tmp_path, monkeypatch):
+    """It pads a batch to the longest of its captions, not to all that it could read."""
+    monkeypatch.setattr(processor, "caption_tokenizer", CaptionTokenizer(16, str(tiny_bert(tmp_path)), trim=True))
+    monkeypatch.setattr(processor, "context_length", 16)
+    alone = collate(samples(["Drusen."], drawing(text=1)), processor)
+    beside = collate(samples(["Drusen.", "haemorrhages and " * 9], drawing(text=1)), processor)
+    assert alone.caption_ids.shape[1] < beside.caption_ids.shape[1] <= 16 and (alone.cut, beside.cut) == (0, 1)
+    assert alone.caption_group[0] == beside.caption_group[0] != beside.caption_group[1]
 
 
 def test_left_and_right_in_a_text_are_those_of_the_flipped_photograph(samples):
