@@ -43,6 +43,7 @@ class Task:
         self.weights = {loss: weight for loss, weight in self.stage.losses.items() if weight > 0}
         self.want = tuple(dict.fromkeys(WANT[loss] for loss in self.weights))
         self.contrasts = [loss for loss in self.weights if loss in CONTRASTS]
+        self.can_balance = not self.stage.balance and (self.stage.data or cfg.data).name != "shards"
         self.has_adapters, self.grid = bool(cfg.fusion.depths), cfg.fusion.grid
 
     @property
@@ -169,7 +170,7 @@ class Task:
 
     def one_class_note(self, losses: list[str]) -> str:
         """What a user is told at the first batch of one class."""
-        rare = f"{self.name}.balance=true or a larger" if not self.stage.balance else "a larger"
+        rare = f"{self.name}.balance=true or a larger" if self.can_balance else "a larger"
         return (
             f"a batch holds one class only, so that {', '.join(losses)} cannot contrast anything: no gradient of it is "
             "used, but for sigmoid, whose positives alone draw photographs and texts together. metrics.jsonl counts "

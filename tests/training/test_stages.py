@@ -166,6 +166,12 @@ def test_a_batch_of_one_class_is_known_to_each_loss_that_finds_nothing_to_contra
         assert bool(out.image_embeds.grad.any()) == (loss not in losses or loss == "sigmoid")
 
 
+def test_what_is_said_of_a_batch_of_one_class_proposes_what_is_possible(task):
+    assert "align.balance=true or a larger align.batch_size" in task("label_aware").one_class_note(["label_aware"])
+    for settings in ({"align.balance": True}, {"data.name": "shards"}):
+        assert "balance" not in task("label_aware", **settings).one_class_note(["label_aware"])
+
+
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
