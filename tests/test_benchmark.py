@@ -219,8 +219,8 @@ def test_memory_is_flat_over_epochs(settings, tmp_path):
     done = subprocess.run(code, cwd=REPO, env=os.environ | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     memory = [float(word) for word in done.stdout.split()[-21:]]
-    for start in (1, 8, 15):
-        before, after = sorted(memory[start : start + 3])[1], sorted(memory[start + 3 : start + 6])[1]
+    for first in (1, 8, 15):
+        before, after = sorted(memory[first : first + 3])[1], sorted(memory[first + 3 : first + 6])[1]
         assert after < before + 16, memory
 
 
