@@ -9,6 +9,7 @@ import pytest
 
 from mdf.config import save_config
 from tests.conftest import REPO, assert_refused
+from tests.scripts import start
 from tests.tiny import tiny_config
 
 
@@ -179,10 +180,10 @@ def test_align_measures_steps_and_embedding(settings, photographs):
     assert facts["processes"] == 1 and "3 photographs" in said[-1]
 
 
-def test_align_on_two_processes_speaks_once(settings, run_script, photographs, tmp_path):
+def test_align_on_two_processes_speaks_once(settings, photographs, tmp_path):
     out = tmp_path / "align.json"
     words = ["--config", settings, "--repeats", 1, "--data-root", photographs, "--json", out]
-    done = run_script("benchmark.py", "align", *words, "--processes", 2, "align.batch_size=2")
+    done = start("benchmark.py", "align", *words, "--processes", 2, "align.batch_size=2")
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert found["processes"] == 2
@@ -218,8 +219,8 @@ def test_memory_is_flat_over_epochs(settings, tmp_path):
     done = subprocess.run(code, cwd=REPO, env=os.environ | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     memory = [float(word) for word in done.stdout.split()[-21:]]
-    for start in (1, 8, 15):
-        before, after = sorted(memory[start : start + 3])[1], sorted(memory[start + 3 : start + 6])[1]
+    for first in (1, 8, 15):
+        before, after = sorted(memory[first : first + 3])[1], sorted(memory[first + 3 : first + 6])[1]
         assert after < before + 16, memory
 
 
