@@ -145,6 +145,7 @@ def tokens_of(cfg: Config, prompts: Prompts) -> MDFProcessor:
     from transformers import AutoTokenizer
 
     from mdf.models.fundus_encoder import FundusEncoder
+    from mdf.models.towers import captions_of
     from mdf.models.weights import BUNDLED
     from mdf.models.wheels import place
 
@@ -168,4 +169,5 @@ def tokens_of(cfg: Config, prompts: Prompts) -> MDFProcessor:
         prompts,
         image_tokens=min(side, rows) * min(side, columns),
         context_length=encoder.context_length,
+        captions=captions_of(encoder.architecture),
     )

@@ -100,8 +100,8 @@ class TextTower(nn.Module):
         out = self.transformer(input_ids=caption_ids, attention_mask=real.long())
         states = out.last_hidden_state
         if self.pool == "mean_pooler":
-            weight = real[..., None].to(states.dtype)
-            pooled = (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+            weight = real[..., None].float()
+            pooled = (states.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
         elif self.pool == "cls_pooler" and getattr(out, "pooler_output", None) is not None:
             pooled = out.pooler_output
         else:

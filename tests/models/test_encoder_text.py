@@ -73,8 +73,7 @@ def test_a_checkpoint_needs_neither_the_folder_nor_the_hub(bert, tmp_path):
     again = MDFModel.from_pretrained(moved)
     again.save_pretrained(tmp_path / "twice")
     assert (tmp_path / "twice" / "captions" / "tokenizer.json").is_file()
-    with pytest.raises(UserError, match="a caption is longer than the 48 tokens"):
-        again.processor.tokenize_captions(["macula " * 60])
+    assert again.processor.tokenize_captions(["macula " * 60]).shape[1] <= 48 == again.processor.context_length
 
 
 def test_the_length_of_captions_is_a_setting(bert):
