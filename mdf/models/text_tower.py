@@ -57,6 +57,7 @@ class TextTower(nn.Module):
             raise UserError(f"encoder.model: pooling {pool!r} of the text tower must be one of {', '.join(POOLING)}")
         values = dict(config)
         made = AutoConfig.for_model(values.pop("model_type"), **values)
+        made.use_cache = False  # nothing is generated
         self.transformer = body(AutoModel.from_config(made, dtype=torch.float32), pool)
         self.pad_id, self.pool = int(made.pad_token_id), pool
         width = made.hidden_size
