@@ -26,7 +26,8 @@ def layers(encoder: nn.Module) -> dict[str, dict[str, int]]:
     """{image, text} -> {name of a parameter: its layer}; a tower without numbered blocks is all last layer, 0."""
     names = [name for name, _ in encoder.named_parameters() if name not in LOGITS]
     image = [name for name in names if name.startswith(IMAGE)]
-    return {"image": of_tower(image), "text": of_tower([name for name in names if not name.startswith(IMAGE)])}
+    text = [name for name in names if name.startswith("clip.") and not name.startswith(IMAGE)]
+    return {"image": of_tower(image), "text": of_tower(text)}
 
 
 def of_tower(names: list[str]) -> dict[str, int]:

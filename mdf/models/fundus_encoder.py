@@ -83,11 +83,9 @@ class FundusEncoder(nn.Module):
             self.clip.logit_bias = nn.Parameter(torch.full_like(self.clip.logit_scale, cfg.init_logit_bias))
         depthwise_in_float32(self.clip.visual)
         self.clip.visual.to(memory_format=torch.channels_last)
-        self.checkpointing = cfg.gradient_checkpointing
-        if cfg.gradient_checkpointing:
-            towers.set_checkpointing(self.clip, cfg.image or cfg.model)
         self._adapt(cfg)
-        self.fixed, self.locked = self._lock(cfg)
+        self.checkpointing = False
+        self.settle(cfg)
         self.statistics, self.known_statistics = statistics(cfg), known_statistics(cfg)
         self.context_length: int = self.architecture["text_cfg"]["context_length"]
         self.width, self.grid, self.embed_dim = self._shapes(cfg)  # C, (h, w), E
@@ -117,15 +115,15 @@ class FundusEncoder(nn.Module):
         return tokens.shape[1], (tokens.shape[2], tokens.shape[3]), pooled.shape[1]
 
     def _adapt(self, cfg: EncoderConfig) -> None:
-        """Put LoRA into the blocks that are not locked; raises UserError where a tower has no such layers."""
+        """Put LoRA into the blocks; raises UserError where a tower has no such layers."""
         for tower, count, rank in towers.settings(cfg):
             layer = depth.layers(self)[tower]
             depth.check(layer, tower, count, rank, cfg.layer_decay)
             if rank:
-                blocks = {found[0] for n, at in layer.items() if at >= count and (found := depth.BLOCK.match(n))}
-                inside = [m for n, m in self.named_modules() if f"{n}.".startswith(tuple(blocks))] if blocks else []
+                blocks = {found[0] for n in layer if (found := depth.BLOCK.match(n))}
+                inside = [m for n, m in self.named_modules() if f"{n}.".startswith(tuple(blocks))]
                 if not lora.attach(inside, rank, cfg.lora_alpha or 2.0 * rank):
-                    raise UserError(f"encoder.{tower}_lora: nothing to adapt in the {tower} tower above what is locked")
+                    raise UserError(f"encoder.{tower}_lora: the blocks of the {tower} tower have nothing to adapt")
 
     def _lock(self, cfg: EncoderConfig) -> tuple[frozenset[str], list[nn.Module]]:
         """Parameters that no stage trains, and modules with none but locked ones, which stay in eval mode."""
@@ -138,6 +136,13 @@ class FundusEncoder(nn.Module):
         still = {id(p) for n, p in self.named_parameters() if n in locked}
         modules = [m for m in self.modules() if (ids := {id(p) for p in m.parameters()}) and ids <= still]
         return frozenset(fixed | locked), modules
+
+    def settle(self, cfg: EncoderConfig) -> None:
+        """Take up how the towers train, which weights do not depend on: what is locked, and gradient checkpointing."""
+        self.fixed, self.locked = self._lock(cfg)
+        if cfg.gradient_checkpointing != self.checkpointing:
+            towers.set_checkpointing(self.clip, cfg.gradient_checkpointing, cfg.image or cfg.model)
+        self.checkpointing = cfg.gradient_checkpointing
 
     def merge_lora(self) -> None:
         """Make plain weights of the LoRA of both towers, in place; what they compute stays the same to the bit."""

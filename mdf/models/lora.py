@@ -27,7 +27,8 @@ class LowRank(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """[o,i,...] -> [o,i,...]."""
-        with torch.autocast(weight.device.type, enabled=False):  # the sum is no place to round in
+        device = "cpu" if weight.is_meta else weight.device.type  # there is no autocast where there are no values
+        with torch.autocast(device, enabled=False):  # the sum is no place to round in
             return weight + (self.scale * self.lora_B @ self.lora_A).view_as(weight)
 
 

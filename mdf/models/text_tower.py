@@ -57,6 +57,7 @@ class TextTower(nn.Module):
             raise UserError(f"encoder.model: pooling {pool!r} of the text tower must be one of {', '.join(POOLING)}")
         values = dict(config)
         made = AutoConfig.for_model(values.pop("model_type"), **values)
+        made.use_cache = False  # nothing is generated
         self.transformer = body(AutoModel.from_config(made, dtype=torch.float32), pool)
         self.pad_id, self.pool = int(made.pad_token_id), pool
         width = made.hidden_size
@@ -100,8 +101,8 @@ class TextTower(nn.Module):
         out = self.transformer(input_ids=caption_ids, attention_mask=real.long())
         states = out.last_hidden_state
         if self.pool == "mean_pooler":
-            weight = real[..., None].to(states.dtype)
-            pooled = (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+            weight = real[..., None].float()
+            pooled = (states.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
         elif self.pool == "cls_pooler" and getattr(out, "pooler_output", None) is not None:
             pooled = out.pooler_output
         else:

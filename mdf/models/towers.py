@@ -30,7 +30,11 @@ def architecture(name: str) -> dict:
     for path in (ARCHITECTURES / f"{name}.json", Path(name)):
         if path.suffix == ".json" and path.is_file():
             return json.loads(path.read_text())
-    config = open_clip.get_model_config(name)
+    try:
+        config = open_clip.get_model_config(name)
+    except Exception as error:  # hf-hub:ID and local-dir:FOLDER are read then and there
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"encoder.model: {name} could not be read ({type(error).__name__}: {reason})") from error
     if config is None:
         known = open_clip.list_models() + [p.stem for p in ARCHITECTURES.glob("*.json")]
         near = difflib.get_close_matches(name, known, 5)
@@ -139,24 +143,27 @@ def resize(visual: Any, side: Any) -> None:
         visual.image_size = (side, side)
 
 
-def set_checkpointing(clip: Any, name: str) -> None:
+def set_checkpointing(clip: Any, enable: bool, name: str) -> None:
     """Compute the towers' blocks again in the backward pass instead of keeping what they computed (non-reentrant).
 
     open_clip's ModifiedResNet has no such switch; FundusEncoder does it there.
     """
     if hasattr(clip.visual, "trunk"):
         try:
-            clip.visual.trunk.set_grad_checkpointing(True)
+            clip.visual.trunk.set_grad_checkpointing(enable)
         except (AssertionError, AttributeError, NotImplementedError) as error:
             raise UserError(f"encoder.gradient_checkpointing: the image tower of {name} cannot ({error})") from error
     else:
-        clip.visual.set_grad_checkpointing(True)
+        clip.visual.set_grad_checkpointing(enable)
     if not hasattr(clip, "text"):
-        clip.transformer.grad_checkpointing = True
+        clip.transformer.grad_checkpointing = enable
     elif isinstance(clip.text, TextTower):
-        clip.text.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if enable:
+            clip.text.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            clip.text.transformer.gradient_checkpointing_disable()
     else:
-        clip.text.set_grad_checkpointing(True)
+        clip.text.set_grad_checkpointing(enable)
 
 
 def captions_of(config: dict[str, Any]) -> CaptionTokenizer:

@@ -59,6 +59,7 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
         model.config.stale_masks = given.config.stale_masks
         return model
     given.config.mdf = wanted
+    given.encoder.settle(cfg.encoder)
     given.processor.diagnoses = diagnoses
     return given
 

@@ -168,10 +168,15 @@ def test_every_lora_of_an_attention_learns(bert):
     assert all(gradients[n].abs().sum() > 0 for n in ups)
 
 
-def test_lora_is_left_out_of_locked_layers(bert):
-    encoder = build("test_vit", bert, image_lora=2, image_locked=3)
+def test_lora_of_locked_layers_stays_too_and_settings_are_taken_up_later(bert):
+    encoder = build("test_vit", bert, image_lora=2)
     adapted = {n for n, _ in encoder.named_parameters() if "lora_" in n}
-    assert adapted and not any(".blocks.0." in n or ".blocks.1." in n for n in adapted)
+    assert adapted and not adapted & encoder.fixed
+    encoder.settle(EncoderConfig(image_lora=2, image_locked=3, gradient_checkpointing=True))
+    assert {n for n in adapted if ".blocks.0." in n or ".blocks.1." in n} == adapted & encoder.fixed
+    assert encoder.clip.visual.trunk.grad_checkpointing
+    encoder.settle(EncoderConfig(image_lora=2))
+    assert not encoder.clip.visual.trunk.grad_checkpointing and not adapted & encoder.fixed
 
 
 def test_lora_is_part_of_a_checkpoint(tmp_path, bert):
