@@ -83,14 +83,19 @@ def test_batch_norm_is_replaced_where_its_tower_is_random_and_nowhere_else(tmp_p
 def test_what_was_built_is_said(tmp_path):
     values = json.loads((ARCHITECTURES / "fundus-vit-tiny.json").read_text())
     (tmp_path / "quick.json").write_text(json.dumps(values | {"quick_gelu": True}))
-    image, text = FundusEncoder(EncoderConfig(model=str(tmp_path / "quick.json"))).describe()
+    image, text, shown = FundusEncoder(EncoderConfig(model=str(tmp_path / "quick.json"))).describe()
     assert image == (
         "image tower VisionTransformer: QuickGELU, 32 px, 4 x 4 patches of width 32, pooling class token, embedding 32"
     )
     assert text == "text tower Transformer: QuickGELU, up to 77 tokens, pooling end token"
-    image, text = FundusEncoder(towers_of(image="test_efficientnet", size=64, text=str(tiny_bert(tmp_path)))).describe()
+    assert shown == "photographs normalised with mean 0.481, 0.458, 0.408, standard deviation 0.269, 0.261, 0.276"
+    image, text, _ = FundusEncoder(
+        towers_of(image="test_efficientnet", size=64, text=str(tiny_bert(tmp_path)))
+    ).describe()
     assert "test_efficientnet: SiLU, 64 px" in image and "pooling avg" in image
     assert text == "text tower bert: GELUActivation, up to 48 tokens, pooling mean of the tokens"
+    other = EncoderConfig(weights="efficientnet-lite0-imagenet", mean=(0, 0, 0), std=(1, 1, 1))
+    assert FundusEncoder(other, load=False).describe()[-1].endswith(": NOT those that its weights were trained with")
 
 
 def test_weights_meet_the_activation_that_they_were_trained_with():

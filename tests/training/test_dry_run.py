@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from mdf.config import save_config
+from mdf.config import load_config, save_config
 from mdf.preview import marked
 from mdf.training.data import diagnoses_of, load_manifests
 from mdf.training.dry_run import activations, contrastive_activations, dry_run, first_batch
@@ -63,6 +63,20 @@ def test_weights_that_are_not_at_hand_leave_the_rest_to_look_at(tiny, capsys):
     printed = capsys.readouterr().out
     assert "NOT CHECKED: model: encoder.weights" in printed
     assert "stage align\n" in printed and "activations (counted)" in printed
+
+
+@pytest.mark.parametrize("recipe", ["flair", "mm_fundus_clip", "ret_clip"])
+def test_a_recipe_is_a_configuration_that_loads(recipe):
+    cfg = load_config(recipe, [])
+    assert cfg.run.stages == ("align",) and cfg.align.batch_size >= 128
+
+
+@pytest.mark.slow
+def test_a_recipe_is_looked_at_without_its_weights_and_data(capsys):
+    assert dry_run(load_config("ret_clip", ["align.batch_size=4"])) == 0
+    printed = capsys.readouterr().out
+    assert "image tower VisionTransformer: QuickGELU, 224 px" in printed and "up to 100 tokens" in printed
+    assert "NOT CHECKED: data: " in printed and "activations (counted)" in printed
 
 
 def test_the_mark_goes_round_the_supervised_tokens():
