@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mdf.training.dry_run import dry_run
 
         return dry_run(cfg, strict=args.strict)
-    from mdf.training.loop import train
+    from mdf.training.run import train
 
     return train(cfg, resume=args.resume)
 

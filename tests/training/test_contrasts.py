@@ -8,7 +8,7 @@ import torch
 
 from mdf import datasets
 from mdf.training.data import sampler_of
-from mdf.training.loop import train
+from mdf.training.run import train
 from mdf.training.stages import Task
 from tests.training.conftest import losses, metrics
 from tests.training.test_loop import assert_same_run, assert_same_training, launch, stop_at

@@ -19,7 +19,7 @@ from mdf.models.fusion import MDFModel, preprocessing_of
 from mdf.records import Finding, FundusRecord, Manifest, write_manifest
 from mdf.resources import bundled
 from mdf.training.data import dataset, lacks, stage_data
-from mdf.training.loop import train
+from mdf.training.run import train
 from mdf.training.saving import STATE
 from mdf.training.stages import Task
 from tests.training.conftest import losses, metrics

@@ -9,7 +9,7 @@ from mdf.checking import problems
 from mdf.config import Config, PartConfig, StageConfig
 from mdf.errors import UserError
 from mdf.models.fusion import MDFModel
-from mdf.training.loop import train
+from mdf.training.run import train
 from mdf.training.saving import STATE
 from mdf.training.standing import Collapsed, Standing
 from mdf.training.validation import score_of

@@ -7,7 +7,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mdf.models.fusion import MDFModel
 from mdf.training.ema import Average
-from mdf.training.loop import train
+from mdf.training.run import train
 from mdf.training.saving import STATE
 from tests.training.test_loop import assert_same_run, crash, folder, stop_at
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mdf.models.fusion import MDFModel
-from mdf.training.loop import train
+from mdf.training.run import train
 from tests.tiny_text import tiny_bert
 from tests.training.conftest import losses
 

@@ -15,7 +15,7 @@ from mdf.models.fusion import MDFModel
 from mdf.records import write_manifest
 from mdf.resources import bundled
 from mdf.training.data import dataset, loader, stage_data
-from mdf.training.loop import train
+from mdf.training.run import train
 from mdf.training.saving import STATE
 from mdf.training.stages import Task
 from tests.training.conftest import metrics

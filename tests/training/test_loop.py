@@ -15,7 +15,8 @@ import torch
 from mdf.config import Config, PartConfig, save_config
 from mdf.errors import UserError
 from mdf.models.fusion import MDFModel
-from mdf.training.loop import Stage, train
+from mdf.training.loop import Stage
+from mdf.training.run import train
 from mdf.training.saving import STATE
 from tests.training.conftest import losses, metrics
 

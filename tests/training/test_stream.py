@@ -13,7 +13,7 @@ from mdf.datasets.shards import shard_of, write_shards
 from mdf.errors import UserError
 from mdf.models.fusion import MDFModel, preprocessing_of
 from mdf.training.data import StageData, dataset, sampler_of, training_batches
-from mdf.training.loop import train
+from mdf.training.run import train
 from mdf.training.stages import Task
 from mdf.training.stream import prepare_for
 from tests.training.conftest import losses, metrics
