@@ -192,8 +192,8 @@ class StageConfig:
     eval_every: int = 0  # optimiser steps between validations; 0 = four a stage
     eval_photographs: int = 64  # validation photographs used while training
     # auto | loss | dice | zero_shot: what best/ is chosen by on them, a tie keeps the earlier. auto is dice where only
-    # masks train; zero_shot (balanced accuracy of the nearest class texts) where photographs with diagnoses are aligned
-    # with captions and `patience` is set, since on few photographs the loss turns long before that does; else the loss
+    # masks train; zero_shot (balanced accuracy of the nearest class texts) where only photographs with diagnoses are
+    # aligned with captions, since on few photographs the loss turns long before that does; else the loss
     best: str = "auto"
     patience: int = 0  # validations in a row that are no better than the best, after which the stage ends; 0 = never
     stop_on_collapse: bool = False  # true: when embeddings fall together the run stops (exit code 1); false: it says so

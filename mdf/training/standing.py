@@ -73,7 +73,7 @@ class Standing:
 
     def state(self) -> dict[str, Any]:
         """Everything but the settings."""
-        return {name: getattr(self, name) for name in ("best", "waited", "widest", "collapsed", "ended")}
+        return {name: getattr(self, name) for name in ("by", "best", "waited", "widest", "collapsed", "ended")}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to what `state` returned, or to the part of it that an older mdf saved."""

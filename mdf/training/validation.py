@@ -183,9 +183,9 @@ def best_by(task: Task, data: StageData, processor: Any) -> str:
         return best
     if task.want == ("masks",):
         return "dice"
-    # on few photographs the loss turns long before what is learnt does
-    stops_early = patience and "contrastive" in task.want and "text" not in task.want
-    return "zero_shot" if stops_early and labelled else "loss"
+    # on few photographs the loss of a contrast turns long before what is learnt does
+    aligns = "contrastive" in task.want and "text" not in task.want
+    return "zero_shot" if aligns and labelled else "loss"
 
 
 def score_of(found: dict[str, float], by: str) -> float:
