@@ -362,6 +362,11 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
         yield f"{name}.steps: 0, and {name}.epochs is 0 too; one of them must be above 0"
     if stage.balance and (stage.data or cfg.data).name == "shards":
         yield f"{name}.balance: true, but its data.name is shards, whose order is fixed; balance needs single files"
+    if stage.parts.language.mode == "full" and cfg.language.quantize != "none":
+        yield (
+            f"{name}.parts.language.mode: full, but language.quantize is {cfg.language.quantize}, and weights of "
+            "so few bits cannot train; set it to lora, which trains over them, or language.quantize=none"
+        )
     losses = [loss for loss, weight in stage.losses.items() if weight > 0]
     if not losses:
         yield f"{name}.losses: empty, but run.stages lists {name}; for example {name}.losses.{EXAMPLES[name]}=1"
