@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mdf.config import Config, PartConfig, StageConfig
 from mdf.models import quantization
@@ -68,6 +68,13 @@ def make_optimizer(model: Any, cfg: Config, stage: str) -> Any:
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 
     return (PagedAdamW8bit if settings.optimizer == "paged_adamw_8bit" else AdamW8bit)(given, betas=betas)
+
+
+def moment_bytes(parameter: Tensor, optimizer: str) -> float:
+    """Memory of the two moments of a tensor that trains, in bytes."""
+    if optimizer == "adamw" or parameter.numel() < 4096:
+        return 8.0 * parameter.numel()
+    return 2 * parameter.numel() * (1 + 4 / 256)  # a byte a value, and a float32 scale a block
 
 
 def load_state(optimizer: Any, state: dict[str, Any]) -> None:

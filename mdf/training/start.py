@@ -85,12 +85,6 @@ def refuse(cfg: Config) -> None:
     quantize = cfg.language.quantize
     if quantize != "none":
         refuse_missing(f"language.quantize: {quantize}")
-        if sharding := sharded():
-            raise UserError(
-                f"language.quantize: {quantize} under {sharding}, which would leave the quantised weights whole on "
-                "each GPU and shard only the rest; launch with --multi_gpu, where each GPU holds the model, or set "
-                "language.quantize=none"
-            )
     for stage in cfg.run.stages:
         optimizer = getattr(cfg, stage).optimizer
         if optimizer != "adamw":
@@ -100,15 +94,6 @@ def refuse(cfg: Config) -> None:
                 f"{stage}.optimizer: {optimizer} moves its moments between the memory of a GPU and the host's, and "
                 f"this run is on the CPU; set {stage}.optimizer=adamw_8bit, or adamw"
             )
-
-
-def sharded() -> str | None:
-    """What `accelerate launch` was told to shard the model's weights with, if anything."""
-    if yes("ACCELERATE_USE_FSDP"):
-        return "FSDP"
-    if yes("ACCELERATE_USE_DEEPSPEED") and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
-        return "DeepSpeed ZeRO-3"
-    return None
 
 
 def yes(name: str) -> bool:

@@ -18,7 +18,7 @@ from mdf.losses.text import shift, text_loss
 from mdf.models.checkpoint import fingerprint, own_tensors
 from mdf.models.fusion import MDFModel
 from mdf.models.language import bare, load_language
-from mdf.models.quantization import layers, options, settle
+from mdf.models.quantization import count, layers, options, settle
 from tests.tiny import tiny_config, tiny_language
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes has no wheel for this system")
@@ -97,6 +97,9 @@ class TestWhatIsQuantised:
         assert {n for n in kept if "norm" not in n} == {"model.embed_tokens.weight"}  # the tied output head with it
         assert {p.dtype for p in kept.values()} == {torch.bfloat16} and type(model.lm_head) is nn.Linear
         inside = [p.element_size() * p.numel() for p in model.parameters() if not p.is_floating_point()]
+        assert sum(map(count, model.parameters())) == sum(
+            p.numel() for p in load_language(base_of(world))[0].parameters()
+        )
         assert sum(inside) == (64 * 64 * 2 + 2 * 32 * 64 + 3 * 64 * 128) * 4 * {"nf4": 0.5, "int8": 1}[quantize]
 
     @pytest.mark.parametrize("quantize", FEW)

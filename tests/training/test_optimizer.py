@@ -11,6 +11,7 @@ from mdf.training.optimizer import (
     groups,
     load_state,
     make_optimizer,
+    moment_bytes,
     page_again,
     set_learning_rates,
     share_of_peak,
@@ -138,6 +139,9 @@ class TestEightBits:
         for parameter, state in optimizer.state.items():
             sizes[parameter.numel() >= 4096] |= {state["state1"].dtype, state["state2"].dtype}
         assert sizes == {True: {torch.uint8}, False: {torch.float32}}
+        told = sum(moment_bytes(p, "adamw_8bit") for p in optimizer.state)
+        held = [s[k] for s in optimizer.state.values() for k in ("state1", "state2", "absmax1", "absmax2") if k in s]
+        assert sum(t.numel() * t.element_size() for t in held) == pytest.approx(told, rel=0.01)
 
     def test_its_steps_are_those_of_adamw_within_what_8_bits_round(self, tiny):
         near, far = (self.trained(tiny, name, 5)[0].state_dict() for name in ("adamw", "adamw_8bit"))

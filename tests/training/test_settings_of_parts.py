@@ -14,7 +14,7 @@ from mdf.training.run import train
 from mdf.training.saving import STATE
 from mdf.training.start import first_model
 from tests.training.conftest import losses
-from tests.training.test_loop import assert_same_run, crash, folder, stop_at
+from tests.training.test_loop import assert_same_run, assert_same_training, crash, folder, launch, stop_at
 
 FUSE = {"run.stages": ("fuse",), "fuse.steps": 5, "fuse.eval_every": 2, "run.keep_last_every": 1}
 FEW = {"language.quantize": "nf4", "run.precision": "bf16", "language.lora_dropout": 0.1}
@@ -56,6 +56,7 @@ def test_a_run_over_a_base_of_few_bits_resumes_to_the_last_bit(tiny, monkeypatch
     )
 
 
+@pytest.mark.slow
 def test_lora_over_smollm2_in_4_bits_learns_to_answer(tiny):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes has no wheel for this system")
     short = {
@@ -122,18 +123,6 @@ class TestRefused:
     def test_a_setting_out_of_range(self, tiny, key, value, said):
         assert any(line.startswith(said) for line in problems(tiny(**{key: value})))
 
-    @pytest.mark.parametrize(
-        ("environment", "what"),
-        [
-            ({"ACCELERATE_USE_FSDP": "true"}, "FSDP"),
-            ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "DeepSpeed ZeRO-3"),
-        ],
-    )
-    def test_quantised_weights_under_a_launch_that_shards(self, tiny, monkeypatch, environment, what):
-        monkeypatch.setattr(os, "environ", os.environ | environment)
-        with pytest.raises(UserError, match=f"nf4 under {what}, which would leave the quantised weights whole"):
-            first_model(tiny(**FUSE | FEW), ("normal",), torch.float32)
-
     def test_paged_moments_without_a_gpu(self, tiny, monkeypatch):
         monkeypatch.setattr(os, "environ", os.environ | {"ACCELERATE_USE_CPU": "true"})
         cfg = tiny(**FUSE | {"fuse.optimizer": "paged_adamw_8bit"})
@@ -158,3 +147,15 @@ def test_a_stage_over_4_bits_starts_from_an_encoder_that_was_trained_without_the
     learnt = MDFModel.from_pretrained(start).encoder.state_dict()
     assert all(torch.equal(tensor, learnt[n]) for n, tensor in model.encoder.state_dict().items())
     assert model.config.lora
+
+
+@pytest.mark.slow
+def test_two_processes_over_4_bits_train_as_one(tiny, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes has no wheel for this system")
+    settings = FUSE | {"language.quantize": "nf4", "fuse.steps": 2, "fuse.eval_every": 2}
+    one, two = tiny(**settings), tiny(**settings, **{"run.name": "two", "fuse.batch_size": 2})
+    assert train(one) == 0
+    process = launch(two, tmp_path / "two.yaml", 2)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert_same_training(one, two)
