@@ -164,7 +164,7 @@ def our_step(cfg: Config, model: Any, batch: Batch, accelerator: Any) -> Callabl
     def step() -> Tensor:
         own = torch.tensor(list(task.counts(batch).values()), dtype=torch.float64)
         totals = dict(zip(names, accelerator.reduce(own.to(accelerator.device), "sum").tolist(), strict=True))
-        set_learning_rates(optimizer, 1.0)
+        set_learning_rates(optimizer, lambda warmup: 1.0)
         terms, _ = task(prepared, batch)
         loss = task.total(terms, totals, accelerator.num_processes)
         accelerator.backward(loss)

@@ -8,6 +8,7 @@ with a fingerprint.
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from mdf.errors import UserError
 from mdf.files import read_json
+from mdf.models import quantization
 from mdf.models.language import bare, load_language
+from mdf.models.quantization import is_statistic
 from mdf.processor import MDFProcessor
 
 if TYPE_CHECKING:
@@ -28,17 +31,22 @@ SAMPLED = 4096  # values of each base tensor that its fingerprint looks at
 def fingerprint(language: Any) -> str:
     """16 hex digits over names, shapes and an even sample of the values of a language model without its LoRA.
 
-    Values are compared in bfloat16, so that the same base loaded in float32 and in bfloat16 has one fingerprint.
+    Values are compared in bfloat16, and those of quantised layers as the base's files hold them, so that the same base
+    has one fingerprint whether it is loaded in float32, in bfloat16 or in 4 bits.
     """
+    model = bare(language)
+    if known := getattr(model, "mdf_fingerprint", None):
+        return known
     digest = hashlib.sha256()
-    for name, tensor in sorted(bare(language).state_dict().items()):
-        if "lora_" in name:
-            continue
+    for name, tensor in quantization.unquantized(model):
         flat = tensor.detach().flatten()
         values = flat[:: max(1, len(flat) // SAMPLED)].to("cpu", torch.bfloat16)
         digest.update(f"{name.replace('.base_layer', '')}{tuple(tensor.shape)}".encode())
         digest.update(values.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    found = digest.hexdigest()[:16]
+    if quantization.layers(model):  # which cannot train, and whose files are large
+        model.mdf_fingerprint = found
+    return found
 
 
 def own_tensors(model: "MDFModel") -> dict[str, Tensor]:
@@ -46,7 +54,8 @@ def own_tensors(model: "MDFModel") -> dict[str, Tensor]:
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
-        if name not in model.of_base and not (name.startswith("language.") and ("lora_" in name or tied(model, name)))
+        if name not in model.of_base
+        and not (name.startswith("language.") and ("lora_" in name or tied(model, name) or is_statistic(name)))
     }
 
 
@@ -68,7 +77,7 @@ def save(model: "MDFModel", folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1, default=str))
     model.processor.save_pretrained(folder)
     lm = model.config.mdf["language"]
-    base = {"name": lm["model"], "revision": lm["revision"]}
+    base = {"name": lm["model"], "revision": lm["revision"], "quantize": lm.get("quantize", "none")}
     if any(n.startswith("language.") for n in model.of_base):
         base["fingerprint"] = fingerprint(model.language) if not language_trained(model) else None
     (folder / "bases.json").write_text(json.dumps({"language": base}, indent=1))
@@ -141,16 +150,22 @@ def read_config(kind: type["MDFConfig"], folder: Path) -> "MDFConfig":
     return config
 
 
-def load(kind: type["MDFModel"], folder: Path, dtype: torch.dtype = torch.float32) -> "MDFModel":
-    """The model of a checkpoint directory. Raises UserError, loads nothing, where tensors are missing or too many."""
+def load(
+    kind: type["MDFModel"], folder: Path, dtype: torch.dtype = torch.float32, quantize: str | None = None
+) -> "MDFModel":
+    """The model of a checkpoint directory, its language model quantised as it was trained, or as `quantize` says.
+
+    Raises UserError, loads nothing, where tensors are missing or too many, or the base is another one.
+    """
     config = read_config(kind.config_class, folder)
     bases = read_json(folder / "bases.json")
     tensors = read_tensors(folder / "model.safetensors")
     own_language = [n for n in tensors if n.startswith("language.")]
-    lm = config.sections()[3]
-    language, _ = load_language(lm, torch.float32 if own_language else dtype)
     if not isinstance(bases.get("language"), dict):
         raise UserError(f"{folder / 'bases.json'} names no language model; take the checkpoint again from its run")
+    settle_bits(config, folder, bases["language"].get("quantize", "none"), quantize, trained_in_full=bool(own_language))
+    lm = config.sections()[3]
+    language, _ = load_language(lm, torch.float32 if own_language else dtype)
     expected = bases["language"].get("fingerprint")
     if expected and fingerprint(language) != expected:
         raise UserError(
@@ -170,6 +185,33 @@ def load(kind: type["MDFModel"], folder: Path, dtype: torch.dtype = torch.float3
     return model
 
 
+def settle_bits(config: "MDFConfig", folder: Path, trained: str, asked: str | None, *, trained_in_full: bool) -> None:
+    """Have `config` say how the language model is to be quantised: as it was `trained`, or otherwise only where that
+    is `asked` for, which is said aloud.
+    """
+    described = config.sections()[3].quantize
+    if described != trained:
+        raise UserError(
+            f"checkpoint {folder}: config.json says language.quantize {described}, but bases.json that it was trained "
+            f"under {trained}. Nothing was loaded; set it back, and ask for another one when loading (quantize=…)"
+        )
+    if asked is None or asked == trained:
+        return
+    if asked not in ("none", *quantization.BITS):
+        raise UserError(f"quantize: {asked!r} must be one of none, {', '.join(quantization.BITS)}")
+    if trained_in_full:
+        raise UserError(
+            f"checkpoint {folder}: its language model was trained in full, so that no base is left to be loaded as "
+            f"{asked}; load it as it is"
+        )
+    warnings.warn(
+        f"{folder} was trained with language.quantize {trained} and is loaded with {asked}, as asked: what was trained "
+        "meets other base weights, and its answers may differ from those that were evaluated",
+        stacklevel=4,
+    )
+    config.mdf["language"] = {**config.mdf["language"], "quantize": asked}
+
+
 def read_lora(model: "MDFModel", folder: Path) -> None:
     """Fill the LoRA tensors from adapter/, every one of them."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
@@ -186,3 +228,11 @@ def read_lora(model: "MDFModel", folder: Path) -> None:
     wrong = [n for n in lora if not torch.equal(check[n].cpu(), lora[n].to(check[n].dtype))]
     if wrong:
         raise UserError(f"{path}: {len(wrong)} LoRA tensors did not reach the model ({wrong[0]} …); nothing was loaded")
+    # peft's own view of the model said so; the layers themselves are what answers
+    learnt = sum(bool(tensor.any()) for name, tensor in lora.items() if "lora_B" in name)
+    active = [p for n, p in model.language.named_parameters() if "lora_B" in n]
+    if learnt != (found := sum(bool(parameter.any()) for parameter in active)):
+        raise UserError(
+            f"{path}: {learnt} LoRA layers have learnt something, but {found} of the model's; nothing was loaded, "
+            "since the rest would answer as the base does"
+        )

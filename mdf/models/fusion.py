@@ -136,12 +136,20 @@ class MDFModel(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, **_: Any
+        cls,
+        folder: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        quantize: str | None = None,
+        **_: Any,
     ) -> "MDFModel":  # type: ignore[override]
-        """Read a checkpoint directory; every tensor is filled from it or from its named base, or nothing is loaded."""
+        """Read a checkpoint directory; every tensor is filled from it or from its named base, or nothing is loaded.
+
+        `quantize` (none, nf4, int8) loads the language model otherwise than it was trained, with a warning.
+        """
         from mdf.models.checkpoint import load
 
-        return load(cls, Path(folder), dtype).to(device).eval()
+        return load(cls, Path(folder), dtype, quantize).to(device).eval()
 
     def part_of(self, name: str) -> str:
         """The part that a parameter belongs to: encoder, unet, fusion or language."""

@@ -12,19 +12,21 @@ from torch import Tensor, nn
 
 from mdf.config import LanguageConfig
 from mdf.errors import UserError
+from mdf.models import quantization
 from mdf.models.weights import language_path
 
 MEMORY = "mdf_memory"  # keyword that carries the memory through the language model's forward
 
 
 def load_language(cfg: LanguageConfig, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """The pretrained causal LM in `dtype` and its tokenizer."""
+    """The pretrained causal LM in `dtype`, its frozen weights as `cfg.quantize` says, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = language_path(cfg.model, cfg.revision)
+    bits = quantization.options(cfg.quantize, path, dtype)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, revision=cfg.revision, dtype=dtype, attn_implementation=cfg.attention
+            path, revision=cfg.revision, dtype=dtype, attn_implementation=cfg.attention, **bits
         )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=cfg.revision)
     except (OSError, ValueError) as error:
@@ -34,7 +36,7 @@ def load_language(cfg: LanguageConfig, dtype: torch.dtype = torch.float32) -> tu
         raise UserError(
             f"language.model: {cfg.model!r} is a {model.config.model_type} model; LLaMA-style text models are supported"
         )
-    return model, tokenizer
+    return quantization.settle(model), tokenizer
 
 
 def attach_lora(model: nn.Module, cfg: LanguageConfig) -> Any:

@@ -15,7 +15,7 @@ from mdf.models.fusion import MDFModel
 from mdf.preview import as_read
 from mdf.training.data import dataset, diagnoses_of, load_manifests, loader, sampler_of, stage_data
 from mdf.training.devices import choose_precision
-from mdf.training.optimizer import trainable_table
+from mdf.training.optimizer import moment_bytes, trainable_table
 from mdf.training.stages import Task
 from mdf.training.start import first_model
 from mdf.training.validation import best_by
@@ -105,10 +105,12 @@ def conversations(batch: Batch, processor: Any, count: int) -> str:
 
 
 def memory(model: Any, task: Task, batch: Batch | None, precision: str) -> str:
-    """Roughly what one process needs: weights, gradients, AdamW's two moments, and activations of one micro-batch."""
+    """Roughly what one process needs: weights, gradients, the optimiser's moments, activations of one micro-batch."""
     weights = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained}
+    trains = [p for p in model.parameters() if p.requires_grad]
+    trained = sum(p.numel() * p.element_size() for p in trains)
+    moments = round(sum(moment_bytes(p, task.stage.optimizer) for p in trains))
+    parts = {"weights": weights, "gradients": trained, "optimiser": moments}
     if task.want == ("contrastive",):
         parts["activations (counted)"] = contrastive_activations(model, task, precision)
     elif batch is not None and sum(p.numel() for p in model.parameters()) < MEASURED:

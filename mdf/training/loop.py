@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from mdf.training.data import (
 from mdf.training.devices import memory_gib
 from mdf.training.ema import Average
 from mdf.training.health import NARROW, widest
-from mdf.training.optimizer import make_optimizer, set_learning_rates, share_of_peak, trainable_table
+from mdf.training.optimizer import load_state, make_optimizer, set_learning_rates, share_of_peak, trainable_table
 from mdf.training.picture import batch_picture
 from mdf.training.progress import Progress
 from mdf.training.saving import (
@@ -123,7 +124,9 @@ class Stage:
                 self.save()
                 return False
             self.missing, self.cut = self.missing + missing, self.cut + cut
-            rates = set_learning_rates(self.optimizer, share_of_peak(self.step, self.total, s.warmup, s.schedule))
+            rates = set_learning_rates(
+                self.optimizer, partial(share_of_peak, self.step, self.total, schedule=s.schedule)
+            )
             for i, batch in enumerate(step):
                 with nullcontext() if i == s.accumulation - 1 else accelerator.no_sync(self.model):
                     here = batch.to(accelerator.device)
@@ -336,7 +339,7 @@ class Stage:
             self.average.restore(read_tensors(folder.last / STATE / "weights.pt"))
         self.missing, self.cut = saved.get("missing", 0), saved.get("captions_cut", 0)
         self.one_class = saved.get("one_class", 0)
-        self.optimizer.load_state_dict(read_tensors(folder.last / STATE / "optimizer.pt"))
+        load_state(self.optimizer, read_tensors(folder.last / STATE / "optimizer.pt"))
         own = read_tensors(folder.last / STATE / f"rank-{self.accelerator.process_index}.pt")
         self.window = {**own["window"], "losses": own["window"]["losses"].to(self.accelerator.device)}
         self.run.say(f"resumed {self.task.name} after step {self.step} of {self.total}")

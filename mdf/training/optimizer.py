@@ -1,12 +1,14 @@
-"""AdamW with one learning rate for each part, its schedule, and the table of what trains."""
+"""AdamW with a learning rate, warm-up and weight decay for each part, its schedule, and the table of what trains."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mdf.config import Config
+from mdf.config import Config, PartConfig, StageConfig
+from mdf.models import quantization
 from mdf.training.stages import stage_of
 
 # What an embedding is called: words, positions, the class token. Norms, gates and biases are told by their shape.
@@ -19,15 +21,15 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def groups(model: Any, cfg: Config, stage: str) -> list[dict]:
-    """Parameter groups of the tensors that train: keys params, part, peak (learning rate), lr, weight_decay."""
+    """Parameter groups of the tensors that train: keys params, part, peak (learning rate), lr, warmup, weight_decay."""
     settings = stage_of(cfg, stage)
     layers = {f"encoder.{n}": at for n, at in model.encoder.layers().items()}
-    sorted_out: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    sorted_out: dict[tuple[str, float, float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part = model.part_of(name)
-        lr = getattr(settings.parts, part).lr
+        lr, warmup, decay = of_part(settings, part)
         if name.startswith("unet.net.encoder."):
             lr *= cfg.unet.encoder_lr_scale
         if name.startswith("encoder.clip.visual."):
@@ -35,19 +37,65 @@ def groups(model: Any, cfg: Config, stage: str) -> list[dict]:
         if name in layers:  # as in BEiT (Bao et al. 2022), appendix: lr · decay^(layers above)
             layer, last = layers[name]
             lr *= cfg.encoder.layer_decay ** (last - layer)
-        decay = settings.weight_decay if decays(name, parameter) else 0.0
+        decay = decay if decays(name, parameter) else 0.0
         if name.endswith("gate"):
             part, lr, decay = "gates", cfg.fusion.gate_lr, 0.0
-        sorted_out.setdefault((part, lr, decay), []).append(parameter)
+        sorted_out.setdefault((part, lr, warmup, decay), []).append(parameter)
     return [
-        {"params": tensors, "part": part, "peak": lr, "lr": lr, "weight_decay": decay}
-        for (part, lr, decay), tensors in sorted_out.items()
+        {"params": tensors, "part": part, "peak": lr, "lr": lr, "warmup": warmup, "weight_decay": decay}
+        for (part, lr, warmup, decay), tensors in sorted_out.items()
     ]
 
 
-def make_optimizer(model: Any, cfg: Config, stage: str) -> torch.optim.AdamW:
-    """AdamW over what trains in this stage, fused: it goes over the tensors once, which torch's default does not."""
-    return torch.optim.AdamW(groups(model, cfg, stage), betas=(0.9, stage_of(cfg, stage).beta2), fused=True)
+def of_part(settings: StageConfig, part: str) -> tuple[float, float, float]:
+    """Peak learning rate, warm-up and weight decay of a part of the model: its own, or the stage's."""
+    own: PartConfig = getattr(settings.parts, part)
+    warmup = settings.warmup if own.warmup is None else own.warmup
+    return own.lr, warmup, settings.weight_decay if own.weight_decay is None else own.weight_decay
+
+
+def make_optimizer(model: Any, cfg: Config, stage: str) -> Any:
+    """AdamW over what trains in this stage, as `optimizer` of the stage says.
+
+    torch's own is fused: it goes over the tensors once, which torch's default does not. bitsandbytes' keep the two
+    moments of tensors of 4,096 values or more in blocks of 256 with 8 bits a value (Dettmers et al. 2022, arXiv
+    2110.02861), those of smaller ones in float32.
+    """
+    settings = stage_of(cfg, stage)
+    given, betas = groups(model, cfg, stage), (0.9, settings.beta2)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(given, betas=betas, fused=True)
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+
+    return (PagedAdamW8bit if settings.optimizer == "paged_adamw_8bit" else AdamW8bit)(given, betas=betas)
+
+
+def moment_bytes(parameter: Tensor, optimizer: str) -> float:
+    """Memory of the two moments of a tensor that trains, in bytes."""
+    if optimizer == "adamw" or parameter.numel() < 4096:
+        return 8.0 * parameter.numel()
+    return 2 * parameter.numel() * (1 + 4 / 256)  # a byte a value, and a float32 scale a block
+
+
+def load_state(optimizer: Any, state: dict[str, Any]) -> None:
+    """Go on from what `optimizer.state_dict()` gave, also in an mdf that did not know all settings of a group yet."""
+    settings = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        for name, value in own.items():
+            group.setdefault(name, value)
+    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    if getattr(inner, "is_paged", False):
+        page_again(inner)
+
+
+def page_again(optimizer: Any) -> None:
+    """Put the moments of a paged optimiser back into paged memory: bitsandbytes loads them into that of the GPU."""
+    for parameter, state in optimizer.state.items():
+        for name in ("state1", "state2"):
+            if name in state:
+                page = optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
+                state[name] = page.copy_(state[name])
 
 
 def share_of_peak(step: int, total: int, warmup: float, schedule: str = "cosine") -> float:
@@ -64,41 +112,47 @@ def share_of_peak(step: int, total: int, warmup: float, schedule: str = "cosine"
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
 
-def set_learning_rates(optimizer: Any, share: float) -> dict[str, float]:
-    """Set every group to `share` of its peak; returns the highest rate of each part."""
+def set_learning_rates(optimizer: Any, share: Callable[[float], float]) -> dict[str, float]:
+    """Set every group to the share of its peak that `share` gives for its warm-up; returns the highest of each part."""
     rates: dict[str, float] = {}
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share
+        group["lr"] = group["peak"] * share(group["warmup"])
         rates[group["part"]] = max(group["lr"], rates.get(group["part"], 0.0))
     return rates
 
 
 def trainable_table(model: Any, cfg: Config, stage: str) -> str:
-    """What trains in this stage as text: a row a part with its mode, tensors, parameters and peak learning rate."""
-    parts = stage_of(cfg, stage).parts
+    """What trains in this stage as text: a row a part with its mode, tensors, parameters, peak learning rate, warm-up
+    (share of the steps) and weight decay.
+    """
+    settings = stage_of(cfg, stage)
     counts: dict[str, list[int]] = {}
     rates: dict[str, list[float]] = {}
     for group in groups(model, cfg, stage):
         rates.setdefault(group["part"], []).append(group["peak"])
     for name, parameter in model.named_parameters():
-        row = counts.setdefault(model.part_of(name), [0, 0, 0, 0])
+        row, size = counts.setdefault(model.part_of(name), [0, 0, 0]), quantization.count(parameter)
         row[0] += parameter.requires_grad
-        row[1] += parameter.numel() if parameter.requires_grad else 0
-        row[3] += parameter.numel()
-    lines = [f"stage {stage}", f"  {'part':<10}{'mode':<8}{'tensors':>8}{'trained':>14}{'of all':>14}{'lr':>10}"]
-    for part, (tensors, trained, _, every) in counts.items():
-        settings = getattr(parts, part)
+        row[1] += size if parameter.requires_grad else 0
+        row[2] += size
+    head = f"  {'part':<10}{'mode':<8}{'tensors':>8}{'trained':>14}{'of all':>15}{'lr':>20}{'warm-up':>9}{'decay':>8}"
+    lines = [f"stage {stage}", head]
+    for part, (tensors, trained, every) in counts.items():
         low, high = (min(rates[part]), max(rates[part])) if part in rates else (0.0, 0.0)
         lr = f"{high:.1e}" if low == high else f"{low:.1e} to {high:.1e}"
-        lr = lr if tensors else "-"
-        lines.append(f"  {part:<10}{settings.mode:<8}{tensors:>8,}{trained:>14,}{every:>14,}{lr:>10}")
+        _, warmup, decay = of_part(settings, part)
+        shown = f"{lr:>20}{warmup:>9g}{decay:>8g}" if tensors else f"{'-':>20}"
+        mode = getattr(settings.parts, part).mode
+        lines.append(f"  {part:<10}{mode:<8}{tensors:>8,}{trained:>14,}{every:>15,}{shown}")
     gates = [p for n, p in model.named_parameters() if p.requires_grad and n.endswith("gate")]
     if gates:
-        lines.append(
-            f"  {'  gates':<10}{'full':<8}{len(gates):>8,}{len(gates):>14,}{'':>14}{cfg.fusion.gate_lr:>10.1e}"
-        )
+        rate = f"{cfg.fusion.gate_lr:>20.1e}{of_part(settings, 'fusion')[1]:>9g}{0:>8}"
+        lines.append(f"  {'  gates':<10}{'full':<8}{len(gates):>8,}{len(gates):>14,}{'':>15}{rate}")
+    if few := quantization.layers(model.language):
+        lines.append(f"  language: {len(few)} layers with {quantization.bits(few)} weights, which stay as they are")
     if any(p.requires_grad for p in model.encoder.parameters()):
         lines += [f"  {line}" for line in model.encoder.describe()]
     if any(p.requires_grad for p in model.fusion.adapters.parameters()):
         lines += [f"  {line}" for line in model.fusion.describe()]
+    lines.append(f"  optimiser: {settings.optimizer}")
     return "\n".join(lines)

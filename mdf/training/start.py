@@ -1,5 +1,6 @@
 """The model that a stage begins with."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import torch
 
 from mdf.config import Config
 from mdf.errors import UserError
+from mdf.models.checkpoint import read_config
 from mdf.models.fusion import PARTS, MDFModel, preprocessing_of
 from mdf.models.language import bare
+from mdf.models.quantization import refuse_missing
 
 # settings of the model's sections that weights do not depend on; `weights` only says whether there were any
 FREE = {
@@ -30,9 +33,13 @@ FREE = {
 
 def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> MDFModel:
     """The model that the first stage begins with: the named bases, or run.start_from's weights."""
+    refuse(cfg)
     if not cfg.run.start_from:
         return MDFModel.build(cfg, diagnoses, dtype=dtype)
-    given = MDFModel.from_pretrained(cfg.run.start_from, dtype=dtype)
+    trained = read_config(MDFModel.config_class, Path(cfg.run.start_from))
+    # over a base that nothing was trained on yet another number of bits is no change
+    bits = None if trained.lora else cfg.language.quantize
+    given = MDFModel.from_pretrained(cfg.run.start_from, dtype=dtype, quantize=bits)
     wanted = sections(cfg)
     lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
     had = {part: asdict(section) for part, section in zip(PARTS, given.config.sections(), strict=True)}
@@ -66,10 +73,32 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
 
 def next_model(cfg: Config, checkpoint: Path, dtype: torch.dtype) -> MDFModel:
     """The model of a checkpoint of this run, ready to train on."""
+    refuse(cfg)
     model = MDFModel.from_pretrained(checkpoint, dtype=dtype)
     if cfg.language.gradient_checkpointing:
         bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def refuse(cfg: Config) -> None:
+    """Raise UserError for what this machine or this launch cannot do, before anything is loaded."""
+    quantize = cfg.language.quantize
+    if quantize != "none":
+        refuse_missing(f"language.quantize: {quantize}")
+    for stage in cfg.run.stages:
+        optimizer = getattr(cfg, stage).optimizer
+        if optimizer != "adamw":
+            refuse_missing(f"{stage}.optimizer: {optimizer}")
+        if optimizer.startswith("paged") and (yes("ACCELERATE_USE_CPU") or not torch.cuda.is_available()):
+            raise UserError(
+                f"{stage}.optimizer: {optimizer} moves its moments between the memory of a GPU and the host's, and "
+                f"this run is on the CPU; set {stage}.optimizer=adamw_8bit, or adamw"
+            )
+
+
+def yes(name: str) -> bool:
+    """Whether an environment variable says so."""
+    return os.environ.get(name, "").lower() in ("1", "true", "yes")
 
 
 def sections(cfg: Config) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class TestRoundTrip:
             "adapter/adapter_config.json", "tokenizer/tokenizer.json", "prompts/system.txt",
         }  # fmt: skip
         base = json.loads((saved / "bases.json").read_text())["language"]
-        assert base.keys() == {"name", "revision", "fingerprint"} and len(base["fingerprint"]) == 16
+        assert base.keys() == {"name", "revision", "quantize", "fingerprint"} and len(base["fingerprint"]) == 16
 
     def test_the_frozen_language_model_is_left_out(self, model, saved):
         keys = load_file(saved / "model.safetensors").keys()
