@@ -7,7 +7,8 @@ head, templates that open with one BOS and write today's date, sampling settings
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import CORPUS
+from mdf.config import Config
+from tests.tiny import CORPUS, tiny_config
 
 SPECIAL = (
     "<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
@@ -178,3 +179,9 @@ def tiny_llama3(folder: Path, *, seed: int = 0, layers: int = 4) -> Path:
 def tokens_of(tokenizer: Any) -> list[int]:
     """Ids of BOS, end of turn and padding."""
     return tokenizer.convert_tokens_to_ids(["<|begin_of_text|>", "<|eot_id|>", "<|finetune_right_pad_id|>"])
+
+
+def tiny_mllama_config(tmp_path: Path, **overrides: Any) -> Config:
+    """`tiny_config` on `tiny_mllama` in TMP/mllama: one tile a photograph, with language.image_size=2 * TILE four."""
+    model = {"language.model": str(tiny_mllama(Path(tmp_path) / "mllama")), "language.image_size": TILE}
+    return tiny_config(tmp_path, **{**model, **overrides})

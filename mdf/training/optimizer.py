@@ -36,7 +36,7 @@ def groups(model: Any, cfg: Config, stage: str) -> list[dict]:
             layer, last = layers[name]
             lr *= cfg.encoder.layer_decay ** (last - layer)
         decay = settings.weight_decay if decays(name, parameter) else 0.0
-        if name.endswith("gate"):
+        if name.startswith("fusion.") and name.endswith("gate"):  # Mllama has gates of its own
             part, lr, decay = "gates", cfg.fusion.gate_lr, 0.0
         sorted_out.setdefault((part, lr, decay), []).append(parameter)
     return [
@@ -92,7 +92,7 @@ def trainable_table(model: Any, cfg: Config, stage: str) -> str:
         lr = f"{high:.1e}" if low == high else f"{low:.1e} to {high:.1e}"
         lr = lr if tensors else "-"
         lines.append(f"  {part:<10}{settings.mode:<8}{tensors:>8,}{trained:>14,}{every:>14,}{lr:>10}")
-    gates = [p for n, p in model.named_parameters() if p.requires_grad and n.endswith("gate")]
+    gates = [p for n, p in model.fusion.named_parameters() if p.requires_grad and n.endswith("gate")]
     if gates:
         lines.append(
             f"  {'  gates':<10}{'full':<8}{len(gates):>8,}{len(gates):>14,}{'':>14}{cfg.fusion.gate_lr:>10.1e}"

@@ -9,7 +9,7 @@ import torch
 from mdf.config import Config
 from mdf.errors import UserError
 from mdf.models.fusion import PARTS, MDFModel, preprocessing_of
-from mdf.models.language import bare
+from mdf.models.language import checkpoint_layers
 
 # settings of the model's sections that weights do not depend on; `weights` only says whether there were any
 FREE = {
@@ -61,6 +61,8 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     given.config.mdf = wanted
     given.encoder.settle(cfg.encoder)
     given.processor.diagnoses = diagnoses
+    if cfg.language.gradient_checkpointing:
+        checkpoint_layers(given.language)
     return given
 
 
@@ -68,7 +70,7 @@ def next_model(cfg: Config, checkpoint: Path, dtype: torch.dtype) -> MDFModel:
     """The model of a checkpoint of this run, ready to train on."""
     model = MDFModel.from_pretrained(checkpoint, dtype=dtype)
     if cfg.language.gradient_checkpointing:
-        bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_layers(model.language)
     return model
 
 

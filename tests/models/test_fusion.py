@@ -54,7 +54,7 @@ def test_at_step_0_the_model_is_exactly_the_pretrained_language_model(world):
         for hook in model.hooks:
             hook.remove()
         _, prefix, _, _ = model.see(batch.pixel_values, batch.unet_pixels, torch.zeros(4, 64))
-        embeds = model.place_prefix(model.get_input_embeddings()(batch.input_ids), batch.input_ids, prefix)
+        embeds = model.embed(batch.input_ids, prefix)
         plain = bare(model.language)(inputs_embeds=embeds, attention_mask=batch.attention_mask).logits
     assert hooked.dtype == plain.dtype
     assert torch.equal(hooked, plain)
