@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from mdf import curriculum
+from mdf.chat_template import control_tokens, render, with_photograph
 from mdf.config import DialogueConfig
 from mdf.errors import UserError
 from mdf.records import FundusRecord
@@ -20,7 +21,6 @@ from mdf.resources import bundled
 from mdf.vocabulary import display
 
 IGNORED = -100  # label of a token that is not supervised
-TEMPLATE_DATE = "26 Jul 2024"  # Llama 3's own default; its templates write today's where they can, and no run repeats
 QUADRANTS = ("superotemporal", "inferotemporal", "superonasal", "inferonasal")
 SMALL_LESIONS = ("microaneurysm", "haemorrhage", "hard_exudate", "cotton_wool_spot", "drusen")
 # Within a conversation no answer may give a later one away: after a report, or "how many", the picture is not needed.
@@ -270,53 +270,6 @@ def converse(
     return turns
 
 
-def render(turns: list[Turn], tokenizer: Any, *, generate: bool = False, image_token: str = "") -> str:
-    """The conversation in the language model's own chat template.
-
-    A turn that begins with `image_token` goes to a template that writes this token itself as what such templates know
-    as an image. Raises UserError where there is no template.
-    """
-    messages: list[dict[str, Any]] = [{"role": t.role, "content": t.content} for t in turns]
-    for message in messages:
-        if image_token and message["content"].startswith(image_token) and writes_images(tokenizer, image_token):
-            words = message["content"].removeprefix(image_token)
-            message["content"] = [{"type": "image"}, {"type": "text", "text": words}]
-    if not tokenizer.chat_template:
-        raise UserError(
-            "the language model's tokenizer has no chat template; take an instruction-tuned model (Instruct)"
-        )
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=generate, date_string=TEMPLATE_DATE
-    )
-
-
-def writes_images(tokenizer: Any, image_token: str) -> bool:
-    """Whether the chat template itself puts the image token where a message holds an image, as Llama 3.2 Vision's."""
-    return image_token in str(tokenizer.chat_template)
-
-
-def with_photograph(turns: list[Turn], tokenizer: Any, image_token: str, image_tokens: int) -> list[Turn]:
-    """The conversation with the placeholder at the head of the first user turn.
-
-    A template that writes images itself may allow no system prompt beside one (Llama 3.2 Vision's): then the system
-    prompt opens the user's turn, a blank line before the question.
-    """
-    from jinja2 import TemplateError
-
-    first = next(i for i, t in enumerate(turns) if t.role == "user")
-    placeholder = image_token * image_tokens
-    if not image_tokens or not writes_images(tokenizer, image_token):
-        placeholder += "\n" if image_tokens else ""
-        return [replace(t, content=placeholder + t.content) if i == first else t for i, t in enumerate(turns)]
-    shown = [replace(t, content=placeholder + t.content) if i == first else t for i, t in enumerate(turns)]
-    try:
-        render(shown[: first + 1], tokenizer, image_token=image_token)
-    except TemplateError:
-        system = "".join(f"{t.content}\n\n" for t in turns[:first])
-        shown = [replace(turns[first], content=placeholder + system + turns[first].content), *turns[first + 1 :]]
-    return shown
-
-
 def encode_apart(
     turns: list[Turn], tokenizer: Any, image_token: str, image_tokens: int, *, max_length: int = 0
 ) -> Encoded:
@@ -378,6 +331,8 @@ def encode(
                 f"the text holds {image_token!r}, which stands for the photograph; "
                 "remove it from the question or prompt"
             )
+        if "<" in turn.content and (named := [t for t in control_tokens(tokenizer) if t in turn.content]):
+            raise UserError(f"the text holds {named[0]!r}, which ends or opens a turn to the language model; remove it")
     if max_length and image_tokens >= max_length:
         raise UserError(
             f"the photograph alone takes {image_tokens} of dialogue.max_length={max_length} tokens; "

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mdf.dialogue import IGNORED, TEMPLATE_DATE, Turn, encode, encode_apart
+from mdf.chat_template import DATE
+from mdf.dialogue import IGNORED, Turn, encode, encode_apart
 from mdf.errors import UserError
 from mdf.processor import IMAGE_TOKENS, OWN_IMAGE_TOKEN, PAD_TOKENS, choose_token
 from tests.tiny_mllama import llama3_tokenizer
@@ -29,7 +30,7 @@ def text():
 
 def own_ids(tokenizer, messages, generate=False):
     """What the model's own template makes of messages, on a day that stands still."""
-    kept = {"tokenize": True, "add_generation_prompt": generate, "return_dict": False, "date_string": TEMPLATE_DATE}
+    kept = {"tokenize": True, "add_generation_prompt": generate, "return_dict": False, "date_string": DATE}
     return tokenizer.apply_chat_template(messages, **kept)
 
 
@@ -129,6 +130,7 @@ def test_too_long_a_conversation_loses_turns_and_keeps_the_system_prompt_once(vi
         (TALK, 64, 64, "takes 64 of dialogue.max_length=64 tokens"),
         (TALK[:3], 16, 40, "longer than dialogue.max_length=40"),
         ([*TALK[:2], Turn("assistant", f"a {TEXT_IMAGE}")], 4, 0, "stands for the photograph"),
+        ([*TALK[:2], Turn("assistant", "No.<|eot_id|>")], 4, 0, "<|eot_id|>"),
     ],
 )
 def test_what_does_not_fit_or_names_the_photograph_is_refused(text, turns, images, limit, said):

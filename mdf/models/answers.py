@@ -97,7 +97,7 @@ def score(
     n = max(map(len, candidates))
     text, prompt_ids = prompts(model, conversations)
     shared = min(_common(prompt_ids), min(map(len, prompt_ids)) - 1)
-    if model.processor.image_token_id not in prompt_ids[0][:shared]:  # they differ before the photograph
+    if len(rows) > 1 and model.processor.image_token_id not in prompt_ids[0][:shared]:  # they differ before it
         one = [
             score(model, inputs, [c], [o], rows=[r]) for c, o, r in zip(conversations, candidates, rows, strict=True)
         ]
@@ -109,7 +109,7 @@ def score(
         pooled = model.prompt_of(text["input_ids"], text["prompt_mask"])
         _, prefix, memory, _ = model.see(pixels["pixel_values"], pixels["unet_pixels"], pooled)
         kv = None if memory is None else model.fusion.memory_kv(memory)
-        seen = Inputs({**see_tiles(bare(model.language), pixels), "prefix": prefix})
+        seen = Inputs({**pixels, **see_tiles(bare(model.language), pixels), "prefix": prefix})
     else:
         used = sorted(set(rows))
         at = [used.index(row) for row in rows]

@@ -154,6 +154,11 @@ class Fusion(nn.Module):
         adapters = [cast(GatedCrossAttention, a) for a in self.adapters]
         return torch.stack([a.keys_values(memory[:, self.depth_of(i)]) for i, a in enumerate(adapters)], 1)
 
+    def lacks(self, prefix: Tensor | None, memory: Tensor | None, memory_kv: Tensor | None) -> bool:
+        """Whether something that the language model reads of the photograph through us is not computed yet."""
+        unread = bool(self.depths) and memory is None and memory_kv is None
+        return unread or (self.prefix is not None and prefix is None)
+
     def describe(self) -> list[str]:
         """One line an adapter and a depth, for the table printed at start."""
         patches = [cast(PatchProjection, p) for p in self.patches]

@@ -222,11 +222,6 @@ class MDFModel(PreTrainedModel, FusedGeneration):
         words = None if prompt_mask is None else prompt_mask & (input_ids != self.processor.image_token_id)
         return pooled_prompt(self.get_input_embeddings()(input_ids), words)
 
-    def lacks_sight(self, prefix: Tensor | None, memory: Tensor | None, memory_kv: Tensor | None) -> bool:
-        """Whether something that the language model reads of the photograph through us is not computed yet."""
-        unread = self.fusion.depths and memory is None and memory_kv is None
-        return bool(unread) or (self.fusion.prefix is not None and prefix is None)
-
     def embed(self, input_ids: Tensor, prefix: Tensor | None) -> Tensor:
         """Word embeddings [B,T,d] with the projected photograph [B,P,d] at the placeholders."""
         if self.processor is None:
@@ -294,7 +289,7 @@ class MDFModel(PreTrainedModel, FusedGeneration):
             if "masks" in want:
                 assert unet_pixels is not None
                 out.mask_logits = self.unet(unet_pixels)
-        elif pixel_values is not None and (len(want) > 1 or self.lacks_sight(prefix, memory, memory_kv)):
+        elif pixel_values is not None and (len(want) > 1 or self.fusion.lacks(prefix, memory, memory_kv)):
             assert input_ids is not None
             prompt = self.prompt_of(input_ids, prompt_mask)
             out.image_embeds, prefix, memory, out.mask_logits = self.see(

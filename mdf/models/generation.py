@@ -37,7 +37,7 @@ class FusedGeneration(GenerationMixin):
         if has_tower(self.language) and kwargs.get("aspect_ratio_mask") is not None:
             image = self.processor.image_token_id
             kwargs["cross_attention_mask"] = cross_attention_mask(input_ids, image, kwargs["aspect_ratio_mask"])
-        if pixel_values is not None and self.lacks_sight(kwargs.get("prefix"), None, kwargs.get("memory_kv")):
+        if pixel_values is not None and self.fusion.lacks(kwargs.get("prefix"), None, kwargs.get("memory_kv")):
             prompt = self.prompt_of(input_ids, prompt_mask)
             _, kwargs["prefix"], memory, _ = self.see(pixel_values, unet_pixels, prompt)
             if memory is not None:
@@ -46,6 +46,8 @@ class FusedGeneration(GenerationMixin):
         kwargs.setdefault("suppress_tokens", [self.processor.image_token_id])
         kwargs.setdefault("pad_token_id", self.processor.pad_id)
         kwargs.setdefault("eos_token_id", self.processor.tokenizer.eos_token_id)
+        if kwargs.get("do_sample") is False:  # the language model's own sampling settings do not go with that
+            kwargs = {"temperature": None, "top_p": None, "top_k": None} | kwargs
         out = super().generate(input_ids, attention_mask=attention_mask, **kwargs)
         self.train(was)
         return out

@@ -86,7 +86,11 @@ def has_tower(language: Any) -> bool:
 def checkpoint_layers(language: Any) -> None:
     """Gradient checkpointing in every decoder layer, and in those of the model's own vision tower."""
     model = bare(language)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hasattr(model, "activation_checkpointing_enable"):  # its name from transformers 5.24 on
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.disable_input_require_grads()  # for reentrant checkpointing; ours would go down to frozen embeddings
     if has_tower(model):
         checkpoint_tower(model)
 

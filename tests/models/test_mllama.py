@@ -1,10 +1,12 @@
 """Llama 3.2 Vision as the language model: what the fused model promises, against transformers' own model."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from transformers import Cache
 
 from mdf.batches import FundusDataset, branches, collate
 from mdf.config import PartConfig, PartsConfig
@@ -387,14 +389,20 @@ def test_generation_with_and_without_a_cache_is_the_same_and_that_of_training(op
     assert logits.argmax(-1).tolist() == ids[0, length:].tolist()
 
 
-def test_generation_is_that_of_the_stock_model_at_step_0(world):
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_is_that_of_the_stock_model_at_step_0(world, beams):
     model, batch = build(world)
     model.eval()
     length = int((~batch.prompt_mask[0]).nonzero()[0])
     ids, mask = batch.input_ids[:1, :length], batch.attention_mask[:1, :length]
     tiles = {n: batch.backbone[n][:1] for n in TILES}
     pixels = {n: getattr(batch, n)[:1] for n in ("pixel_values", "unet_pixels")}
-    given = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": model.processor.tokenizer.eos_token_id}
+    given = {
+        "max_new_tokens": 10,
+        "do_sample": False,
+        "num_beams": beams,
+        "eos_token_id": model.processor.tokenizer.eos_token_id,
+    }
     ours = model.generate(ids, attention_mask=mask, **pixels, **tiles, **given, suppress_tokens=None)
     cross = batch.backbone["cross_attention_mask"][:1, :length]
     for hook in model.hooks:
@@ -410,8 +418,15 @@ def test_generation_is_that_of_the_stock_model_at_step_0(world):
     assert torch.equal(ours, theirs)
 
 
-def test_candidates_scored_from_a_repeated_cache_equal_candidates_scored_alone(opened):
-    model, _ = opened
+@pytest.mark.parametrize("condition", ["image", "image+prompt"])
+def test_candidates_scored_from_a_repeated_cache_equal_candidates_scored_alone(world, opened, condition, monkeypatch):
+    """And nothing is cropped: that would cut the image keys of the cross-attention layers to the length of the text."""
+    cfg, model = world[0], opened[0]
+    if condition == "image+prompt":
+        film = replace(cfg.fusion.film, condition=condition)
+        model = build(world, fusion=replace(cfg.fusion, film=film))[0].eval()
+        open_gates(model)
+    monkeypatch.setattr(Cache, "crop", None)
     x = model.processor(pictures(3))
     talks = asked(model, "What is the diagnosis?", "Are there any drusen that you see?", "What do you see?")
     options = [["Normal.", "Glaucoma, and some more words."], ["Yes.", "No.", "In which quadrant?"], ["A disc."]]
@@ -419,7 +434,7 @@ def test_candidates_scored_from_a_repeated_cache_equal_candidates_scored_alone(o
     scores = model.score(x, talks, options, rows=rows)
     talks.append([Turn("system", "Another system prompt."), Turn("user", "What do you see?")])
     other = model.score(x, talks, [*options, ["A disc.", "Yes."]], rows=[*rows, 1])
-    assert other[:3] == [pytest.approx(s, abs=1e-3) for s in scores], "they differ before the photograph"
+    assert other[:3] == [pytest.approx(s, abs=1e-3) for s in scores]
     image = model.processor.image_token_id
     for i, row in enumerate(rows):
         for option, value in zip(options[i], scores[i], strict=True):
@@ -427,9 +442,10 @@ def test_candidates_scored_from_a_repeated_cache_equal_candidates_scored_alone(o
             ids, labels = torch.tensor([whole.input_ids]), torch.tensor([whole.labels])
             keep, targets = shift(labels)
             one = {k: v for k, v in x.select([row]).items() if k != "field"}
-            mask = cross_attention_mask(ids, image, one["aspect_ratio_mask"])
+            one |= {"cross_attention_mask": cross_attention_mask(ids, image, one["aspect_ratio_mask"])}
             with torch.no_grad():
-                out = model(ids, torch.ones_like(ids), keep=keep, cross_attention_mask=mask, **one)
+                prompt = torch.tensor([whole.prompt_mask])
+                out = model(ids, torch.ones_like(ids), prompt_mask=prompt, keep=keep, **one)
             assert value == pytest.approx(-float(text_loss(out.logits, targets)), abs=1e-3)
 
 
@@ -446,6 +462,40 @@ def test_a_photograph_is_seen_once_for_all_questions_about_it(opened):
     for hook in hooks:
         hook.remove()
     assert not passes
+
+
+def test_greedy_answers_go_without_a_word_on_the_models_sampling_settings(opened, caplog):
+    model, _ = opened
+    assert model.generation_config.temperature == 0.6
+    logger = logging.getLogger("transformers")
+    monkey = logger.propagate
+    logger.propagate = True
+    try:
+        model.generate_answers(model.processor(pictures(1)), asked(model, "What?"), max_new_tokens=2)
+    finally:
+        logger.propagate = monkey
+    assert caplog.text == ""
+
+
+def test_a_text_model_of_llama_3_gets_the_prefix_and_answers_in_batches_as_alone(world, tmp_path):
+    cfg, manifest = world
+    language = replace(cfg.language, model=str(tiny_llama3(tmp_path / "llama3")), image_size=0)
+    model, batch = build((replace(cfg, language=language), manifest))
+    model.eval()
+    assert model.processor.image_token == "<|reserved_special_token_0|>" and not batch.backbone
+    assert (batch.input_ids == model.processor.tokenizer.bos_token_id).sum(1).tolist() == [1, 1, 1]
+    with torch.no_grad():
+        fused = run(model, batch).logits
+        for hook in model.hooks:
+            hook.remove()
+        prefix = model.see(batch.pixel_values, batch.unet_pixels)[1]
+        plain = stock(model)(inputs_embeds=model.embed(batch.input_ids, prefix), attention_mask=batch.attention_mask)
+    assert torch.equal(fused, plain.logits)
+    model, _ = build((replace(cfg, language=language), manifest))
+    open_gates(model)
+    x, talks = model.processor(pictures(2)), asked(model, "What is the diagnosis?", "Are there any hard exudates here?")
+    together = model.generate_answers(x, talks, max_new_tokens=8)
+    assert together == [model.generate_answers(x.select([i]), [talks[i]], max_new_tokens=8)[0] for i in range(2)]
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
