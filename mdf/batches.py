@@ -22,6 +22,7 @@ from mdf.imaging.cache import PreparedCache, file_of
 from mdf.imaging.decode import load_image, load_mask
 from mdf.imaging.preprocess import Crop, Prepared
 from mdf.records import FundusRecord, Manifest
+from mdf.tiles import cross_attention_mask
 from mdf.vocabulary import entries
 
 
@@ -51,12 +52,14 @@ class Batch:
     label_sets: Tensor | None = None  # bool [B,D], which of the vocabulary's D names the diagnosis holds
     patients: Tensor | None = None  # int64 [P,2], rows of each patient's left and right eye (`eyes_of`); -1 = none here
     missing: list[str] = dataclasses.field(default_factory=list)  # files that are gone; their rows serve no loss
-    backbone: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # the language model's own image tensors
+    # the language model's own image tensors: those of `mdf.tiles.TILES` and cross_attention_mask int64 [B,T,1,tiles]
+    backbone: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with every tensor on `device`."""
         moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return Batch(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **moved})
+        backbone = {name: tensor.to(device) for name, tensor in self.backbone.items()}
+        return Batch(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **moved, "backbone": backbone})
 
     @property
     def supervised(self) -> int:
@@ -202,6 +205,7 @@ class FundusDataset(torch.utils.data.Dataset):
             field=torch.zeros(1, side, side, dtype=torch.bool),
             masks=torch.zeros(count, side, side),
             mask_known=torch.zeros(count, dtype=torch.bool),
+            picture=torch.zeros(3, own, own, dtype=torch.uint8) if (own := sizes.language_size) else None,
         )
         conversation = self.bare_prompt() if self.want_text else None
         text, focus = "" if self.want_caption else None, self.focus(record, conversation)
@@ -313,7 +317,17 @@ def collate(samples: list[Sample], processor: Any) -> Batch:
         counts = (batch.labels[:, 1:] != IGNORED).sum(1).tolist()
         empty = [s.record.id for s, count in zip(samples, counts, strict=True) if not count and not s.silent]
         if empty:
-            raise ValueError(f"no supervised token in {', '.join(empty)}")
+            raise UserError(
+                f"no supervised token in {', '.join(empty)}: the conversation holds no answer; "
+                "leave the record out of the data"
+            )
+        if (batch.labels == processor.image_token_id).any():
+            raise UserError(f"an answer of {', '.join(batch.sample_ids)} holds {processor.image_token}: remove it")
+        batch.backbone = processor.tiles(prepared)
+        if batch.backbone:
+            batch.backbone["cross_attention_mask"] = cross_attention_mask(
+                batch.input_ids, processor.image_token_id, batch.backbone["aspect_ratio_mask"]
+            )
     captions = [s.caption for s in samples if s.caption is not None]
     if captions:
         fitted = [processor.fit_caption(c) for c in captions]

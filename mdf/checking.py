@@ -80,6 +80,7 @@ RANGES = {
     "fusion.gate_lr": "(0, 1]",
     "fusion.film.hidden": "[1, inf)",
     "language.prefix_side": "[1, inf)",
+    "language.image_size": "[0, inf)",
     "language.lora_rank": "[1, inf)",
     "language.lora_alpha": "(0, inf)",
     "language.lora_dropout": "[0, 1)",

@@ -118,9 +118,13 @@ class LanguageConfig:
     model: str = "smollm2-135m"  # local directory, hub id or bundled name
     revision: str | None = None  # of a hub id
     prefix_side: int = 4  # the encoder's patch grid is pooled to at most side x side prefix tokens
+    # pixels, side of the photograph for a vision tower of the language model's own; one tile up to the tile's side (560
+    # in Llama 3.2 Vision), else four. 0 = a text model, which has none
+    image_size: int = 0
     lora_rank: int = 16  # higher fits more and costs memory
     lora_alpha: float = 32.0  # LoRA scale is alpha / rank
     lora_dropout: float = 0.0  # probability
+    # projections of the decoder layers, in every block (q_proj) or in one (self_attn.q_proj, cross_attn.q_proj)
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     attention: str = "sdpa"  # sdpa | eager: the language model's own attention
     gradient_checkpointing: bool = False  # true: less memory, about 30 % more time

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from mdf import curriculum
+from mdf.chat_template import control_tokens, render, with_photograph
 from mdf.config import DialogueConfig
 from mdf.errors import UserError
 from mdf.records import FundusRecord
@@ -70,6 +71,7 @@ class Encoded:
     findings: list[str | None]  # of a supervised token the lesion that its answer speaks of
     branch: list[int] | None = None  # number of the question that a token belongs to, 0 = all; None = one conversation
     dropped: int = field(default=0, compare=False)  # question-answer turns that max_length left no room for
+    shared: int = field(default=0, compare=False)  # tokens before the words of the first question
 
 
 class Prompts:
@@ -268,12 +270,6 @@ def converse(
     return turns
 
 
-def render(turns: list[Turn], tokenizer: Any, *, generate: bool = False) -> str:
-    """The conversation in the language model's own chat template."""
-    messages = [{"role": t.role, "content": t.content} for t in turns]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
-
-
 def encode_apart(
     turns: list[Turn], tokenizer: Any, image_token: str, image_tokens: int, *, max_length: int = 0
 ) -> Encoded:
@@ -285,8 +281,7 @@ def encode_apart(
     first_user = next(i for i, t in enumerate(turns) if t.role == "user")
     head, pairs = turns[:first_user], list(zip(turns[first_user::2], turns[first_user + 1 :: 2], strict=True))
     alone = [encode([*head, *pair], tokenizer, image_token, image_tokens, max_length=max_length) for pair in pairs]
-    image_id = tokenizer.convert_tokens_to_ids(image_token)
-    shared = 2 + max(i for i, token in enumerate(alone[0].input_ids) if token == image_id)  # the line's end, too
+    shared = alone[0].shared
     if any(e.input_ids[:shared] != alone[0].input_ids[:shared] for e in alone):
         raise UserError("a question changes the tokens before it; this language model is not supported")
     first = alone[0]
@@ -301,7 +296,7 @@ def encode_apart(
         findings = findings + one.findings[shared:]
         branch += [number] * (len(one.input_ids) - shared)
     # what FiLM may read is what all of them share
-    return Encoded(ids, labels, [number == 0 for number in branch], findings, branch, dropped)
+    return Encoded(ids, labels, [number == 0 for number in branch], findings, branch, dropped, shared)
 
 
 @cache
@@ -336,15 +331,21 @@ def encode(
                 f"the text holds {image_token!r}, which stands for the photograph; "
                 "remove it from the question or prompt"
             )
-    first_user = next(i for i, t in enumerate(turns) if t.role == "user")
-    placeholder = image_token * image_tokens + ("\n" if image_tokens else "")
-    turns = [replace(t, content=placeholder + t.content) if i == first_user else t for i, t in enumerate(turns)]
-    text = render(turns, tokenizer, generate=generate)
+        if "<" in turn.content and (named := [t for t in control_tokens(tokenizer) if t in turn.content]):
+            raise UserError(f"the text holds {named[0]!r}, which ends or opens a turn to the language model; remove it")
+    if max_length and image_tokens >= max_length:
+        raise UserError(
+            f"the photograph alone takes {image_tokens} of dialogue.max_length={max_length} tokens; "
+            "raise it, or lower language.prefix_side"
+        )
+    shown = with_photograph(turns, tokenizer, image_token, image_tokens)
+    text = render(shown, tokenizer, generate=generate, image_token=image_token)
     spans = []
-    for i, turn in enumerate(turns):
+    for i, turn in enumerate(shown):
         if turn.role != "assistant":
             continue
-        head, whole = render(turns[:i], tokenizer, generate=True), render(turns[: i + 1], tokenizer)
+        head = render(shown[:i], tokenizer, generate=True, image_token=image_token)
+        whole = render(shown[: i + 1], tokenizer, image_token=image_token)
         if not (whole.startswith(head) and text.startswith(whole.rstrip())):
             raise UserError(
                 "the chat template does not render a conversation turn by turn; this language model is not supported"
@@ -368,8 +369,10 @@ def encode(
                 f"a conversation of {len(ids)} tokens is longer than dialogue.max_length={max_length}; raise it"
             )
         tell_dropped(max_length)
-        turns = [replace(t, content=t.content.removeprefix(placeholder)) for t in turns[: users[-1]]]
-        shorter = encode(turns, tokenizer, image_token, image_tokens, max_length=max_length)
+        shorter = encode(turns[: users[-1]], tokenizer, image_token, image_tokens, max_length=max_length)
         return replace(shorter, dropped=shorter.dropped + 1)
     prompt_end = next((i for i, label in enumerate(labels) if label != IGNORED), len(ids))
-    return Encoded(ids, labels, [i < prompt_end for i in range(len(ids))], findings)
+    question = next(t.content for t in turns if t.role == "user").strip()
+    words = text.find(question, text.rfind(image_token) if image_tokens else 0)
+    shared = sum(b <= words for _, b in offsets)
+    return Encoded(ids, labels, [i < prompt_end for i in range(len(ids))], findings, shared=shared)

@@ -15,6 +15,7 @@ from mdf.imaging.preprocess import Preprocessing
 from mdf.processor import MDFProcessor
 from mdf.records import FundusRecord, Manifest
 from mdf.resources import bundled
+from mdf.tiles import load_image_processor
 
 SIDE = 64  # pixels a photograph is prepared to, since it is only checked that it can be
 
@@ -170,11 +171,13 @@ def tokens_of(cfg: Config, prompts: Prompts) -> MDFProcessor:
     with torch.device("meta"):  # shapes alone, to count the photograph's tokens
         encoder = FundusEncoder(cfg.encoder, load=False)
     side, (rows, columns) = cfg.language.prefix_side, encoder.grid
+    own = load_image_processor(folder if folder.is_dir() else name) if cfg.language.image_size else None
     return MDFProcessor(
         tokenizer,
         Preprocessing(),
         prompts,
-        image_tokens=min(side, rows) * min(side, columns),
+        image_tokens=min(side, rows) * min(side, columns) if own is None else 1,
+        image_processor=own,
         context_length=encoder.context_length,
         captions=captions_of(encoder.architecture),
     )

@@ -1,5 +1,6 @@
 """MDFProcessor: what stands between a photograph or a question and the model's tensors; saved with a checkpoint."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,9 +17,11 @@ from mdf.errors import UserError
 from mdf.files import read_json
 from mdf.imaging.decode import load_image
 from mdf.imaging.preprocess import Prepared, Preprocessing
+from mdf.tiles import TILES, cut_tiles, load_image_processor
 
 # An existing, otherwise unused token of each tokenizer, so that embeddings are never resized.
-IMAGE_TOKENS = ("<filename>", "<|image|>", "<|reserved_special_token_0|>")
+IMAGE_TOKENS = ("<filename>", "<|reserved_special_token_0|>")
+OWN_IMAGE_TOKEN = "<|image|>"  # of a language model with a vision tower of its own
 PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "<unk>")
 
 
@@ -38,8 +41,10 @@ def choose_token(tokenizer: Any, names: tuple[str, ...], purpose: str) -> str:
 
 
 class Inputs(dict):
-    """Tensors of one or more prepared photographs: pixel_values [N,3,S,S], unet_pixels [N,3,U,U], field [N,1,U,U]; and
-    after `MDFModel.look` what the language model reads of them: prefix [N,P,d], memory_kv [N,A,2,n,G²+1,64].
+    """Tensors of one or more prepared photographs: pixel_values [N,3,S,S], unet_pixels [N,3,U,U], field [N,1,U,U].
+
+    For a language model with a vision tower of its own what TILES names, too; and after `MDFModel.look` what the
+    language model reads of them: prefix [N,P,d] or cross_attention_states [N,·,d], memory_kv [N,A,2,n,G²+1,64].
     """
 
     @classmethod
@@ -52,8 +57,8 @@ class Inputs(dict):
 
     def blank(self) -> "Inputs":
         """The same shapes with every pixel at the mean colour: no difference to a model that ignores the photograph."""
-        pixels = {k: torch.zeros_like(self[k]) for k in ("pixel_values", "unet_pixels")}
-        return Inputs({**pixels, "field": self["field"]})
+        blank = {k: torch.zeros_like(self[k]) for k in ("pixel_values", "unet_pixels", "tiles") if k in self}
+        return Inputs({**{k: self[k] for k in ("field", *TILES) if k in self}, **blank})
 
     def select(self, rows: list[int]) -> "Inputs":
         """The photographs `rows`, in that order, repetitions allowed."""
@@ -63,8 +68,11 @@ class Inputs(dict):
 class MDFProcessor:
     """Tokenizer, preprocessing, prompts and candidate diagnoses of one model.
 
-    `image_tokens` is the number of prefix tokens that a photograph takes in the language model's input.
+    `image_tokens` is the number of tokens that a photograph takes in the language model's input; `image_processor`, of
+    a language model with a vision tower of its own, cuts its pictures to tiles.
     """
+
+    image_processor: Any = None  # of a language model with a vision tower of its own
 
     def __init__(
         self,
@@ -76,10 +84,13 @@ class MDFProcessor:
         context_length: int = 77,
         diagnoses: tuple[str, ...] = (),
         captions: CaptionTokenizer | None = None,
+        image_processor: Any = None,
     ):
         self.tokenizer, self.preprocessing, self.prompts = tokenizer, preprocessing, prompts
         self.image_tokens, self.context_length, self.diagnoses = image_tokens, context_length, tuple(diagnoses)
-        self.image_token = choose_token(tokenizer, IMAGE_TOKENS, "the image placeholder")
+        self.image_processor = image_processor
+        names = IMAGE_TOKENS if image_processor is None else (OWN_IMAGE_TOKEN,)
+        self.image_token = choose_token(tokenizer, names, "the image placeholder")
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         pad = choose_token(tokenizer, PAD_TOKENS, "padding that differs from the end token")
         self.pad_id = tokenizer.convert_tokens_to_ids(pad)
@@ -90,7 +101,17 @@ class MDFProcessor:
         prepared = [
             self.preprocessing.prepare(self.decode(i)) for i in (images if isinstance(images, list) else [images])
         ]
-        return Inputs.of(prepared)
+        return self.inputs(prepared)
+
+    def inputs(self, prepared: list[Prepared]) -> Inputs:
+        """Prepared photographs side by side, with their tiles where the language model sees for itself."""
+        return Inputs({**Inputs.of(prepared), **self.tiles(prepared)})
+
+    def tiles(self, prepared: list[Prepared]) -> dict[str, Tensor]:
+        """The tensors TILES of prepared photographs, from the language model's own image processor, or nothing."""
+        if self.image_processor is None:
+            return {}
+        return cut_tiles(self.image_processor, [p.picture for p in prepared if p.picture is not None])
 
     @staticmethod
     def decode(image: Any) -> np.ndarray:
@@ -150,10 +171,20 @@ class MDFProcessor:
             tell_cut()
         return self.caption_ids(fitted)
 
+    def tokens(self) -> dict[str, Any]:
+        """What of the tokenizer a model was trained with: its special tokens with their ids, size, chat template."""
+        names = {"image": self.image_token, "pad": self.tokenizer.convert_ids_to_tokens(self.pad_id)}
+        names |= {"bos": self.tokenizer.bos_token, "eos": self.tokenizer.eos_token}
+        found: dict[str, Any] = {k: [name, self.tokenizer.get_vocab().get(name)] for k, name in names.items()}
+        template = hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()[:12]
+        return {**found, "size": len(self.tokenizer), "template": template}
+
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer/, captions/, preprocessing.json and prompts/ into a checkpoint directory."""
+        """Write tokenizer/, image_processor/, captions/, preprocessing.json and prompts/ into a checkpoint."""
         folder = Path(folder)
         self.tokenizer.save_pretrained(folder / "tokenizer")
+        if self.image_processor is not None:
+            self.image_processor.save_pretrained(folder / "image_processor")
         (folder / "preprocessing.json").write_text(
             json.dumps(
                 {
@@ -162,6 +193,7 @@ class MDFProcessor:
                     "image_tokens": self.image_tokens,
                     "context_length": self.context_length,
                     "diagnoses": list(self.diagnoses),
+                    "tokens": self.tokens(),
                 },
                 indent=1,
             )
@@ -181,7 +213,7 @@ class MDFProcessor:
         names = ("image_tokens", "context_length", "diagnoses", "hash")
         if lacking := [name for name in names if name not in values]:
             raise UserError(f"{folder / 'preprocessing.json'}: {', '.join(lacking)} is missing; restore the file")
-        extra = {k: values.pop(k) for k in names}
+        extra, tokens = {k: values.pop(k) for k in names}, values.pop("tokens", None)
         expected = extra.pop("hash")
         preprocessing = Preprocessing.from_dict(values)
         if preprocessing.hash() != expected:
@@ -198,4 +230,14 @@ class MDFProcessor:
                 f"{folder / 'tokenizer'} is missing or damaged ({reason}); take the checkpoint again from its run"
             ) from error
         captions = CaptionTokenizer.load(folder, extra["context_length"])
-        return cls(tokenizer, preprocessing, Prompts(folder / "prompts"), captions=captions, **extra)
+        own = load_image_processor(folder / "image_processor") if preprocessing.language_size else None
+        made = cls(
+            tokenizer, preprocessing, Prompts(folder / "prompts"), captions=captions, image_processor=own, **extra
+        )
+        had, has = tokens or {}, made.tokens()  # older checkpoints did not write them down
+        if other := [f"{k} was {had[k]}, is {has[k]}" for k in had if had[k] != has[k]]:
+            raise UserError(
+                f"{folder / 'tokenizer'} is not the tokenizer that the checkpoint was trained with "
+                f"({'; '.join(other)}); take the checkpoint again from its run"
+            )
+        return made

@@ -60,10 +60,9 @@ def load_inputs(
         masks = {n: load_mask(manifest.path(record.masks[n])) for n in mask_names if n in record.masks}
         image = load_image(manifest.path(record.image))
         prepared.append(model.processor.preprocessing.prepare(image, masks=masks, mask_names=tuple(mask_names)))
-    inputs = Inputs(
-        {k: torch.stack([getattr(p, k) for p in prepared]) for k in ("pixel_values", "unet_pixels", "field")}
-    )
-    return inputs.to(model.device), [(p.masks.numpy(), p.mask_known.numpy()) for p in prepared]
+    return model.processor.inputs(prepared).to(model.device), [
+        (p.masks.numpy(), p.mask_known.numpy()) for p in prepared
+    ]
 
 
 def embed(model: Any, inputs: Inputs, features: str = "embedding") -> np.ndarray:

@@ -39,16 +39,17 @@ class Prepared:
     field: torch.Tensor  # bool [1, U, U], inside the field of view
     masks: torch.Tensor  # float32 {0, 1} [K, U, U], zeros where not known
     mask_known: torch.Tensor  # bool [K]
+    picture: torch.Tensor | None = None  # uint8 [3, T, T] for the language model's own image processor
 
 
 @dataclass(frozen=True)
 class Crop:
     """What of a photograph is the same in every epoch: cut to its field and scaled, not yet augmented or normalised.
 
-    M = max(S, U). A photograph that is to be augmented has one picture [M, M, 3] and `covers` [1+N, M, M] with the
+    M = max(S, U, T). A photograph that is to be augmented has one picture [M, M, 3] and `covers` [1+N, M, M] with the
     share of each pixel that the field and the N masks cover, in 200ths. One that is not has two, [S, S, 3] and
     [U, U, 3], and `covers` {0, 1} [1+N, U, U]. Where the encoder is not shown the field (`Preprocessing.resize`), there
-    are always two, [S, S, 3] its own, and M = U.
+    are always two, [S, S, 3] its own, and M = max(U, T). Where T > 0, what is not to be augmented has [T, T, 3], too.
     """
 
     pictures: tuple[torch.Tensor, ...]  # uint8
@@ -105,7 +106,8 @@ class Preprocessing:
     unet_mean: tuple[float, ...] = IMAGENET_MEAN
     unet_std: tuple[float, ...] = IMAGENET_STD
     crop_field: bool = True  # cut to the box round the field of view
-    resize: str = "field"  # of RESIZES, what the encoder is shown; the U-Net is always shown the field
+    resize: str = "field"  # of RESIZES, what the encoder is shown; the others are always shown the field
+    language_size: int = 0  # T, pixels; 0 = the language model has no vision tower of its own
     version: int = 2  # of the algorithm below; raised when its pixels change
 
     def to_dict(self) -> dict:
@@ -133,6 +135,8 @@ class Preprocessing:
         values = self.to_dict()
         if self.resize == "field":
             del values["resize"]  # checkpoints from before there was a choice keep their hash
+        if not self.language_size:
+            del values["language_size"]  # likewise
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     def prepare(
@@ -174,7 +178,7 @@ class Preprocessing:
         ).to(torch.float32)
         whole = () if self.resize == "field" else (_last(_whole(image, self.encoder_size, self.resize)),)
         if augmented:
-            side = self.unet_size if whole else max(self.encoder_size, self.unet_size)
+            side = max(self.unet_size, self.language_size, 0 if whole else self.encoder_size)
             covers = _resize(covers, side).mul_(STEPS).ceil_().clamp_(0, STEPS).to(torch.uint8)
             picture = _last(_resize(square, side) * (covers[:1] > STEPS // 2))
             return Crop((*whole, picture), covers, tuple(given), True)
@@ -183,7 +187,8 @@ class Preprocessing:
         covers = torch.cat([inside, covers[1:] > MASK_COVERAGE]).to(torch.uint8)
         unet = _resize(square, self.unet_size) * inside
         encoder = whole or (_last(_resize(square, self.encoder_size)),)
-        return Crop((*encoder, _last(unet)), covers, tuple(given), False)
+        own = (_last(_resize(square, self.language_size)),) if self.language_size else ()
+        return Crop((*encoder, _last(unet), *own), covers, tuple(given), False)
 
     def finish(self, crop: Crop, mask_names: tuple[str, ...] = (), transform: Transform | None = None) -> Prepared:
         """The rest of `prepare`: `transform` on a crop made with `augmented`, and normalising.
@@ -193,7 +198,7 @@ class Preprocessing:
         if crop.augmented != (transform is not None):
             raise ValueError("a crop is augmented where it was made for that, and only there")
         if transform is None:
-            encoder, unet = (picture.permute(2, 0, 1) for picture in crop.pictures)
+            encoder, unet, *own = (picture.permute(2, 0, 1) for picture in crop.pictures)
             inside, covers = crop.covers[:1].bool(), crop.covers[1:]
         else:
             picture, field = crop.pictures[-1].numpy(), crop.covers[0].numpy() > STEPS // 2
@@ -205,6 +210,7 @@ class Preprocessing:
             covers = _resize(both[3:], self.unet_size)
             inside, covers = covers[:1] > 0.5, covers[1:] > MASK_COVERAGE
             unet = _resize(square, self.unet_size) * inside
+            own = [_resize(square, self.language_size)] if self.language_size else []
             if self.resize == "field":
                 encoder = _resize(square, self.encoder_size)
             else:
@@ -221,6 +227,7 @@ class Preprocessing:
             field=inside,
             masks=masks,
             mask_known=torch.tensor([name in crop.names for name in mask_names], dtype=torch.bool),
+            picture=own[0].contiguous() if own else None,
         )
 
 

@@ -11,7 +11,10 @@ from torch import Tensor
 from mdf.batches import pad
 from mdf.dialogue import Turn
 from mdf.models.configuration import CACHE
+from mdf.models.language import bare
+from mdf.models.mllama import see_tiles
 from mdf.processor import Inputs
+from mdf.tiles import cross_attention_mask, read_on
 
 if TYPE_CHECKING:
     from mdf.models.fusion import MDFModel
@@ -31,16 +34,21 @@ def prompts(model: "MDFModel", conversations: list[list[Turn]]) -> tuple[dict[st
 
 @torch.no_grad()
 def look(model: "MDFModel", inputs: Inputs) -> Inputs:
-    """The photographs with what the language model reads of them: prefix [N,P,d] and memory_kv, seen once for all
-    calls that get the result. Where the memory depends on the prompt (film.condition image+prompt), unchanged.
+    """The photographs with what the language model reads of them, seen once for all calls that get the result.
+
+    That is memory_kv and prefix [N,P,d], or cross_attention_states of a tower of its own. Where the memory depends on
+    the prompt (film.condition image+prompt), unchanged.
     """
-    if model.fusion.uses_prompt or "prefix" in inputs:
+    if model.fusion.uses_prompt or {"prefix", "cross_attention_states"} & inputs.keys():
         return inputs
     was, _ = model.training, model.eval()
-    _, prefix, memory, _ = model.see(inputs["pixel_values"].to(model.device), inputs["unet_pixels"].to(model.device))
+    inputs = inputs.to(model.device)
+    _, prefix, memory, _ = model.see(inputs["pixel_values"], inputs["unet_pixels"])
+    states = see_tiles(bare(model.language), inputs).get("cross_attention_states")
+    kv = None if memory is None else model.fusion.memory_kv(memory)
     model.train(was)
-    kv = {} if memory is None else {"memory_kv": model.fusion.memory_kv(memory)}
-    return Inputs({**inputs, "prefix": prefix, **kv})
+    found = {"prefix": prefix, "memory_kv": kv, "cross_attention_states": states}
+    return Inputs({**inputs, **{name: tensor for name, tensor in found.items() if tensor is not None}})
 
 
 @torch.no_grad()
@@ -88,35 +96,46 @@ def score(
     rows = list(range(len(conversations))) if rows is None else rows
     n = max(map(len, candidates))
     text, prompt_ids = prompts(model, conversations)
+    shared = min(_common(prompt_ids), min(map(len, prompt_ids)) - 1)
+    if len(rows) > 1 and model.processor.image_token_id not in prompt_ids[0][:shared]:  # they differ before it
+        one = [
+            score(model, inputs, [c], [o], rows=[r]) for c, o, r in zip(conversations, candidates, rows, strict=True)
+        ]
+        model.train(was)
+        return [row for rows_ in one for row in rows_]
     if model.fusion.uses_prompt:  # each conversation has its own memory
         at = list(range(len(rows)))  # of those whose memory is made, the one of each conversation
         pixels = inputs.select(rows).to(model.device)
-        pooled = model.pooled_prompt(
-            model.get_input_embeddings()(text["input_ids"]), text["input_ids"], text["prompt_mask"]
-        )
+        pooled = model.prompt_of(text["input_ids"], text["prompt_mask"])
         _, prefix, memory, _ = model.see(pixels["pixel_values"], pixels["unet_pixels"], pooled)
         kv = None if memory is None else model.fusion.memory_kv(memory)
+        seen = Inputs({**pixels, **see_tiles(bare(model.language), pixels), "prefix": prefix})
     else:
         used = sorted(set(rows))
         at = [used.index(row) for row in rows]
         seen = look(model, inputs.select(used)).to(model.device)
-        prefix, kv = seen["prefix"], seen.get("memory_kv")
+        kv = seen.get("memory_kv")
+    tiles = seen.get("aspect_ratio_mask")  # of a language model with a tower of its own, which all tokens read
 
-    shared = min(_common(prompt_ids), min(map(len, prompt_ids)) - 1)
-    head = torch.tensor(prompt_ids[0][:shared], device=model.device).expand(len(prefix), -1)
+    head = torch.tensor(prompt_ids[0][:shared], device=model.device).expand(len(seen["pixel_values"]), -1)
     out = model(
-        input_ids=head, attention_mask=torch.ones_like(head), prefix=prefix, memory_kv=kv, use_cache=True,
-        logits_to_keep=1,
+        input_ids=head, attention_mask=torch.ones_like(head), prefix=seen.get("prefix"), memory_kv=kv, use_cache=True,
+        cross_attention_states=seen.get("cross_attention_states"), logits_to_keep=1,
+        cross_attention_mask=(
+            None if tiles is None else cross_attention_mask(head, model.processor.image_token_id, tiles)
+        ),
     )  # fmt: skip
     cache = getattr(out, CACHE)
     choice = torch.tensor(at, device=model.device)
     cache.batch_select_indices(choice)
     kv = None if kv is None else kv[choice]
+    tiles = None if tiles is None else tiles[choice]
     own = pad([ids[shared:] for ids in prompt_ids], model.processor.pad_id, left=True).to(model.device)
     own_mask = pad([[1] * (len(ids) - shared) for ids in prompt_ids], 0, left=True).to(model.device)
     before = torch.cat([own_mask.new_ones(len(own), shared), own_mask], 1)
     question = model(
         input_ids=own, attention_mask=before, position_ids=(before.cumsum(1) - 1)[:, shared:].clamp(min=0),
+        cross_attention_mask=None if tiles is None else read_on(tiles, own.shape[1]),
         memory_kv=kv, cache=cache, use_cache=True, logits_to_keep=1,
     )  # fmt: skip
     cache.batch_repeat_interleave(n)
@@ -137,6 +156,7 @@ def score(
     tail = model(
         input_ids=tokens, attention_mask=torch.cat([before, mask], 1),
         position_ids=start + torch.arange(tokens.shape[1], device=model.device),
+        cross_attention_mask=None if tiles is None else read_on(tiles.repeat_interleave(n, 0), tokens.shape[1]),
         memory_kv=kv, cache=cache, use_cache=True,
     )  # fmt: skip
     first = question.logits[:, -1].repeat_interleave(n, 0)[:, None]

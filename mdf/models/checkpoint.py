@@ -61,7 +61,8 @@ def own_tensors(model: "MDFModel") -> dict[str, Tensor]:
 
 def tied(model: "MDFModel", name: str) -> bool:
     """Whether `name` is the output head that shares its tensor with the word embeddings."""
-    return name.endswith(".lm_head.weight") and bare(model.language).config.tie_word_embeddings
+    base = bare(model.language)
+    return name.endswith(".lm_head.weight") and base.lm_head.weight is base.get_input_embeddings().weight
 
 
 def save(model: "MDFModel", folder: Path) -> None:

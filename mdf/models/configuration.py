@@ -66,7 +66,7 @@ class MDFConfig(PretrainedConfig):
         from transformers import AutoConfig
 
         values = dict(self.language)
-        return AutoConfig.for_model(values.pop("model_type"), **values)
+        return AutoConfig.for_model(values.pop("model_type"), **values).get_text_config()
 
 
 @dataclass

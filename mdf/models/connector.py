@@ -1,7 +1,8 @@
 """The connector: what stands between the two image towers and the language model.
 
 FiLM on each U-Net skip, patch projection into the memory, gated cross-attention adapters that read it, and the
-projected prefix of encoder tokens that a text-only LLaMA sees at its image placeholder (as in LLaVA).
+projected prefix of encoder tokens that a text-only LLaMA sees at its image placeholder (as in LLaVA). A language model
+with a vision tower of its own gets no prefix.
 
 Shapes: B photographs, L depths, G² memory vectors, m memory width, A adapters, n heads of 64, d language width,
 C encoder token width, E embedding width, P = side² prefix tokens, K masks, U the U-Net's input side.
@@ -21,14 +22,28 @@ from mdf.models.patches import PatchProjection
 from mdf.models.readings import readings, width
 
 
-def adapter_layers(cfg: FusionConfig, count: int) -> tuple[int, ...]:
-    """Language layers that get an adapter: `fusion.layers`, or `fusion.adapters` many spread evenly over `count`."""
+def adapter_layers(cfg: FusionConfig, count: int, cross: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Language layers that get an adapter: `fusion.layers`, or `fusion.adapters` many spread evenly over `count`.
+
+    A language model whose layers `cross` read image states of its own has them right after some of these: it leaves
+    such a layer out where there is no photograph, and an adapter on it would never run.
+    """
     if not cfg.depths:
         return ()
-    layers = cfg.layers or tuple(int((i + 0.5) * count / cfg.adapters) for i in range(cfg.adapters))
+    sites = tuple(k + 1 for k in cross if k + 1 < count and k + 1 not in cross) if cross else tuple(range(count))
+    if not cfg.layers and cfg.adapters > len(sites):
+        raise UserError(
+            f"fusion.adapters: {cfg.adapters} do not fit; this language model has {len(sites)} layers for them"
+        )
+    layers = cfg.layers or tuple(sites[int((i + 0.5) * len(sites) / cfg.adapters)] for i in range(cfg.adapters))
     if len(set(layers)) != len(layers) or min(layers) < 0 or max(layers) >= count:
         raise UserError(
             f"fusion.layers: {list(layers)} are not different layers of a language model with layers 0 to {count - 1}"
+        )
+    if wrong := sorted(set(layers) & set(cross)):
+        raise UserError(
+            f"fusion.layers: {wrong} are cross-attention layers of the language model, which it leaves out without a "
+            f"photograph; the layers after them are {list(sites)}"
         )
     if len(layers) < len(cfg.depths):
         raise UserError(
@@ -44,6 +59,7 @@ class Prefix(nn.Module):
     def __init__(self, width: int, grid: tuple[int, int], side: int, language_width: int, embedding_rms: float):
         super().__init__()
         self.side = (min(side, grid[0]), min(side, grid[1]))
+        self.tokens = self.side[0] * self.side[1]
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, language_width), nn.GELU(), nn.Linear(language_width, language_width))
         self.scale = nn.Parameter(torch.full((language_width,), embedding_rms))
@@ -54,9 +70,28 @@ class Prefix(nn.Module):
         x = self.mlp(self.norm(x))
         return F.rms_norm(x, x.shape[-1:]) * self.scale
 
+    @staticmethod
+    def place(embeds: Tensor, at: Tensor, prefix: Tensor) -> Tensor:
+        """Word embeddings [B,T,d] with the prefix [B,P,d] at the placeholders `at` bool [B,T]."""
+        counts = at.sum(1)
+        if (counts != prefix.shape[1]).any():
+            raise ValueError(f"rows hold {counts.tolist()} image tokens where the photograph has {prefix.shape[1]}")
+        return embeds.masked_scatter(at[..., None], prefix.to(embeds.dtype))
+
+
+def pooled_prompt(embeds: Tensor, prompt: Tensor | None) -> Tensor:
+    """Mean [B,d] of the word embeddings [B,T,d] of `prompt` bool [B,T], the words before the first answer."""
+    if prompt is None:
+        raise ValueError("prompt_mask [B,T] is missing: film.condition image+prompt reads the prompt")
+    mask = prompt[..., None].to(embeds.dtype)
+    return ((embeds * mask).sum(1) / mask.sum(1).clamp(min=1)).float()
+
 
 class Fusion(nn.Module):
-    """Memory, adapters and prefix. With `depths: []` only the prefix is left: the baseline MLLM."""
+    """Memory, adapters and prefix. With `depths: []` only the prefix is left: the baseline MLLM.
+
+    `cross_layers` are those of a language model with a vision tower of its own, which needs no prefix.
+    """
 
     def __init__(
         self,
@@ -71,14 +106,17 @@ class Fusion(nn.Module):
         embed_dim: int,
         language_width: int,
         language_layers: int,
+        cross_layers: tuple[int, ...] = (),
         embedding_rms: float,
         hidden_rms: list[float] | None = None,
     ):
         super().__init__()
         self.depths = cfg.depths
-        self.layers = adapter_layers(cfg, language_layers)
+        self.layers = adapter_layers(cfg, language_layers, cross_layers)
         self.width = (cfg.width or min(language_width, 1024)) // HEAD * HEAD
-        self.prefix = Prefix(encoder_width, encoder_grid, language.prefix_side, language_width, embedding_rms)
+        self.prefix: Prefix | None = None
+        if not cross_layers:
+            self.prefix = Prefix(encoder_width, encoder_grid, language.prefix_side, language_width, embedding_rms)
         self.uses_prompt = bool(self.depths) and cfg.film.condition == "image+prompt"
         self.condition: FilmCondition | None = None
         hidden = 0 if cfg.film.condition == "none" else cfg.film.hidden
@@ -115,6 +153,11 @@ class Fusion(nn.Module):
         """Memory [B,L,G²,m] -> keys and values of every adapter [B,A,2,n,G²+1,64]."""
         adapters = [cast(GatedCrossAttention, a) for a in self.adapters]
         return torch.stack([a.keys_values(memory[:, self.depth_of(i)]) for i, a in enumerate(adapters)], 1)
+
+    def lacks(self, prefix: Tensor | None, memory: Tensor | None, memory_kv: Tensor | None) -> bool:
+        """Whether something that the language model reads of the photograph through us is not computed yet."""
+        unread = bool(self.depths) and memory is None and memory_kv is None
+        return unread or (self.prefix is not None and prefix is None)
 
     def describe(self) -> list[str]:
         """One line an adapter and a depth, for the table printed at start."""

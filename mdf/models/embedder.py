@@ -44,8 +44,9 @@ class Embedder:
         self.device = torch.device(device)
         self.encoder = encoder.eval().requires_grad_(False).to(self.device)
         side = processor.preprocessing.encoder_size
-        # the U-Net's input is not looked at: as small as the encoder's
-        processor.preprocessing = replace(processor.preprocessing, unet_size=side)
+        # the U-Net's input is not looked at: as small as the encoder's; nor is the language model's own
+        processor.preprocessing = replace(processor.preprocessing, unet_size=side, language_size=0)
+        processor.image_processor = None
         self.processor = processor
 
     @classmethod

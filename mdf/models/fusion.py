@@ -11,43 +11,38 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 
 from mdf.checking import CONTRASTS
 from mdf.config import Config, PartsConfig
 from mdf.dialogue import Prompts, Turn
-from mdf.imaging.preprocess import Preprocessing
 from mdf.models.chunks import in_chunks
 from mdf.models.configuration import CACHE, MDFConfig, MDFOutput
-from mdf.models.connector import Fusion
-from mdf.models.fundus_encoder import FundusEncoder, statistics
-from mdf.models.language import MEMORY, MemoryCarrier, attach_lora, bare, hidden_rms, hook_adapters, load_language
-from mdf.models.towers import captions_of, check_tokenizer, resolve
+from mdf.models.connector import Fusion, Prefix, pooled_prompt
+from mdf.models.fundus_encoder import FundusEncoder
+from mdf.models.generation import FusedGeneration
+from mdf.models.language import (
+    MemoryCarrier,
+    attach_lora,
+    bare,
+    checkpoint_layers,
+    decode,
+    has_tower,
+    hidden_rms,
+    hook_adapters,
+    load_language,
+)
+from mdf.models.mllama import cross_layers, sight
+from mdf.models.photographs import image_processor_of, preprocessing_of, refuse_sizes
+from mdf.models.towers import captions_of, check_tokenizer
 from mdf.models.unet import UNet
-from mdf.models.weights import normalisation
 from mdf.processor import Inputs, MDFProcessor
 from mdf.resources import bundled
 
 PARTS = ("encoder", "unet", "fusion", "language")
 
 
-def preprocessing_of(cfg: Config) -> Preprocessing:
-    """How the model of a configuration wants its photographs."""
-    side = cfg.encoder.size or resolve(cfg.encoder)["vision_cfg"]["image_size"]
-    encoder_mean, encoder_std = statistics(cfg.encoder)
-    unet_mean, unet_std = normalisation(cfg.unet.weights)
-    return Preprocessing(
-        encoder_size=side[0] if isinstance(side, list | tuple) else side,
-        unet_size=cfg.unet.size,
-        encoder_mean=encoder_mean,
-        encoder_std=encoder_std,
-        unet_mean=unet_mean,
-        unet_std=unet_std,
-        resize=cfg.encoder.resize,
-    )
-
-
-class MDFModel(PreTrainedModel, GenerationMixin):
+class MDFModel(PreTrainedModel, FusedGeneration):
     """The whole model. `build` makes one from a run's configuration, `from_pretrained` from a checkpoint directory."""
 
     config_class = MDFConfig
@@ -78,7 +73,8 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             encoder_grid=self.encoder.grid,
             embed_dim=self.encoder.embed_dim,
             language_width=embedding.shape[1],
-            language_layers=language.config.num_hidden_layers,
+            language_layers=language.config.get_text_config().num_hidden_layers,
+            cross_layers=cross_layers(language.config),
             embedding_rms=float(embedding.detach().float().pow(2).mean().sqrt()),
             hidden_rms=hidden_rms(language) if load_bases and fusion.depths else None,
         )
@@ -111,15 +107,17 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
         full = any(getattr(cfg, stage).parts.language.mode == "full" for stage in cfg.run.stages)
         language, tokenizer = load_language(cfg.language, torch.float32 if full else dtype)
+        refuse_sizes(cfg, language)
         model = cls(MDFConfig(mdf=sections, lora=lora), language=language, load_bases=load_bases)
         if cfg.language.gradient_checkpointing:
-            bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_layers(model.language)
         prompts = Prompts(Path(cfg.dialogue.prompts) if cfg.dialogue.prompts else bundled("prompts"))
         model.processor = MDFProcessor(
             tokenizer,
             preprocessing_of(cfg),
             prompts,
-            image_tokens=model.fusion.prefix.side[0] * model.fusion.prefix.side[1],
+            image_tokens=model.fusion.prefix.tokens if model.fusion.prefix else 1,
+            image_processor=image_processor_of(cfg) if has_tower(language) else None,
             context_length=model.encoder.context_length,
             diagnoses=diagnoses,
             captions=captions_of(model.encoder.architecture),
@@ -189,7 +187,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
 
     @property
     def device(self) -> torch.device:
-        return self.fusion.prefix.scale.device
+        return next(self.parameters()).device
 
     def get_input_embeddings(self) -> nn.Module:
         return bare(self.language).get_input_embeddings()
@@ -198,10 +196,13 @@ class MDFModel(PreTrainedModel, GenerationMixin):
 
     def see(
         self, pixel_values: Tensor, unet_pixels: Tensor | None, prompt: Tensor | None = None, *, masks: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Photographs -> unit embedding [B,E], prefix [B,P,d], memory [B,L,G²,m] or None, mask logits [B,K,U,U]."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Photographs -> unit embedding [B,E], prefix [B,P,d], memory [B,L,G²,m], mask logits [B,K,U,U] (or None each).
+
+        What a vision tower of the language model's own sees is beside it, see `mdf.models.mllama.see_tiles`.
+        """
         image_embeds, tokens = self.encoder(pixel_values)
-        prefix = self.fusion.prefix(tokens)
+        prefix = self.fusion.prefix(tokens) if self.fusion.prefix is not None else None
         memory = mask_logits = None
         if self.fusion.depths or masks:
             if unet_pixels is None:
@@ -222,12 +223,22 @@ class MDFModel(PreTrainedModel, GenerationMixin):
                     )  # the deepest stage feeds no skip: keep DDP from waiting for it
         return image_embeds, prefix, memory, mask_logits
 
-    def pooled_prompt(self, embeds: Tensor, input_ids: Tensor, prompt_mask: Tensor | None) -> Tensor:
-        """Mean word embedding [B,d] of the tokens before the first answer, image placeholders and padding left out."""
-        if prompt_mask is None:
-            raise ValueError("prompt_mask [B,T] is missing: film.condition image+prompt reads the prompt")
-        mask = (prompt_mask & (input_ids != self.processor.image_token_id))[..., None].to(embeds.dtype)
-        return ((embeds * mask).sum(1) / mask.sum(1).clamp(min=1)).float()
+    def prompt_of(self, input_ids: Tensor, prompt_mask: Tensor | None) -> Tensor | None:
+        """What FiLM reads of the prompt, [B,d]: placeholders and padding are left out. None where it reads nothing."""
+        if not self.fusion.uses_prompt:
+            return None
+        words = None if prompt_mask is None else prompt_mask & (input_ids != self.processor.image_token_id)
+        return pooled_prompt(self.get_input_embeddings()(input_ids), words)
+
+    def embed(self, input_ids: Tensor, prefix: Tensor | None) -> Tensor:
+        """Word embeddings [B,T,d] with the projected photograph [B,P,d] at the placeholders."""
+        if self.processor is None:
+            raise ValueError("model.processor is not set; use MDFModel.build or MDFModel.from_pretrained")
+        embeds = self.get_input_embeddings()(input_ids)
+        at = input_ids == self.processor.image_token_id
+        if prefix is None or (input_ids.shape[1] == 1 and not at.any()):
+            return embeds
+        return Prefix.place(embeds, at, prefix)
 
     def forward(  # type: ignore[override]
         self,
@@ -249,6 +260,9 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         memory: Tensor | None = None,
         memory_kv: Tensor | None = None,
         prefix: Tensor | None = None,
+        cross_attention_states: Tensor | None = None,
+        cross_attention_mask: Tensor | None = None,
+        logits_to_keep: int = 0,
         **backbone: Any,
     ) -> MDFOutput:
         """Everything that training differentiates.
@@ -264,11 +278,15 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             chunk: photographs, then captions, that the encoder holds at once where text is not wanted; 0 = all.
             memory, memory_kv: [B,L,G²,m], [B,A,2,n,G²+1,64] computed before; one row may serve several side by side.
             prefix: [B,P,d] computed before.
+            cross_attention_states: [B,N,d] of the language model's own tower, computed before.
+            cross_attention_mask: {0,1} [B,T,1,K], which of a photograph's tiles a token reads; never without, where the
+                language model has a tower (`mdf.tiles`).
+            logits_to_keep: logits of the last that many tokens only; 0 = all.
+            backbone: `tiles`, `aspect_ratio_ids` and `aspect_ratio_mask` for that tower.
             cache: keys and values of earlier tokens; past_key_values is its name in transformers before 5.24.
         """
         out = MDFOutput()
         text = "text" in want
-        embeds = self.get_input_embeddings()(input_ids) if text else None
         if "masks" in want and not text and "contrastive" not in want:
             assert unet_pixels is not None
             out.mask_logits = self.unet(unet_pixels)
@@ -279,9 +297,9 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             if "masks" in want:
                 assert unet_pixels is not None
                 out.mask_logits = self.unet(unet_pixels)
-        elif pixel_values is not None and (prefix is None or (memory is None and memory_kv is None)):
-            assert embeds is not None and input_ids is not None
-            prompt = self.pooled_prompt(embeds, input_ids, prompt_mask) if self.fusion.uses_prompt else None
+        elif pixel_values is not None and (len(want) > 1 or self.fusion.lacks(prefix, memory, memory_kv)):
+            assert input_ids is not None
+            prompt = self.prompt_of(input_ids, prompt_mask)
             out.image_embeds, prefix, memory, out.mask_logits = self.see(
                 pixel_values, unet_pixels, prompt, masks="masks" in want
             )
@@ -292,79 +310,35 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             out.logit_bias = self.encoder.logit_bias
         if not text:
             return out
-        assert embeds is not None and input_ids is not None
+        assert input_ids is not None
         if self.fusion.depths and memory_kv is None:
             if memory is None:
                 raise ValueError("neither pixel_values nor memory was given: the adapters have nothing to read")
             memory_kv = self.fusion.memory_kv(memory)
         out.memory = memory
-        hidden, kept, out.attention = self.decode_text(
-            input_ids,
-            self.place_prefix(embeds, input_ids, prefix),
-            attention_mask,
-            position_ids,
-            past_key_values if cache is None else cache,
-            use_cache,
-            memory_kv,
-            grounded,
-            backbone,
-        )
-        setattr(out, CACHE, kept)
-        if keep is not None:
-            hidden = hidden[keep]
-        elif backbone.get("logits_to_keep"):
-            hidden = hidden[:, -backbone["logits_to_keep"] :]
-        out.logits = bare(self.language).lm_head(hidden)
-        return out
-
-    def place_prefix(self, embeds: Tensor, input_ids: Tensor, prefix: Tensor | None) -> Tensor:
-        """Word embeddings [B,T,d] with the projected photograph [B,P,d] at the placeholders."""
-        if self.processor is None:
-            raise ValueError("model.processor is not set; use MDFModel.build or MDFModel.from_pretrained")
-        at = input_ids == self.processor.image_token_id
-        if prefix is None or (input_ids.shape[1] == 1 and not at.any()):
-            return embeds
-        counts = at.sum(1)
-        if (counts != prefix.shape[1]).any():
-            raise ValueError(f"rows hold {counts.tolist()} image tokens where the photograph has {prefix.shape[1]}")
-        return embeds.masked_scatter(at[..., None], prefix.to(embeds.dtype))
-
-    def decode_text(
-        self,
-        input_ids: Tensor,
-        embeds: Tensor,
-        attention_mask: Tensor | None,
-        position_ids: Tensor | None,
-        cache: Any,
-        use_cache: bool | None,
-        memory_kv: Tensor | None,
-        grounded: Tensor | None,
-        backbone: dict,
-    ) -> tuple[Tensor, Any, Tensor | None]:
-        """Through the decoder layers; every adapter runs exactly once, or it is an error."""
-        extra = {k: v for k, v in backbone.items() if k in ("cache_position",)}
         carrier = MemoryCarrier(memory_kv, grounded) if memory_kv is not None else None
-        if carrier is not None:
-            extra[MEMORY] = carrier
-        if attention_mask is not None and attention_mask.ndim == 4:  # eager attention adds its mask
-            attention_mask = torch.zeros_like(attention_mask, dtype=embeds.dtype).masked_fill(
-                ~attention_mask, torch.finfo(embeds.dtype).min
-            )
-        decoded = bare(self.language).model(
-            inputs_embeds=embeds,
+        cache = past_key_values if cache is None else cache
+        own = backbone | {
+            "cross_attention_states": cross_attention_states,
+            "cross_attention_mask": cross_attention_mask,
+        }
+        hidden, kept = decode(
+            self.language,
+            self.embed(input_ids, prefix),
+            carrier,
+            len(self.fusion.adapters),
             attention_mask=attention_mask,
             position_ids=position_ids,
+            cache=cache,
             use_cache=use_cache,
-            **{CACHE: cache},
-            **extra,
+            **sight(bare(self.language), own, input_ids, self.processor.image_token_id, cache),
         )
-        if carrier is not None and carrier.ran != list(range(len(self.fusion.adapters))):
-            raise RuntimeError(
-                f"adapters {carrier.ran} ran, expected each of {len(self.fusion.adapters)} once: "
-                "the hooks are not in place"
-            )
-        attention = torch.stack(carrier.attention, 1)[..., :-1] if carrier is not None and carrier.attention else None
-        return decoded.last_hidden_state, getattr(decoded, CACHE), attention
+        if carrier is not None and carrier.attention:
+            out.attention = torch.stack(carrier.attention, 1)[..., :-1]
+        setattr(out, CACHE, kept)
+        hidden = hidden[keep] if keep is not None else hidden[:, -logits_to_keep:]
+        out.logits = bare(self.language).lm_head(hidden)
+        return out
 
     # -- without gradients --------------------------------------------------------------------------------------------
 
@@ -393,36 +367,6 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         probabilities = self.unet(pixels.to(self.device)).sigmoid()
         self.train(was)
         return probabilities
-
-    @torch.no_grad()
-    def generate(
-        self,
-        input_ids: Tensor,
-        *,
-        attention_mask: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        unet_pixels: Tensor | None = None,
-        prompt_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:  # type: ignore[override]
-        """transformers' `generate`; prefix and adapters' keys and values are computed once, before the first token.
-
-        Rows of unequal length are padded on the left. The image placeholder is never generated.
-        """
-        was, _ = self.training, self.eval()
-        if pixel_values is not None and "prefix" not in kwargs:
-            embeds = self.get_input_embeddings()(input_ids)
-            prompt = self.pooled_prompt(embeds, input_ids, prompt_mask) if self.fusion.uses_prompt else None
-            _, prefix, memory, _ = self.see(pixel_values, unet_pixels, prompt)
-            kwargs["prefix"] = prefix
-            if memory is not None:
-                kwargs["memory_kv"] = self.fusion.memory_kv(memory)
-        kwargs.setdefault("suppress_tokens", [self.processor.image_token_id])
-        kwargs.setdefault("pad_token_id", self.processor.pad_id)
-        kwargs.setdefault("eos_token_id", self.processor.tokenizer.eos_token_id)
-        out = super().generate(input_ids, attention_mask=attention_mask, **kwargs)
-        self.train(was)
-        return out
 
     def system_turn(self) -> Turn:
         """The system prompt that the model was trained with."""

@@ -38,7 +38,7 @@ def groups(model: Any, cfg: Config, stage: str) -> list[dict]:
             layer, last = layers[name]
             lr *= cfg.encoder.layer_decay ** (last - layer)
         decay = decay if decays(name, parameter) else 0.0
-        if name.endswith("gate"):
+        if name.startswith("fusion.") and name.endswith("gate"):  # Mllama has gates of its own
             part, lr, decay = "gates", cfg.fusion.gate_lr, 0.0
         sorted_out.setdefault((part, lr, warmup, decay), []).append(parameter)
     return [
@@ -144,7 +144,7 @@ def trainable_table(model: Any, cfg: Config, stage: str) -> str:
         shown = f"{lr:>20}{warmup:>9g}{decay:>8g}" if tensors else f"{'-':>20}"
         mode = getattr(settings.parts, part).mode
         lines.append(f"  {part:<10}{mode:<8}{tensors:>8,}{trained:>14,}{every:>15,}{shown}")
-    gates = [p for n, p in model.named_parameters() if p.requires_grad and n.endswith("gate")]
+    gates = [p for n, p in model.fusion.named_parameters() if p.requires_grad and n.endswith("gate")]
     if gates:
         rate = f"{cfg.fusion.gate_lr:>20.1e}{of_part(settings, 'fusion')[1]:>9g}{0:>8}"
         lines.append(f"  {'  gates':<10}{'full':<8}{len(gates):>8,}{len(gates):>14,}{'':>15}{rate}")

@@ -11,7 +11,7 @@ from mdf.config import Config
 from mdf.errors import UserError
 from mdf.models.checkpoint import read_config
 from mdf.models.fusion import PARTS, MDFModel, preprocessing_of
-from mdf.models.language import bare
+from mdf.models.language import checkpoint_layers
 from mdf.models.quantization import refuse_missing
 
 # settings of the model's sections that weights do not depend on; `weights` only says whether there were any
@@ -68,6 +68,8 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     given.config.mdf = wanted
     given.encoder.settle(cfg.encoder)
     given.processor.diagnoses = diagnoses
+    if cfg.language.gradient_checkpointing:
+        checkpoint_layers(given.language)
     return given
 
 
@@ -76,7 +78,7 @@ def next_model(cfg: Config, checkpoint: Path, dtype: torch.dtype) -> MDFModel:
     refuse(cfg)
     model = MDFModel.from_pretrained(checkpoint, dtype=dtype)
     if cfg.language.gradient_checkpointing:
-        bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_layers(model.language)
     return model
 
 

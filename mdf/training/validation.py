@@ -16,7 +16,6 @@ from mdf.config import Config
 from mdf.dialogue import Prompts, Question, Turn, ask
 from mdf.errors import UserError
 from mdf.imaging.preprocess import Prepared
-from mdf.processor import Inputs
 from mdf.prototypes import class_embeddings, class_texts, mean_recall, truths
 from mdf.records import FundusRecord
 from mdf.training.data import StageData, dataset, loader
@@ -218,7 +217,7 @@ def write_samples(accelerator: Any, model: Any, samples: FundusDataset, count: i
     lines, last = [f"# {title}"], None
     turns = [[model.system_turn(), Turn("user", question.text)] for _, question, _ in asked]
     with accelerator.autocast():
-        inputs = Inputs.of([prepared for *_, prepared in asked]) if asked else None
+        inputs = processor.inputs([prepared for *_, prepared in asked]) if asked else None
         answers = model.generate_answers(inputs, turns, max_new_tokens=64) if asked else []
     for (record, question, _), answer in zip(asked, answers, strict=True):
         if record is not last:

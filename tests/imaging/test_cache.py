@@ -18,7 +18,7 @@ from mdf.imaging.decode import load_image
 from mdf.imaging.phantom import draw
 from mdf.imaging.preprocess import Crop, Preprocessing
 
-SETTINGS = Preprocessing(encoder_size=64, unet_size=96)
+SETTINGS = Preprocessing(encoder_size=64, unet_size=96, language_size=80)
 NAMES = ("vessel", "disc")
 
 

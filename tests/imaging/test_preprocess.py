@@ -114,6 +114,7 @@ def test_hash_is_stable_and_changes_with_every_setting():
     assert Preprocessing.from_dict(settings.to_dict()).hash() == settings.hash()
     changes = {"encoder_size": 336, "unet_size": 512, "crop_field": False, "version": 99, "encoder_mean": (0.5,) * 3}
     changes |= {"encoder_std": (0.5,) * 3, "unet_mean": (0.5,) * 3, "unet_std": (0.5,) * 3, "resize": "squash"}
+    changes["language_size"] = 560
     hashes = {dataclasses.replace(settings, **{key: value}).hash() for key, value in changes.items()}
     assert len(hashes | {settings.hash()}) == len(changes) + 1
 
@@ -153,6 +154,28 @@ def test_a_crop_survives_its_file(resize, augmented):
     for name in ("pixel_values", "unet_pixels", "masks"):
         assert torch.equal(getattr(first, name), getattr(second, name))
         assert torch.equal(getattr(first, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("resize", ["field", "squash", "pad"])
+@pytest.mark.parametrize("transform", [None, Transform(angle=9.0, flip=True, brightness=1.1)])
+def test_a_vision_language_model_gets_the_photograph_as_the_unet_sees_it(resize, transform):
+    image, circle = ring(200, 260)
+    plain = dataclasses.replace(SMALL, resize=resize, unet_mean=(0.0,) * 3, unet_std=(1.0,) * 3)
+    settings = dataclasses.replace(plain, language_size=128)
+    made = settings.prepare(image, {"cup": circle}, ("cup",), transform)
+    assert made.picture.dtype == torch.uint8 and made.picture.shape == (3, 128, 128)
+    assert torch.equal(made.picture * made.field, (made.unet_pixels * 255).round().to(torch.uint8) * made.field)
+    larger = dataclasses.replace(settings, language_size=150)
+    assert larger.prepare(image, None, (), transform).picture.shape == (3, 150, 150)
+    crop = larger.crop(image, {"cup": circle}, augmented=transform is not None)
+    again = Crop.from_bytes(crop.to_bytes())
+    assert torch.equal(
+        larger.finish(again, ("cup",), transform).picture, larger.prepare(image, transform=transform).picture
+    )
+    without = plain.prepare(image, {"cup": circle}, ("cup",), transform)
+    assert without.picture is None
+    for name in ("pixel_values", "unet_pixels", "masks"):
+        assert torch.equal(getattr(without, name), getattr(made, name)), name
 
 
 def test_wrong_input_is_refused():

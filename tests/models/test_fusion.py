@@ -9,7 +9,7 @@ from mdf.datasets import load
 from mdf.dialogue import Turn
 from mdf.losses.text import shift, text_loss
 from mdf.models.fusion import MDFModel
-from mdf.models.language import bare
+from mdf.models.language import bare, checkpoint_layers
 from tests.tiny import tiny_config
 
 TRAIN = PartsConfig(PartConfig("full"), PartConfig("full"), PartConfig("full"), PartConfig("lora"))
@@ -54,7 +54,7 @@ def test_at_step_0_the_model_is_exactly_the_pretrained_language_model(world):
         for hook in model.hooks:
             hook.remove()
         _, prefix, _, _ = model.see(batch.pixel_values, batch.unet_pixels, torch.zeros(4, 64))
-        embeds = model.place_prefix(model.get_input_embeddings()(batch.input_ids), batch.input_ids, prefix)
+        embeds = model.embed(batch.input_ids, prefix)
         plain = bare(model.language)(inputs_embeds=embeds, attention_mask=batch.attention_mask).logits
     assert hooked.dtype == plain.dtype
     assert torch.equal(hooked, plain)
@@ -109,7 +109,7 @@ def test_gradients_are_equal_with_and_without_checkpointing_with_two_forwards_in
         model.set_trainable(TRAIN)
         model.train()
         if checkpointing:
-            bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_layers(model.language)
         first = run(model, batch, use_cache=False).logits.float().pow(2).mean()
         batch.pixel_values, batch.unet_pixels = batch.pixel_values.flip(0), batch.unet_pixels.flip(0)
         second = run(model, batch, use_cache=False).logits.float().pow(2).mean()
@@ -271,6 +271,19 @@ def test_candidates_scored_from_a_repeated_prefix_equal_candidates_scored_alone(
                     torch.tensor([whole.prompt_mask]), keep=keep,
                 )  # fmt: skip
             assert value == pytest.approx(-float(text_loss(out.logits, targets)), abs=1e-3)
+
+
+def test_conversations_that_differ_before_the_photograph_are_scored_as_alone(world):
+    model, _ = build(world)
+    reads_the_photograph_only(model)
+    model.eval()
+    open_gates(model)
+    x = model.processor([model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(2)])
+    asked = [*questions(model, ["What is the diagnosis?"]), [Turn("system", "Be brief."), Turn("user", "Drusen?")]]
+    options = [["Normal.", "Glaucoma."], ["Yes.", "No."]]
+    alone = [model.score(x.select([i]), [asked[i]], [options[i]])[0] for i in range(2)]
+    assert model.score(x, asked, options) == [pytest.approx(s, abs=1e-4) for s in alone]
+    assert model.score(x.blank(), asked, options)[1] != alone[1]
 
 
 def test_a_photograph_is_seen_once_for_all_questions_about_it(world):
