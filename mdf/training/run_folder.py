@@ -28,6 +28,11 @@ class RunFolder:
         self.cfg, self.path = cfg, Path(cfg.run.dir) / cfg.run.name
         self.last, self.best, self.metrics = self.path / "last", self.path / "best", self.path / "metrics.jsonl"
 
+    @property
+    def unseen(self) -> str:
+        """What a machine says that does not find what the first one has just written."""
+        return f"{self.path} is not there on this machine; run.dir has to lie on a disk that all machines share"
+
     def check(self, resume: bool) -> dict[str, Any] | None:
         """The saved state to go on from, or None for a new start. Changes nothing.
 
