@@ -3,13 +3,10 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from mdf.checking import CONTRASTS
 from mdf.config import Config
 from mdf.errors import UserError
-
-WHOLE = ("none", "zero2")  # every process holds the whole model between two steps
 
 
 @dataclass(frozen=True)
@@ -17,12 +14,8 @@ class Launch:
     """How `accelerate launch`, torchrun or nobody started this process."""
 
     processes: int = 1
-    sharding: str = "none"  # none | fsdp2 | zero2 | zero3: what is spread over the processes
+    sharding: str = "none"  # none | fsdp2: whether the model is spread over the processes
     reshard: bool = True  # fsdp2: a layer's whole weights are given up between forward and backward
-
-    @property
-    def deepspeed(self) -> bool:
-        return self.sharding.startswith("zero")
 
 
 def yes(name: str, default: str = "false") -> bool:
@@ -53,17 +46,11 @@ def launched() -> Launch:
             )
         sharding, reshard = "fsdp2", yes("FSDP_RESHARD_AFTER_FORWARD", "true")
     elif yes("ACCELERATE_USE_DEEPSPEED"):
-        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
-        if stage not in ("2", "3"):
-            raise UserError(
-                f"zero_stage: {stage or 'not given'}; set 2 or 3, as in configs/accelerate/deepspeed_zero2.yaml"
-            )
-        if find_spec("deepspeed") is None:
-            raise UserError(
-                "DeepSpeed was asked for and is not installed: pip install deepspeed, or launch with "
-                "configs/accelerate/fsdp2.yaml, which needs nothing more"
-            )
-        sharding = f"zero{stage}"
+        raise UserError(
+            "DeepSpeed: mdf does not train by it. It holds all weights in bf16, gates and norms too, and its "
+            "checkpoints go on only in DeepSpeed, with the same number of processes. configs/accelerate/fsdp2.yaml "
+            "spreads what ZeRO stage 3 does; with fsdp_reshard_after_forward: false it communicates as stage 2 does"
+        )
     elif yes("ACCELERATE_USE_MEGATRON_LM"):
         raise UserError("Megatron-LM is not supported; launch with configs/accelerate/ddp.yaml or fsdp2.yaml")
     return Launch(processes, sharding, reshard)
@@ -78,27 +65,33 @@ def check_launch(cfg: Config, launch: Launch) -> None:
 def conflicts(cfg: Config, launch: Launch) -> Iterator[str]:
     """A line each, with the reason and the way out."""
     quantize = getattr(cfg.language, "quantize", "none")
-    if quantize != "none" and launch.sharding not in WHOLE:
-        yield (
-            f"language.quantize: {quantize} with {launch.sharding}: packed weights lose their scales when they are cut "
-            "up, and left whole they would take the memory that sharding was to save; launch with "
-            "configs/accelerate/ddp.yaml, where each GPU holds the small base"
-        )
+    for name in cfg.run.stages:
+        if quantize != "none" and getattr(cfg, name).parts.language.mode == "full":
+            yield (
+                f"{name}.parts.language.mode: full with language.quantize: {quantize}: packed "
+                f"weights take no gradient; set {name}.parts.language.mode=lora or language.quantize=none"
+            )
     if launch.sharding == "none":
         return
     if launch.processes == 1:
-        yield f"{launch.sharding} on one process shards nothing; launch with configs/accelerate/single_gpu.yaml"
+        yield "fsdp2 on one process shards nothing; launch with configs/accelerate/single_gpu.yaml"
+    if quantize != "none":
+        yield (
+            f"language.quantize: {quantize} with fsdp2: packed weights lose their scales when they are cut up, and "
+            "left whole they would take the memory that sharding was to save; launch with "
+            "configs/accelerate/ddp.yaml, where each GPU holds the small base"
+        )
     for name in cfg.run.stages:
         stage = getattr(cfg, name)
         contrasts = [loss for loss, weight in stage.losses.items() if weight > 0 and loss in CONTRASTS]
-        if contrasts and launch.sharding not in WHOLE:
+        if contrasts:
             yield (
-                f"{name}.losses.{contrasts[0]} with {launch.sharding}: photographs of all processes are compared by "
-                "towers that each process holds whole; train this stage first, launched with "
-                "configs/accelerate/ddp.yaml, then the others with run.start_from=CHECKPOINT"
+                f"{name}.losses.{contrasts[0]} with fsdp2: photographs of all processes are compared by towers that "
+                "each process holds whole; train this stage first, launched with configs/accelerate/ddp.yaml, then "
+                "the others with run.start_from=CHECKPOINT"
             )
         if stage.ema:
             yield (
-                f"{name}.ema with {launch.sharding}: averaged weights are swapped with the model's, which a sharded "
-                f"model does not notice; set {name}.ema=0"
+                f"{name}.ema with fsdp2: averaged weights are swapped with the model's, which a sharded model does not "
+                f"notice; set {name}.ema=0"
             )

@@ -7,7 +7,7 @@ all the rest. accelerate carries processes, precision and devices as it does oth
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mdf.models.checkpoint import fingerprint, own_tensors
@@ -39,10 +39,6 @@ def shard(model: Any, device: torch.device, *, reshard: bool) -> None:
         if type(module).__name__ in units:
             fully_shard(module, mesh=mesh, reshard_after_forward=reshard, ignored_params=scalars)
     fully_shard(model, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
-
-
-def is_sharded(model: nn.Module) -> bool:
-    return any(isinstance(p, DTensor) for p in model.parameters())
 
 
 def whole(tensor: Any, keep: bool) -> Any:
