@@ -108,8 +108,9 @@ def test_two_machines_train_as_one_process(tiny, tmp_path):
     assert_same_training(one, two)
 
 
+@pytest.mark.slow
 def test_machines_that_were_started_with_other_numbers_say_so_and_stop(tiny, tmp_path):
-    cfgs = [tiny(**FUSE), tiny(**FUSE, **{"fuse.steps": 3})]
+    cfgs = [tiny(**FUSE), tiny(**FUSE | {"fuse.steps": 3})]
     port = free_port()
     machines = [
         accelerate(cfg, tmp_path / f"{k}.yaml", "multi_node.yaml", "--num_processes", str(2 + 2 * k), "--machine_rank",
@@ -125,11 +126,13 @@ def test_machines_that_were_started_with_other_numbers_say_so_and_stop(tiny, tmp
     assert not folder(cfgs[0]).exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_one_process_cannot_resume_ends_on_all(tiny, tmp_path):
     output = finish(process := accelerate(tiny(**FUSE), tmp_path / "run.yaml", "ddp_cpu.yaml", "--", "--resume"))
     assert process.returncode and output.count("error: --resume: there is no run") == 1
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_launcher_saves_and_two_processes_resume_to_the_last_bit(tiny, tmp_path):
     whole, cut = (tiny(**LONG, **HALF, **{"run.name": name, "language.lora_dropout": 0.2}) for name in ("whole", "cut"))
     assert "done:" in finish(accelerate(whole, tmp_path / "whole.yaml", "ddp_cpu.yaml"))
@@ -141,6 +144,7 @@ def test_sigterm_to_the_launcher_saves_and_two_processes_resume_to_the_last_bit(
     assert_same_run(whole, cut)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tiny, tmp_path, monkeypatch):
     """The same photographs in the same order: losses and gradients are those of the run that went on as it was."""
     whole, cut = tiny(**LONG), tiny(**LONG, **{"run.name": "cut"})

@@ -16,7 +16,7 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_two_processes_with_a_sharded_model_train_as_one_with_a_whole_one(tiny, tmp_path, mode):
     """Losses and gradients of two steps; what is saved is a whole checkpoint that one process reads."""
     settings = FUSE | MODES[mode]
@@ -35,6 +35,7 @@ def test_two_processes_with_a_sharded_model_train_as_one_with_a_whole_one(tiny, 
     assert sum(not bool((tensor == second[name]).all()) for name, tensor in first.items()) < len(first)
 
 
+@pytest.mark.slow
 def test_a_sharded_run_is_stopped_by_sigterm_and_goes_on_whole_on_one_process(tiny, tmp_path):
     whole, cut = tiny(**LONG), tiny(**LONG, **HALF, **{"run.name": "cut"})
     train(whole)
@@ -45,6 +46,7 @@ def test_a_sharded_run_is_stopped_by_sigterm_and_goes_on_whole_on_one_process(ti
     assert (moments(cut) - moments(whole)).norm() < 1e-2 * moments(whole).norm()
 
 
+@pytest.mark.slow
 def test_a_whole_run_goes_on_in_shards(tiny, tmp_path, monkeypatch):
     whole, cut = tiny(**LONG), tiny(**LONG, **{"run.name": "cut"})
     train(whole)
