@@ -91,6 +91,8 @@ class Stage:
         if run.main:
             run.folder.add_table(task.name, table)
         if self.sharded:
+            if "text" in task.weights and s.samples:
+                run.say(f"{task.name}: no samples/ of a sharded model, since all processes would have to write them")
             shard(model, accelerator.device, reshard=run.launch.reshard)
             self.model = accelerator.prepare_model(model, evaluation_mode=True)  # precision alone
             self.optimizer = accelerator.prepare_optimizer(make_optimizer(model, cfg, task.name))

@@ -151,7 +151,7 @@ class Run:
                 self.folder.create(self.facts(manifests, model), manifests)
             if new:
                 accelerator.wait_for_everyone()
-                agree(accelerator, None if self.folder.metrics.exists() else UserError(self.folder.unseen))
+                agree(accelerator, self.folder.unseen())
             stage = Stage(self, task, data, model, state)
             state = None
             if not stage.fit():
