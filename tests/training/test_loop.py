@@ -19,6 +19,7 @@ from mdf import __version__
 from mdf.config import Config, PartConfig, save_config
 from mdf.errors import UserError
 from mdf.models.fusion import MDFModel
+from mdf.training import loop, saving
 from mdf.training.loop import Stage
 from mdf.training.run import train
 from mdf.training.saving import STATE, recover
@@ -249,6 +250,24 @@ def test_a_run_of_a_newer_mdf_is_refused_and_named(tiny):
         train(cfg, resume=True)
 
 
+def test_a_checkpoint_of_another_version_loads_or_says_which_version_wrote_it(tiny):
+    cfg = tiny(**SEGMENT)
+    assert train(cfg) == 0
+    path = folder(cfg) / "best" / "config.json"
+    written = json.loads(path.read_text())
+    assert written["mdf_version"] == __version__
+    older = {key: value for key, value in written.items() if key != "mdf_version"}
+    del older["mdf"]["encoder"]["layer_decay"]  # a setting that came later
+    path.write_text(json.dumps(older))
+    assert MDFModel.from_pretrained(folder(cfg) / "best").config.sections()[0].layer_decay == 1.0
+    newer = {**written, "mdf_version": "7.0", "mdf": {**written["mdf"], "unet": {**written["mdf"]["unet"], "sharp": 1}}}
+    path.write_text(json.dumps(newer))
+    with pytest.raises(
+        UserError, match=rf"written by mdf 7\.0, does not .* of this mdf {__version__}.*sharp"
+    ):
+        MDFModel.from_pretrained(folder(cfg) / "best")
+
+
 def test_sigterm_saves_and_exits_143(tiny, monkeypatch, undisturbed):
     cfg = tiny(**ALL)
     stop_at(monkeypatch, "fuse", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -292,26 +311,36 @@ def test_overwrite_replaces_a_run_and_nothing_else(tiny):
     assert not (folder(cfg) / "last" / "stale").exists()
 
 
-def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("owner", "writes", "at", "kept"),
+    [
+        (MDFModel, "save_pretrained", 2, 1),  # the second write of last/
+        (loop, "write_tensors", 4, 1),  # its trainer_state/
+        (saving, "link_tree", 2, 2),  # what is kept of it
+    ],
+    ids=["weights", "trainer-state", "kept"],
+)
+def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny, monkeypatch, capsys, owner, writes, at, kept):
     from mdf import cli
 
-    cfg = tiny(**SEGMENT | {"run.keep_last_every": 1, "segment.eval_every": 9, "segment.steps": 3})
-    save, saves = MDFModel.save_pretrained, []
+    lengths = {"run.keep_last_every": 1, "segment.eval_every": 9, "segment.steps": 3, "run.keep": 2}
+    cfg = tiny(**SEGMENT | lengths)
+    write, calls = getattr(owner, writes), []
 
-    def full(self, path):
-        saves.append(path)
-        if len(saves) == 2:
-            (Path(path) / "model.safetensors").write_bytes(b"half")
+    def full(*args, **more):
+        calls.append(args)
+        if len(calls) == at:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, path)
+        return write(*args, **more)
 
-    monkeypatch.setattr(MDFModel, "save_pretrained", full)
+    monkeypatch.setattr(owner, writes, full)
     with pytest.raises(SystemExit) as caught:
         cli.run(lambda: train(cfg))
     assert caught.value.code == 1 and "disk is full" in capsys.readouterr().err
-    assert json.loads((folder(cfg) / "last" / STATE / "state.json").read_text())["step"] == 1
-    MDFModel.from_pretrained(folder(cfg) / "last")
-    assert not [p.name for p in folder(cfg).iterdir() if p.name.startswith(".")]
+    assert json.loads((folder(cfg) / "last" / STATE / "state.json").read_text())["step"] == kept
+    for path in (folder(cfg) / "last", *(folder(cfg) / "kept").iterdir()):
+        MDFModel.from_pretrained(path)
+    assert not list(folder(cfg).rglob(".*"))
     assert train(cfg, resume=True) == 0
 
 
