@@ -55,6 +55,7 @@ RANGES = {
     "run.threads": "[0, inf)",
     "run.log_every": "[1, inf)",
     "run.keep_last_every": "[1, inf)",
+    "run.keep": "[0, inf)",
     "augment.rotate": "[0, 180]",
     "augment.scale": "[0, 1)",
     "augment.shift": "[0, 1)",

@@ -20,6 +20,7 @@ class RunConfig:
     threads: int = 0  # CPU threads a process; 0 = cores divided by local processes
     log_every: int = 5  # optimiser steps between two lines of metrics.jsonl
     keep_last_every: int = 50  # optimiser steps between two writes of last/
+    keep: int = 0  # writes of last/ that are also kept, the newest, whole, in kept/; 0 = none
 
 
 @dataclass(frozen=True)

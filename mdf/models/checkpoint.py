@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mdf import __version__
 from mdf.errors import UserError
 from mdf.files import read_json
 from mdf.models import quantization
@@ -49,13 +50,21 @@ def fingerprint(language: Any) -> str:
     return found
 
 
-def own_tensors(model: "MDFModel") -> dict[str, Tensor]:
-    """Everything that goes into model.safetensors: all but what the language base holds and what peft keeps."""
+def own_tensors(model: "MDFModel", state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Everything that goes into model.safetensors: all but what the language base holds and what peft keeps.
+
+    `state` is the model's state dictionary where that is at hand already.
+    """
     return {
         name: tensor
+<<<<<<< HEAD
         for name, tensor in model.state_dict().items()
         if name not in model.of_base
         and not (name.startswith("language.") and ("lora_" in name or tied(model, name) or is_statistic(name)))
+=======
+        for name, tensor in (model.state_dict() if state is None else state).items()
+        if name not in model.of_base and not (name.startswith("language.") and ("lora_" in name or tied(model, name)))
+>>>>>>> processes
     }
 
 
@@ -65,22 +74,28 @@ def tied(model: "MDFModel", name: str) -> bool:
     return name.endswith(".lm_head.weight") and base.lm_head.weight is base.get_input_embeddings().weight
 
 
-def save(model: "MDFModel", folder: Path) -> None:
-    """Write the checkpoint; every file is synced to the disk. Moving a finished folder into place is the caller's."""
+def save(model: "MDFModel", folder: Path, state: dict[str, Tensor] | None = None) -> None:
+    """Write the checkpoint; every file is synced to the disk. Moving a finished folder into place is the caller's.
+
+    `state` holds what a checkpoint keeps of a model that is sharded over processes, see `mdf.training.sharding`.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: t.detach().cpu().contiguous() for n, t in own_tensors(model).items()}, folder / "model.safetensors")
+    own = own_tensors(model, state)
+    save_file({n: t.detach().cpu().contiguous() for n, t in own.items()}, folder / "model.safetensors")
     if model.config.lora:
-        model.language.save_pretrained(folder / "adapter")
+        lora = None if state is None else {n.removeprefix("language."): t for n, t in state.items() if "lora_" in n}
+        model.language.save_pretrained(folder / "adapter", state_dict=lora)
     config = model.config.to_dict()
-    config["architectures"] = ["MDFModel"]
+    config |= {"architectures": ["MDFModel"], "mdf_version": __version__}
     (folder / "config.json").write_text(json.dumps(config, indent=1, default=str))
     model.processor.save_pretrained(folder)
     lm = model.config.mdf["language"]
     base = {"name": lm["model"], "revision": lm["revision"], "quantize": lm.get("quantize", "none")}
     if any(n.startswith("language.") for n in model.of_base):
-        base["fingerprint"] = fingerprint(model.language) if not language_trained(model) else None
+        known = getattr(model, "fingerprint_of_base", None)  # of a base that now lies in shards
+        base["fingerprint"] = (known or fingerprint(model.language)) if not language_trained(model) else None
     (folder / "bases.json").write_text(json.dumps({"language": base}, indent=1))
     for path in folder.rglob("*"):
         if path.is_file():
@@ -140,13 +155,15 @@ def read_config(kind: type["MDFConfig"], folder: Path) -> "MDFConfig":
             raise UserError(f"checkpoint {folder}: {name} is missing, so this is no whole mdf checkpoint{hint}")
     values = read_json(folder / "config.json")
     values.pop("model_type", None)
+    wrote = values.pop("mdf_version", "0.1.0 or older")
     config = kind(**values)
     try:
         config.sections()
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"checkpoint {folder}: config.json does not describe a model of this mdf ({error}); "
-            "take the checkpoint again from its run, or read it with the version of mdf that wrote it"
+            f"checkpoint {folder}: config.json, written by mdf {wrote}, does not describe a model of this mdf "
+            f"{__version__} ({error}); take the checkpoint again from its run, or read it with the version of mdf that "
+            "wrote it"
         ) from None
     return config
 

@@ -126,11 +126,13 @@ class MDFModel(PreTrainedModel, FusedGeneration):
             check_tokenizer(model.processor.caption_tokenizer, model.encoder.architecture)
         return model.to(device)
 
-    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, state_dict: dict[str, Tensor] | None = None, **_: Any
+    ) -> None:
         """Write a checkpoint directory (see `mdf.models.checkpoint`)."""
         from mdf.models.checkpoint import save
 
-        save(self, Path(save_directory))
+        save(self, Path(save_directory), state_dict)
 
     @classmethod
     def from_pretrained(

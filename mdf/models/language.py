@@ -6,7 +6,6 @@ Shapes: B rows, T text tokens, d language width, A adapters, n heads of 64, G² 
 """
 
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -161,17 +160,18 @@ def hidden_rms(model: Any) -> list[float]:
     return found
 
 
-@dataclass
 class MemoryCarrier:
     """What one forward call takes through the language model: keys and values, and how often each adapter ran.
 
-    Made anew for each call and passed as an argument, never stored on a module: two forwards in flight cannot mix.
+    Made anew for each call and passed as an argument, never stored on a module: two forwards in flight cannot mix. Not
+    a dataclass: FSDP2 hands each layer a copy of those, in which what an adapter notes would be lost.
     """
 
-    kv: Tensor  # [B,A,2,n,G²+1,64]
-    grounded: Tensor | None = None  # bool [B,T], positions whose attention is wanted
-    ran: list[int] = field(default_factory=list)
-    attention: list[Tensor] = field(default_factory=list)  # [N,G²+1] of each adapter, where `grounded` was given
+    def __init__(self, kv: Tensor, grounded: Tensor | None = None):
+        self.kv = kv  # [B,A,2,n,G²+1,64]
+        self.grounded = grounded  # bool [B,T], positions whose attention is wanted
+        self.ran: list[int] = []
+        self.attention: list[Tensor] = []  # [N,G²+1] of each adapter, where `grounded` was given
 
 
 def hook_adapters(language: Any, adapters: nn.ModuleList, layers: tuple[int, ...]) -> list[Any]:

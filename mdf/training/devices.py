@@ -8,6 +8,8 @@ import torch
 from mdf.config import RunConfig
 from mdf.errors import UserError
 from mdf.memory import keep_freed_memory
+from mdf.training.launch import Launch, launched, yes
+from mdf.training.saving import differences
 
 LAUNCHED = ("LOCAL_RANK", "ACCELERATE_MIXED_PRECISION")  # set by torchrun or `accelerate launch`
 
@@ -47,29 +49,55 @@ def choose_threads(wanted: int, local_processes: int) -> int | None:
     return max(1, cores() // local_processes)
 
 
-def make_accelerator(run: RunConfig, precision: str) -> Any:
+def make_accelerator(run: RunConfig, precision: str, launch: Launch | None = None) -> Any:
     """An Accelerator on the GPU where there is one, else on the CPU.
 
-    Raises UserError where the launcher started another number of processes than it was asked for, or shards the model.
+    Raises UserError where the launcher started another number of processes than it was asked for.
     """
     from accelerate import Accelerator
-    from accelerate.utils import DistributedType
 
-    cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    launch = launch or launched()
+    if launch.sharding == "fsdp2":
+        # `mdf.training.sharding` does it, on CPUs too; transformers would load no weights on all processes but one
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
+    cuda = torch.cuda.is_available() and not yes("ACCELERATE_USE_CPU")
     accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if precision == "bf16" else "no")
-    if accelerator.num_processes != asked:
+    if accelerator.num_processes != launch.processes:
         raise UserError(
-            f"{asked} processes were asked for and {accelerator.num_processes} take part; on CPUs use "
+            f"{launch.processes} processes were asked for and {accelerator.num_processes} take part; on CPUs use "
             "`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 …`"
-        )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise UserError(
-            f"{accelerator.distributed_type.value}: sharded models are not supported, since one process writes "
-            "whole checkpoints; launch with --multi_gpu (each GPU holds the model), and use lora where memory is short"
         )
     prepare_cpu(run, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return accelerator
+
+
+def agree(accelerator: Any, failure: UserError | None, facts: dict[str, Any] | None = None) -> None:
+    """Raise UserError on all processes where one of them met a failure, or where they differ in `facts`.
+
+    Without it the others would wait for one that has gone, for as long as the network's time limit is. The message is
+    printed once a machine: the other processes leave with exit code 2 alone.
+    """
+    if accelerator.num_processes == 1:
+        if failure:
+            raise failure
+        return
+    from accelerate.utils import gather_object
+
+    everyone = gather_object([(str(failure) if failure else None, facts or {})])
+    failures = {message: rank for rank, (message, _) in reversed(list(enumerate(everyone))) if message}
+    lines = [f"process {rank} of {len(everyone)}: {message}" for message, rank in failures.items()]
+    if len(failures) == 1 and all(message for message, _ in everyone):
+        lines = list(failures)
+    for rank, (_, other) in enumerate(everyone):
+        if not failures and (
+            differ := differences(everyone[0][1], other, sides=("on process 0", f"on process {rank}"))
+        ):
+            lines = ["processes were not started alike:", *(f"  {line}" for line in differ)]
+            break
+    if lines:
+        if accelerator.is_local_main_process:
+            raise UserError("\n".join(lines))
+        raise SystemExit(2)
 
 
 def prepare_cpu(run: RunConfig, local_processes: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mdf import __version__
 from mdf.batches import Batch
 from mdf.errors import UserError
 from mdf.training.data import (
@@ -24,11 +25,13 @@ from mdf.training.data import (
 from mdf.training.devices import memory_gib
 from mdf.training.ema import Average
 from mdf.training.health import NARROW, widest
-from mdf.training.optimizer import load_state, make_optimizer, set_learning_rates, share_of_peak, trainable_table
+from mdf.training.optimizer import make_optimizer, set_learning_rates, share_of_peak, trainable_table
 from mdf.training.picture import batch_picture
 from mdf.training.progress import Progress
 from mdf.training.saving import (
+    FORMAT,
     STATE,
+    keep,
     plain,
     random_state,
     read_tensors,
@@ -37,6 +40,7 @@ from mdf.training.saving import (
     write_folder,
     write_tensors,
 )
+from mdf.training.sharding import shard, spread_optimizer, whole, whole_model, whole_optimizer
 from mdf.training.stages import Task, freeze_unreached
 from mdf.training.standing import Standing
 from mdf.training.validation import best_by, validate, write_samples
@@ -63,7 +67,8 @@ class Stage:
     def __init__(self, run: "Run", task: Task, data: StageData, model: Any, saved: dict[str, Any] | None):
         self.run, self.task, self.data, self.cfg, self.accelerator = run, task, data, run.cfg, run.accelerator
         s, accelerator, cfg = task.stage, run.accelerator, run.cfg
-        self.bare = model.to(accelerator.device)
+        self.sharded = run.launch.sharding == "fsdp2"
+        self.bare = model if self.sharded else model.to(accelerator.device)
         model.set_trainable(s.parts, tuple(task.weights))
         self.sampler = sampler_of(cfg, task, data.train, accelerator.process_index, accelerator.num_processes)
         self.total = s.steps or max(1, math.ceil(s.epochs * len(data.train) / self.sampler.step_size))
@@ -76,7 +81,8 @@ class Stage:
         self.names = list(task.weights)
         first = [self.sampler.keys(accelerator.process_index * s.batch_size, s.batch_size)]
         batch = next(iter(loader(dataset(cfg, task, data, model.processor, train=True), first, workers=0)))
-        idle = freeze_unreached(accelerator, model, task, batch)
+        # of a sharded model no process waits for a gradient
+        idle = [] if self.sharded else freeze_unreached(accelerator, model, task, batch)
         if idle:
             names = ", ".join(idle[:4]) + (" …" if len(idle) > 4 else "")
             run.say(f"{task.name}: out of reach of its losses, so {len(idle)} tensors stay as they are: {names}")
@@ -85,7 +91,14 @@ class Stage:
         run.say(f"{table}\n{task.name}: {length}, best/ by {self.standing.by}")
         if run.main:
             run.folder.add_table(task.name, table)
-        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, cfg, task.name))
+        if self.sharded:
+            if "text" in task.weights and s.samples:
+                run.say(f"{task.name}: no samples/ of a sharded model, since all processes would have to write them")
+            shard(model, accelerator.device, reshard=run.launch.reshard)
+            self.model = accelerator.prepare_model(model, evaluation_mode=True)  # precision alone
+            self.optimizer = accelerator.prepare_optimizer(make_optimizer(model, cfg, task.name))
+        else:
+            self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, cfg, task.name))
         self.model.train()
         self.average = Average(self.bare, s.ema) if s.ema else None
         self.window = self.empty_window()
@@ -136,7 +149,7 @@ class Stage:
                 shares = [terms[n][0].detach().double() / max(totals[n], 1.0) for n in self.names]
                 self.window["losses"] += torch.stack(shares)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            norm = accelerator.clip_grad_norm_(parameters, s.max_grad_norm or math.inf)
+            norm = whole(accelerator.clip_grad_norm_(parameters, s.max_grad_norm or math.inf), True)
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.step += 1
@@ -281,7 +294,7 @@ class Stage:
                 progress.say(line)
         elif self.step == self.total:
             self.run.say(f"{task.name}: no validation photographs, so the last step is kept as the best")
-        if self.run.main and "text" in task.weights and self.data.val and task.stage.samples:
+        if self.run.main and "text" in task.weights and self.data.val and task.stage.samples and not self.sharded:
             samples = dataset(self.cfg, task, self.data, self.bare.processor, train=False)
             title = f"{task.name}, step {self.step}"
             with self.averaged():
@@ -300,18 +313,28 @@ class Stage:
             "window": {**self.window, "losses": self.window["losses"].cpu()},
         }
         ranks = gather_object([own])
+        model = whole_model(self.bare, self.run.main) if self.sharded else None
+        optimizer = whole_optimizer(self.optimizer, self.run.main) if self.sharded else self.optimizer.state_dict()
         if self.run.main:
-            write_folder(self.run.folder.last, lambda draft: self.write(draft, ranks))
+            write_folder(self.run.folder.last, lambda draft: self.write(draft, ranks, model, optimizer))
+            if self.cfg.run.keep:
+                order = self.cfg.run.stages.index(self.task.name)
+                kept = self.run.folder.path / "kept"
+                keep(self.run.folder.last, kept, order, self.task.name, self.step, self.cfg.run.keep)
         self.accelerator.wait_for_everyone()
 
-    def write(self, draft: Path, ranks: list[dict[str, Any]]) -> None:
+    def write(
+        self, draft: Path, ranks: list[dict[str, Any]], model: dict[str, Any] | None, optimizer: dict[str, Any]
+    ) -> None:
         """Fill the folder of last/. Averaged weights are the model there; the optimiser's own are trainer's state."""
         with self.averaged():
-            self.bare.save_pretrained(draft)
+            self.bare.save_pretrained(draft, state_dict=model)
         (draft / STATE).mkdir()
         if self.average:
             write_tensors(draft / STATE / "weights.pt", self.average.raw())
         state = {
+            "format": FORMAT,
+            "mdf": __version__,
             "stage": self.task.name,
             "step": self.step,
             "total": self.total,
@@ -326,7 +349,7 @@ class Stage:
             "config": plain(self.cfg),
         }
         (draft / STATE / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        write_tensors(draft / STATE / "optimizer.pt", self.optimizer.state_dict())
+        write_tensors(draft / STATE / "optimizer.pt", optimizer)
         for rank, own in enumerate(ranks):
             write_tensors(draft / STATE / f"rank-{rank}.pt", own)
 
@@ -339,8 +362,18 @@ class Stage:
             self.average.restore(read_tensors(folder.last / STATE / "weights.pt"))
         self.missing, self.cut = saved.get("missing", 0), saved.get("captions_cut", 0)
         self.one_class = saved.get("one_class", 0)
-        load_state(self.optimizer, read_tensors(folder.last / STATE / "optimizer.pt"))
-        own = read_tensors(folder.last / STATE / f"rank-{self.accelerator.process_index}.pt")
-        self.window = {**own["window"], "losses": own["window"]["losses"].to(self.accelerator.device)}
+        spread_optimizer(self.optimizer, read_tensors(folder.last / STATE / "optimizer.pt"))
+        rank, device = self.accelerator.process_index, self.accelerator.device
+        ranks = [read_tensors(folder.last / STATE / f"rank-{r}.pt") for r in range(saved["processes"])]
         self.run.say(f"resumed {self.task.name} after step {self.step} of {self.total}")
-        restore_random_state(own["random"], self.accelerator.device)
+        if len(ranks) == self.accelerator.num_processes:
+            self.window = {**ranks[rank]["window"], "losses": ranks[rank]["window"]["losses"].to(device)}
+            restore_random_state(ranks[rank]["random"], device)
+            return
+        losses = torch.stack([own["window"]["losses"] for own in ranks]).sum(0).to(device)
+        self.window = {**ranks[0]["window"], "losses": losses if rank == 0 else torch.zeros_like(losses)}
+        seed_everything(self.cfg.run.seed, self.cfg.run.stages.index(self.task.name), rank, self.step)
+        self.run.say(
+            f"processes: {len(ranks)} then, {self.accelerator.num_processes} now. Photographs come in the same order; "
+            "the random numbers of dropout are seeded anew by seed, stage, process and step"
+        )

@@ -1,6 +1,7 @@
 """A run: every stage in turn, each from the best of the one before."""
 
 import io
+import os
 import signal
 import sys
 import threading
@@ -10,14 +11,16 @@ from typing import Any
 
 import torch
 
+from mdf import __version__
 from mdf.config import Config
 from mdf.errors import UserError
 from mdf.records import Manifest
 from mdf.training.data import diagnoses_of, load_manifests, stage_data
-from mdf.training.devices import choose_precision, forget_accelerator, make_accelerator
+from mdf.training.devices import agree, choose_precision, forget_accelerator, make_accelerator
+from mdf.training.launch import Launch, check_launch, launched
 from mdf.training.loop import NotFinite, Stage
 from mdf.training.run_folder import RunFolder, environment
-from mdf.training.saving import promote
+from mdf.training.saving import plain, promote, refuse_other_steps
 from mdf.training.stages import Task
 from mdf.training.standing import Collapsed, Standing
 from mdf.training.start import first_model, next_model
@@ -30,14 +33,32 @@ def train(cfg: Config, *, resume: bool = False) -> int:
 
     With `resume` the run goes on where its last/ stands. Raises UserError for what the user has to mend.
     """
-    folder = RunFolder(cfg)
-    saved = folder.check(resume)
+    launch = launched()
+    check_launch(cfg, launch)
+    folder, saved, failure = RunFolder(cfg), None, None
+    try:
+        saved = folder.check(resume)
+        if saved:
+            refuse_other_steps(saved, cfg, launch.processes)
+    except UserError as error:
+        failure = error
+        if launch.processes == 1:
+            raise
     wanted = saved["precision"] if saved and cfg.run.precision == "auto" else cfg.run.precision
     precision, why = choose_precision(wanted, cuda=torch.cuda.is_available())
-    accelerator = make_accelerator(cfg.run, precision)
+    accelerator = make_accelerator(cfg.run, precision, launch)
+    facts = {
+        "settings": plain(cfg),
+        "mdf": __version__,
+        "precision": precision,
+        "sharding": launch.sharding,
+        "processes of this machine": os.environ.get("LOCAL_WORLD_SIZE"),
+        "step of last/": f"{saved['stage']} {saved['step']}" if saved else None,
+    }
     try:
+        agree(accelerator, failure, facts)
         with stop_signal() as stop:
-            return Run(cfg, folder, accelerator, precision, why, saved, stop).run()
+            return Run(cfg, folder, accelerator, launch, precision, why, saved, stop).run()
     except (NotFinite, Collapsed) as error:
         if accelerator.is_main_process or isinstance(error, NotFinite):  # whose photographs are each process's own
             print(f"error: {error}", file=sys.stderr)
@@ -77,24 +98,21 @@ class Run:
         cfg: Config,
         folder: RunFolder,
         accelerator: Any,
+        launch: Launch,
         precision: str,
         why: str,
         saved: dict | None,
         stop: threading.Event,
     ):
         self.cfg, self.folder, self.accelerator, self.saved, self.stop = cfg, folder, accelerator, saved, stop
-        self.precision = precision
-        if saved and saved["processes"] != accelerator.num_processes:
-            raise UserError(
-                f"--resume: {folder.path} was started on {saved['processes']} processes and there are now "
-                f"{accelerator.num_processes}; a step would hold other photographs. Launch as many as before"
-            )
+        self.launch, self.precision = launch, precision
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32  # of the language model's frozen weights
         self.main = accelerator.is_main_process
         self.say: Callable[[str], None] = (lambda text: print(text, flush=True)) if self.main else (lambda text: None)
         count = accelerator.num_processes
+        shards = f", the model in shards ({launch.sharding})" if launch.sharding != "none" else ""
         self.say(
-            f"{count} process{'es' if count > 1 else ''} on {accelerator.device}, "
+            f"{count} process{'es' if count > 1 else ''} on {accelerator.device}{shards}, "
             f"{torch.get_num_threads()} CPU threads each; precision {precision}: {why}"
         )
 
@@ -131,6 +149,9 @@ class Run:
             data = stage_data(cfg, task, manifests[name], model.processor.prompts, self.say)
             if new and self.main:
                 self.folder.create(self.facts(manifests, model), manifests)
+            if new:
+                accelerator.wait_for_everyone()
+                agree(accelerator, self.folder.unseen())
             stage = Stage(self, task, data, model, state)
             state = None
             if not stage.fit():

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,19 @@ class RunFolder:
     def __init__(self, cfg: Config):
         self.cfg, self.path = cfg, Path(cfg.run.dir) / cfg.run.name
         self.last, self.best, self.metrics = self.path / "last", self.path / "best", self.path / "metrics.jsonl"
+
+    def unseen(self, patience: float = 60.0) -> UserError | None:
+        """What is wrong where this machine does not find what the first one has just written.
+
+        A network disk may remember for some time (`patience`, seconds) that the folder was not there.
+        """
+        until = time.monotonic() + patience
+        while not self.metrics.exists():
+            if time.monotonic() > until:
+                where = f"{self.path} is not there on the machine of this process"
+                return UserError(f"{where}; run.dir has to lie on a disk that all machines share")
+            time.sleep(0.5)
+        return None
 
     def check(self, resume: bool) -> dict[str, Any] | None:
         """The saved state to go on from, or None for a new start. Changes nothing.

@@ -6,6 +6,7 @@ the old one untouched. `last/trainer_state/` is read without unpickling code.
 
 import errno
 import json
+import math
 import os
 import random
 import shutil
@@ -17,12 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdf import __version__
+from mdf.checking import CONTRASTS
 from mdf.config import Config
 from mdf.errors import UserError
 
 STATE = "trainer_state"
-MAY_CHANGE = ("run.log_every", "run.keep_last_every", "run.threads", "run.overwrite", "data.cache_gb", "data.missing",
-              "stop_on_collapse")  # fmt: skip
+FORMAT = 2  # of trainer_state/; 1 was without a number, and is read
+MAY_CHANGE = ("run.log_every", "run.keep_last_every", "run.keep", "run.threads", "run.overwrite", "data.cache_gb",
+              "data.missing", "stop_on_collapse")  # fmt: skip
+CUTS = ("batch_size", "accumulation")  # how a step is cut up, which `refuse_other_steps` judges
 FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")  # as safetensors says it
 
 
@@ -87,22 +92,45 @@ def is_full(error: BaseException) -> bool:
     return False
 
 
+def link_tree(source: Path, target: Path, *leave: str) -> None:
+    """Copy a folder's content but the names `leave`; files are linked where the disk can.
+
+    Nothing of ours changes a file of a checkpoint in place, so that a link is as good as a copy.
+    """
+
+    def copy(file: str, to: str) -> str:
+        try:
+            os.link(file, to)
+            return to
+        except OSError:
+            return shutil.copy2(file, to)
+
+    shutil.copytree(source, target, dirs_exist_ok=True, copy_function=copy, ignore=shutil.ignore_patterns(*leave))
+
+
 def promote(last: Path, best: Path) -> None:
-    """Make best/ the same checkpoint as last/, without the trainer's state. Weights are linked where the disk can."""
+    """Make best/ the same checkpoint as last/, without the trainer's state."""
+    write_folder(best, lambda draft: link_tree(last, draft, STATE))
 
-    def copy(source: str, target: str) -> str:
-        if source.endswith(".safetensors"):
-            try:
-                os.link(source, target)
-                return target
-            except OSError:
-                pass
-        return shutil.copy2(source, target)
 
-    def fill(draft: Path) -> None:
-        shutil.copytree(last, draft, dirs_exist_ok=True, copy_function=copy, ignore=shutil.ignore_patterns(STATE))
+def keep(last: Path, kept: Path, order: int, stage: str, step: int, count: int) -> None:
+    """Keep last/ as kept/ORDER-STAGE-STEP too, whole, and of those before it the newest `count` - 1.
 
-    write_folder(best, fill)
+    One that goes is renamed first, so that a crash never leaves half of it under its name.
+    """
+    write_folder(kept / f"{order}-{stage}-{step:06d}", lambda draft: link_tree(last, draft))
+    for rest in [*kept.glob(".*.old"), *kept.glob(".*.draft")]:
+        shutil.rmtree(rest, ignore_errors=True)
+
+    def place(folder: Path) -> tuple[int, int]:
+        number, _, at = folder.name.split("-")
+        return int(number), int(at)
+
+    there = sorted((f for f in kept.glob("[0-9]*-*-[0-9]*") if place(f) <= (order, step)), key=place)
+    for old in there[:-count]:
+        gone = old.with_name(f".{old.name}.old")
+        old.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -150,35 +178,79 @@ def with_defaults(saved: Any, cfg: Any) -> Any:
     return {**fresh, **saved, **known}
 
 
-def differences(saved: Any, now: Any, path: str = "") -> list[str]:
+def differences(saved: Any, now: Any, path: str = "", sides: tuple[str, str] = ("in the run", "now")) -> list[str]:
     """Keys under which two configurations differ, with both values."""
     if isinstance(saved, dict) and isinstance(now, dict):
         keys = list(dict.fromkeys([*saved, *now]))
-        return [line for k in keys for line in differences(saved.get(k), now.get(k), f"{path}.{k}".lstrip("."))]
+        return [line for k in keys for line in differences(saved.get(k), now.get(k), f"{path}.{k}".lstrip("."), sides)]
     may_change = any(path == key or path.endswith(f".{key}") for key in MAY_CHANGE)  # a stage has its own data
-    return [] if saved == now or may_change else [f"{path}: {saved!r} in the run, {now!r} now"]
+    return [] if saved == now or may_change else [f"{path}: {saved!r} {sides[0]}, {now!r} {sides[1]}"]
 
 
 def read_state(last: Path, cfg: Config) -> dict[str, Any] | None:
     """state.json of a run's last/, or None where nothing was saved yet.
 
-    Raises UserError where the configuration has changed, listing the keys.
+    Raises UserError where a newer mdf wrote it, or where the configuration has changed, listing the keys.
     """
     path = last / STATE / "state.json"
     if not path.is_file():
         return None
     state = json.loads(path.read_text(encoding="utf-8"))
+    wrote = state.get("mdf", "0.1.0 or older")
+    if state.get("format", 1) > FORMAT:
+        raise UserError(
+            f"--resume: {path} was written by mdf {wrote}, in a form that mdf {__version__} does not know; go on with "
+            f"that version, or start another run from its weights with run.start_from={last}"
+        )
     if "standing" not in state:  # an mdf without early stopping wrote it
         state["standing"] = {"best": state["best"], "ended": False}
     changed = differences(with_defaults(state["config"], cfg), plain(cfg))
+    changed = [line for line in changed if line.split(":")[0].rpartition(".")[2] not in CUTS]
     if changed:
         raise UserError(
-            f"--resume continues {last.parent} as it was started, but these settings differ:\n  "
-            + "\n  ".join(changed)
-            + "\n"
-            f"Set them back, or start another run with run.name=NAME. Only {', '.join(MAY_CHANGE)} may change."
+            f"--resume continues {last.parent} as it was started (by mdf {wrote}; this is {__version__}), but these "
+            "settings differ:\n  " + "\n  ".join(changed) + "\n"
+            f"Set them back, or start another run with run.name=NAME. Only {', '.join(MAY_CHANGE)} may change, and "
+            "how a step is cut into batch_size, accumulation and processes."
         )
     return state
+
+
+def refuse_other_steps(saved: dict[str, Any], cfg: Config, processes: int) -> None:
+    """Raise UserError where a step of what is still to be trained would hold other photographs than it did.
+
+    A step is batch_size · processes · accumulation photographs, however it is cut. Losses that compare photographs see
+    batch_size · processes of them at a time, which then has to stay, too.
+    """
+    lines = []
+    for name in cfg.run.stages[cfg.run.stages.index(saved["stage"]) :]:
+        before, stage = saved["config"][name], getattr(cfg, name)
+        had = before["batch_size"], saved["processes"], before["accumulation"]
+        has = stage.batch_size, processes, stage.accumulation
+        compared = any(weight > 0 and loss in CONTRASTS for loss, weight in stage.losses.items())
+        if math.prod(had) == math.prod(has) and (not compared or had[2] == has[2]):
+            continue
+        size = had[0] * had[1] if compared else math.prod(had)
+        shares = [f"{name}.accumulation={had[2]}"] if compared and had[2] != has[2] else []
+        if size % processes:
+            way = f"{size} cannot be shared by {processes} processes: launch a number that divides it"
+        elif not compared and size % (processes * stage.batch_size) == 0:
+            way = f"set {name}.accumulation={size // processes // stage.batch_size}"
+        else:
+            shares += [f"{name}.batch_size={size // processes}"] if size != has[0] * processes or not shares else []
+            shares += [f"{name}.accumulation=1"] if not compared and has[2] != 1 else []
+            way = f"set {' '.join(shares)}"
+        lines.append(f"{name}: {product(*had)} then, {product(*has)} now; {way}")
+    if lines:
+        raise UserError(
+            "--resume: a step has to hold the photographs that it held (batch_size · processes · accumulation), and "
+            "a loss that compares photographs as many at a time:\n  " + "\n  ".join(lines)
+        )
+
+
+def product(batch_size: int, processes: int, accumulation: int) -> str:
+    """The arithmetic of a step."""
+    return f"{batch_size} · {processes} · {accumulation} = {batch_size * processes * accumulation}"
 
 
 def write_tensors(path: Path, values: Any) -> None:

@@ -3,21 +3,26 @@
 import errno
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from mdf import __version__
 from mdf.config import Config, PartConfig, save_config
 from mdf.errors import UserError
 from mdf.models.fusion import MDFModel
+from mdf.training import loop, saving
 from mdf.training.loop import Stage
 from mdf.training.run import train
-from mdf.training.saving import STATE
+from mdf.training.saving import STATE, recover
 from tests.training.conftest import losses, metrics
 
 REPO = Path(__file__).resolve().parents[2]
@@ -47,12 +52,12 @@ def assert_same_training(a: Config, b: Config, tolerance: float = 1e-5) -> None:
     assert (first - second).norm() < tolerance * first.norm()
 
 
-def launch(cfg: Config, path: Path, processes: int = 1, *words: str) -> subprocess.Popen:
+def launch(cfg: Config, path: Path, processes: int = 1, *words: str, env: Any = None) -> subprocess.Popen:
     """scripts/train.py as a user starts it."""
     save_config(cfg, path)
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     start = several if processes > 1 else []
-    env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | (env or {})
     command = [sys.executable, *start, str(REPO / "scripts" / "train.py"), "--config", str(path), *words]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -159,22 +164,106 @@ def test_resume_after_a_crash_is_exact(tiny, monkeypatch, undisturbed, stage, st
     assert_same_run(undisturbed, cfg)
 
 
-def test_resume_after_a_kill_is_exact(tiny, tmp_path, undisturbed):
-    cfg = tiny(**ALL)
-    process = launch(cfg, tmp_path / "run.yaml")
-    reached = folder(cfg) / "last" / STATE / "state.json"
-    until = time.monotonic() + 240
-    while (
-        not (reached.exists() and '"fuse"' in reached.read_text())
-        and process.poll() is None
-        and time.monotonic() < until
-    ):
-        time.sleep(0.02)
+def lines(cfg: Config) -> int:
+    """Of metrics.jsonl: grows with every step and validation."""
+    path = folder(cfg) / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_at_random(cfg: Config, path: Path, until: int, rng: random.Random) -> None:
+    """Start or go on with a run and take its power away while it writes one of its next lines up to `until`."""
+    process = launch(cfg, path, 1, *(["--resume"] if folder(cfg).exists() else []))
+    moment = rng.randint(lines(cfg) + 1, max(until, lines(cfg) + 1))
+    end = time.monotonic() + 240
+    while lines(cfg) < moment and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, 0.15))  # a step takes about as long
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    output, _ = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), output
+    for checkpoint in (folder(cfg) / "last", folder(cfg) / "best", *(folder(cfg) / "kept").glob("[!.]*")):
+        recover(checkpoint)
+        if checkpoint.exists():
+            MDFModel.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("kills", "seed"), [(3, 0), *(pytest.param(5, seed, marks=pytest.mark.slow) for seed in range(1, 6))]
+)
+def test_a_run_that_is_killed_at_random_moments_goes_on_to_the_last_bit(tiny, tmp_path, undisturbed, kills, seed):
+    """No checkpoint is ever broken: last/, best/ and what is kept load after each `kill -9`."""
+    cfg, rng, whole = tiny(**ALL, **{"run.keep": 2}), random.Random(seed), lines(undisturbed)
+    for number in range(kills):
+        kill_at_random(cfg, tmp_path / "run.yaml", whole * (number + 1) // kills, rng)
     assert train(cfg, resume=True) == 0
     assert_same_run(undisturbed, cfg)
+    assert len(list((folder(cfg) / "kept").iterdir())) == 2
+
+
+def test_the_newest_checkpoints_are_kept_whole_and_a_run_can_go_back_to_one(tiny):
+    cfg = tiny(**FUSE | {"fuse.steps": 6, "fuse.eval_every": 6, "run.keep_last_every": 1, "run.keep": 3})
+    assert train(cfg) == 0
+    kept = sorted((folder(cfg) / "kept").iterdir())
+    assert [path.name for path in kept] == [f"0-fuse-{step:06d}" for step in (4, 5, 6)]
+    before, weights = metrics(cfg), (folder(cfg) / "last" / "model.safetensors").read_bytes()
+    shutil.rmtree(folder(cfg) / "last")
+    shutil.copytree(kept[0], folder(cfg) / "last")
+    assert train(cfg, resume=True) == 0
+    assert metrics(cfg) == before and (folder(cfg) / "last" / "model.safetensors").read_bytes() == weights
+
+
+OLD = Path(__file__).with_name("state-0.1.0.json")
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["0.1.0", "without-standing"])
+def test_a_run_that_an_older_mdf_started_goes_on(tiny, world, monkeypatch, undisturbed, older):
+    """The stored state is as 0.1.0 wrote it: without version, format and settings that came later."""
+    cfg = tiny(**ALL)
+    stop_at(monkeypatch, "fuse", 3, crash)
+    with pytest.raises(RuntimeError):
+        train(cfg)
+    path = folder(cfg) / "last" / STATE / "state.json"
+    now = json.loads(path.read_text())
+    old = json.loads(OLD.read_text().replace("WORLD", str(world)).replace("RUNS", cfg.run.dir))
+    assert (old["stage"], old["step"]) == (now["stage"], now["step"]) and "format" not in old
+    if older:
+        old |= {"best": old.pop("standing")["best"]}
+    path.write_text(json.dumps(old))
+    assert train(cfg, resume=True) == 0
+    assert losses(cfg) == losses(undisturbed)
+
+
+def test_a_run_of_a_newer_mdf_is_refused_and_named(tiny):
+    cfg = tiny(**SEGMENT)
+    assert train(cfg) == 0
+    path = folder(cfg) / "last" / STATE / "state.json"
+    state = json.loads(path.read_text())
+    assert state["mdf"] == __version__
+    path.write_text(json.dumps(state | {"format": 99, "mdf": "7.0"}))
+    with pytest.raises(
+        UserError, match=rf"written by mdf 7\.0, in a form that mdf {__version__} does not know.*start_f"
+    ):
+        train(cfg, resume=True)
+    gone = {**state["config"]["segment"], "sharpness": 1}
+    path.write_text(json.dumps(state | {"config": {**state["config"], "segment": gone}, "mdf": "7.0"}))
+    with pytest.raises(UserError, match=r"by mdf 7\.0; this is .*\n  segment\.sharpness: 1 in the run, None now"):
+        train(cfg, resume=True)
+
+
+def test_a_checkpoint_of_another_version_loads_or_says_which_version_wrote_it(tiny):
+    cfg = tiny(**SEGMENT)
+    assert train(cfg) == 0
+    path = folder(cfg) / "best" / "config.json"
+    written = json.loads(path.read_text())
+    assert written["mdf_version"] == __version__
+    older = {key: value for key, value in written.items() if key != "mdf_version"}
+    del older["mdf"]["encoder"]["layer_decay"]  # a setting that came later
+    path.write_text(json.dumps(older))
+    assert MDFModel.from_pretrained(folder(cfg) / "best").config.sections()[0].layer_decay == 1.0
+    newer = {**written, "mdf_version": "7.0", "mdf": {**written["mdf"], "unet": {**written["mdf"]["unet"], "sharp": 1}}}
+    path.write_text(json.dumps(newer))
+    with pytest.raises(UserError, match=rf"written by mdf 7\.0, does not .* of this mdf {__version__}.*sharp"):
+        MDFModel.from_pretrained(folder(cfg) / "best")
 
 
 def test_sigterm_saves_and_exits_143(tiny, monkeypatch, undisturbed):
@@ -201,8 +290,9 @@ def test_resume_refuses_other_settings_but_not_logging(undisturbed):
     from tests.tiny import put
 
     with pytest.raises(UserError) as caught:
-        train(put(put(undisturbed, "fuse.batch_size", 2), "segment.parts.unet.lr", 0.5), resume=True)
-    assert "fuse.batch_size: 4 in the run, 2 now" in str(caught.value) and "segment.parts.unet.lr" in str(caught.value)
+        train(put(put(undisturbed, "fuse.weight_decay", 0.5), "segment.parts.unet.lr", 0.5), resume=True)
+    assert "fuse.weight_decay: 0.01 in the run, 0.5 now" in str(caught.value)
+    assert "segment.parts.unet.lr" in str(caught.value)
     assert train(put(undisturbed, "run.log_every", 3), resume=True) == 0
 
 
@@ -219,26 +309,36 @@ def test_overwrite_replaces_a_run_and_nothing_else(tiny):
     assert not (folder(cfg) / "last" / "stale").exists()
 
 
-def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("owner", "writes", "at", "kept"),
+    [
+        (MDFModel, "save_pretrained", 2, 1),  # the second write of last/
+        (loop, "write_tensors", 4, 1),  # its trainer_state/
+        (saving, "link_tree", 2, 2),  # what is kept of it
+    ],
+    ids=["weights", "trainer-state", "kept"],
+)
+def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny, monkeypatch, capsys, owner, writes, at, kept):
     from mdf import cli
 
-    cfg = tiny(**SEGMENT | {"run.keep_last_every": 1, "segment.eval_every": 9, "segment.steps": 3})
-    save, saves = MDFModel.save_pretrained, []
+    lengths = {"run.keep_last_every": 1, "segment.eval_every": 9, "segment.steps": 3, "run.keep": 2}
+    cfg = tiny(**SEGMENT | lengths)
+    write, calls = getattr(owner, writes), []
 
-    def full(self, path):
-        saves.append(path)
-        if len(saves) == 2:
-            (Path(path) / "model.safetensors").write_bytes(b"half")
+    def full(*args, **more):
+        calls.append(args)
+        if len(calls) == at:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, path)
+        return write(*args, **more)
 
-    monkeypatch.setattr(MDFModel, "save_pretrained", full)
+    monkeypatch.setattr(owner, writes, full)
     with pytest.raises(SystemExit) as caught:
         cli.run(lambda: train(cfg))
     assert caught.value.code == 1 and "disk is full" in capsys.readouterr().err
-    assert json.loads((folder(cfg) / "last" / STATE / "state.json").read_text())["step"] == 1
-    MDFModel.from_pretrained(folder(cfg) / "last")
-    assert not [p.name for p in folder(cfg).iterdir() if p.name.startswith(".")]
+    assert json.loads((folder(cfg) / "last" / STATE / "state.json").read_text())["step"] == kept
+    for path in (folder(cfg) / "last", *(folder(cfg) / "kept").iterdir()):
+        MDFModel.from_pretrained(path)
+    assert not list(folder(cfg).rglob(".*"))
     assert train(cfg, resume=True) == 0
 
 

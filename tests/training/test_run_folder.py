@@ -20,3 +20,10 @@ def test_data_jsonl_is_what_the_finished_model_is_evaluated_on(tiny, tmp_path):
     assert read_manifest(folder.path / "data.jsonl").records == manifests["fuse"].records
     assert read_manifest(folder.path / "data-segment.jsonl").records == manifests["segment"].records
     assert sorted(p.name for p in folder.path.glob("data*.jsonl")) == ["data-segment.jsonl", "data.jsonl"]
+
+
+def test_a_machine_that_does_not_see_the_folder_of_the_run_says_where_it_has_to_lie(tiny):
+    folder = RunFolder(tiny())
+    assert "run.dir has to lie on a disk that all machines share" in str(folder.unseen(patience=0.0))
+    folder.create({}, load_manifests(folder.cfg))
+    assert folder.unseen(patience=0.0) is None

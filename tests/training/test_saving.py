@@ -2,18 +2,26 @@
 
 import errno
 import random
+import re
+import shutil
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from mdf.config import Config, DataConfig, StageConfig
+from mdf.errors import UserError
+from mdf.training import saving
 from mdf.training.saving import (
     differences,
     is_full,
+    keep,
     plain,
     random_state,
     recover,
+    refuse_other_steps,
     restore_random_state,
     with_defaults,
     write_folder,
@@ -91,3 +99,81 @@ def test_settings_that_a_run_did_not_know_yet_count_as_their_defaults():
     assert differences(with_defaults(saved, later), plain(later)) == ["align.patience: 0 in the run, 2 now"]
     gone = {**saved, "dialogue": {**saved["dialogue"], "hints": 1}}
     assert differences(with_defaults(gone, cfg), plain(cfg)) == ["dialogue.hints: 1 in the run, None now"]
+
+
+def moments(monkeypatch, of: Path, act) -> list[Path]:
+    """Copies of the folder `of` at each moment at which `act` asks the disk for something: what a crash would leave."""
+    copies: list[Path] = []
+    names = (name for i in count() if not (name := of.with_name(f"moment-{i}")).exists())
+
+    def before(function):
+        def asked(*args, **kwargs):
+            copies.append(shutil.copytree(of, next(names), copy_function=shutil.copy))
+            return function(*args, **kwargs)
+
+        return asked
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "sync", before(saving.sync))
+        patch.setattr(Path, "rename", before(Path.rename))
+        patch.setattr(saving.shutil, "rmtree", before(shutil.rmtree))
+        act()
+    return copies
+
+
+def test_a_crash_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    write_folder(run / "last", fill("old"))
+    copies = moments(monkeypatch, run, lambda: write_folder(run / "last", fill("new")))
+    found = []
+    for copy in copies:
+        recover(copy / "last")
+        found.append((copy / "last" / "file").read_text())
+        write_folder(copy / "last", fill("next"))  # whatever a crash has left is no hindrance
+        assert [p.name for p in copy.iterdir()] == ["last"]
+    assert len(found) > 5 and found == sorted(found, reverse=True) and set(found) == {"old", "new"}
+
+
+def test_a_crash_at_any_moment_leaves_kept_checkpoints_whole(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    for step in (1, 2, 3):
+        write_folder(run / "last", fill(str(step)))
+        copies = moments(monkeypatch, run, lambda step=step: keep(run / "last", run / "kept", 0, "fuse", step, 2))
+    assert sorted(p.name for p in (run / "kept").iterdir()) == ["0-fuse-000002", "0-fuse-000003"]
+    for copy in copies:
+        for kept in (copy / "kept").glob("[!.]*"):
+            assert (kept / "file").read_text() == str(int(kept.name[-6:]))
+
+
+def test_steps_are_kept_in_the_order_of_stages_and_later_ones_of_a_run_that_went_back_are_left(tmp_path):
+    write_folder(tmp_path / "last", fill("x"))
+    for order, stage, step in ((0, "align", 900), (1, "fuse", 10), (1, "fuse", 20), (1, "fuse", 100), (1, "fuse", 15)):
+        keep(tmp_path / "last", tmp_path / "kept", order, stage, step, 3)
+    names = sorted(p.name for p in (tmp_path / "kept").iterdir())
+    assert names == ["1-fuse-000010", "1-fuse-000015", "1-fuse-000020", "1-fuse-000100"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "processes", "cut", "way"),
+    [
+        ("fuse", 4, (2, 2), None),
+        ("fuse", 1, (4, 4), None),
+        ("fuse", 1, (4, 2), "4 · 2 · 2 = 16 then, 4 · 1 · 2 = 8 now; set fuse.accumulation=4"),
+        ("fuse", 8, (4, 2), "set fuse.batch_size=2 fuse.accumulation=1"),
+        ("fuse", 3, (4, 2), "16 cannot be shared by 3 processes: launch a number that divides it"),
+        ("align", 4, (2, 2), None),
+        ("align", 1, (4, 4), "set align.accumulation=2 align.batch_size=8"),
+        ("align", 1, (4, 2), "set align.batch_size=8"),
+        ("align", 2, (8, 1), "set align.accumulation=2 align.batch_size=4"),
+    ],
+)
+def test_a_step_keeps_its_photographs_however_it_is_cut(tiny, stage, processes, cut, way):
+    """A loss that compares photographs also keeps how many it sees at a time. It was 4 · 2 processes · 2."""
+    cfg = tiny(**{f"{stage}.batch_size": 4, f"{stage}.accumulation": 2})
+    state = {"stage": stage, "processes": 2, "config": plain(cfg)}
+    now = tiny(**{f"{stage}.batch_size": cut[0], f"{stage}.accumulation": cut[1], "run.stages": (stage,)})
+    if way is None:
+        refuse_other_steps(state, now, processes)
+    else:
+        with pytest.raises(UserError, match=re.escape(way)):
+            refuse_other_steps(state, now, processes)
