@@ -1,0 +1,161 @@
+"""A run: every stage in turn, each from the best of the one before."""
+
+import io
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from typing import Any
+
+import torch
+
+from mdf.config import Config
+from mdf.errors import UserError
+from mdf.records import Manifest
+from mdf.training.data import diagnoses_of, load_manifests, stage_data
+from mdf.training.devices import choose_precision, forget_accelerator, make_accelerator
+from mdf.training.loop import NotFinite, Stage
+from mdf.training.run_folder import RunFolder, environment
+from mdf.training.saving import promote
+from mdf.training.stages import Task
+from mdf.training.standing import Collapsed, Standing
+from mdf.training.start import first_model, next_model
+
+STOPPED, FAILED = 143, 1  # exit codes: SIGTERM after saving; a loss that is no number, or a collapse
+
+
+def train(cfg: Config, *, resume: bool = False) -> int:
+    """Train all stages of `cfg.run.stages`; returns the exit code.
+
+    With `resume` the run goes on where its last/ stands. Raises UserError for what the user has to mend.
+    """
+    folder = RunFolder(cfg)
+    saved = folder.check(resume)
+    wanted = saved["precision"] if saved and cfg.run.precision == "auto" else cfg.run.precision
+    precision, why = choose_precision(wanted, cuda=torch.cuda.is_available())
+    accelerator = make_accelerator(cfg.run, precision)
+    try:
+        with stop_signal() as stop:
+            return Run(cfg, folder, accelerator, precision, why, saved, stop).run()
+    except (NotFinite, Collapsed) as error:
+        if accelerator.is_main_process or isinstance(error, NotFinite):  # whose photographs are each process's own
+            print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    finally:
+        if accelerator.num_processes > 1:
+            accelerator.end_training()
+        forget_accelerator()
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, instead of killing the process, as long as the context lasts."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def quiet(yes: bool) -> Iterator[None]:
+    """Print nothing where `yes`: one process speaks for all."""
+    with redirect_stdout(io.StringIO()) if yes else nullcontext():
+        yield
+
+
+class Run:
+    """One run over its stages."""
+
+    def __init__(
+        self,
+        cfg: Config,
+        folder: RunFolder,
+        accelerator: Any,
+        precision: str,
+        why: str,
+        saved: dict | None,
+        stop: threading.Event,
+    ):
+        self.cfg, self.folder, self.accelerator, self.saved, self.stop = cfg, folder, accelerator, saved, stop
+        self.precision = precision
+        if saved and saved["processes"] != accelerator.num_processes:
+            raise UserError(
+                f"--resume: {folder.path} was started on {saved['processes']} processes and there are now "
+                f"{accelerator.num_processes}; a step would hold other photographs. Launch as many as before"
+            )
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32  # of the language model's frozen weights
+        self.main = accelerator.is_main_process
+        self.say: Callable[[str], None] = (lambda text: print(text, flush=True)) if self.main else (lambda text: None)
+        count = accelerator.num_processes
+        self.say(
+            f"{count} process{'es' if count > 1 else ''} on {accelerator.device}, "
+            f"{torch.get_num_threads()} CPU threads each; precision {precision}: {why}"
+        )
+
+    def run(self) -> int:
+        """All stages that are not done; the exit code."""
+        cfg, accelerator, stages, state = self.cfg, self.accelerator, self.cfg.run.stages, self.saved
+        if state:
+            standing = Standing(state["stage"], getattr(cfg, state["stage"]), "")
+            standing.restore(state["standing"])
+            standing.refuse(state["step"])
+        with accelerator.local_main_process_first(), quiet(not self.main):
+            manifests = load_manifests(cfg)
+        start = stages.index(state["stage"]) if state else 0
+        if state:
+            done = state["step"] == state["total"] or state["standing"]["ended"]
+            best = state["standing"]["best"]
+            if done and best["step"] is None:  # no step of a collapsed stage was good, but the run is to go on
+                best = {"step": state["step"]}
+            self.keep_best(best, state["step"])
+            if self.main:
+                self.folder.cut_metrics(stages, state["stage"], state["step"])
+            if done:
+                start, state = start + 1, None
+                if start == len(stages):
+                    self.say(f"{self.folder.path} is trained to the end")
+        for number, name in enumerate(stages[start:], start):
+            new = number == 0 and state is None
+            with accelerator.local_main_process_first():
+                if new:
+                    model = first_model(cfg, diagnoses_of(manifests), self.dtype)
+                else:
+                    model = next_model(cfg, self.folder.last if state else self.folder.best, self.dtype)
+            task = Task(cfg, name)
+            data = stage_data(cfg, task, manifests[name], model.processor.prompts, self.say)
+            if new and self.main:
+                self.folder.create(self.facts(manifests, model), manifests)
+            stage = Stage(self, task, data, model, state)
+            state = None
+            if not stage.fit():
+                self.say(f"stopped after step {stage.step} of {name}; continue with --resume")
+                return STOPPED
+            del stage, model
+            accelerator.free_memory()
+        self.say(f"done: {self.folder.best}")
+        return 0
+
+    def facts(self, manifests: dict[str, Manifest], model: Any) -> dict[str, Any]:
+        """What goes into environment.json."""
+        device = self.accelerator.device
+        return environment(
+            manifests,
+            model.processor.preprocessing.hash(),
+            precision=self.precision,
+            device=str(device),
+            gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            processes=self.accelerator.num_processes,
+            threads=torch.get_num_threads(),
+        )
+
+    def keep_best(self, best: dict[str, Any], step: int) -> None:
+        """Make best/ of last/ where the best step is the one that last/ holds (again after a crash between the two)."""
+        if self.main and best["step"] == step:
+            promote(self.folder.last, self.folder.best)
+        self.accelerator.wait_for_everyone()
