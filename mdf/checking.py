@@ -35,9 +35,11 @@ CHOICES = {
     "fusion.film.condition": ("none", "image", "image+prompt"),
     "encoder.resize": ("field", "squash", "pad"),
     "language.attention": ("sdpa", "eager"),
+    "language.quantize": ("none", "nf4", "int8"),
     "dialogue.phrasings": ("first", "few", "all"),
 }
 SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
 DATASETS = (  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
     "acrima", "aptos2019", "brset", "chase_db1", "csdi", "deepdrid", "deepeyenet", "dicom", "drive", "eyepacs", "fives",
     "hei_med", "hrf", "idrid", "jsiec", "les_av", "mbrset", "messidor2", "mm_retinal", "mmac", "odir5k", "papila",
@@ -109,7 +111,9 @@ STAGE_RANGES = {
     "patience": "[0, inf)",
     "ema": "[0, 1)",
     "samples": "[0, inf)",
-} | {f"parts.{part}.lr": "(0, 1]" for part in PARTS}
+}
+PART_RANGES = {"lr": "(0, 1]", "warmup": "[0, 1)", "weight_decay": "[0, inf)"}
+STAGE_RANGES |= {f"parts.{part}.{key}": interval for part in PARTS for key, interval in PART_RANGES.items()}
 
 
 def check(cfg: Config) -> None:
@@ -137,6 +141,8 @@ def outside(section: Any, ranges: dict[str, str], prefix: str) -> Iterator[str]:
     """A line for each number outside its interval."""
     for path, interval in ranges.items():
         value = attrgetter(path)(section)
+        if value is None:
+            continue
         low, high = (float(end) for end in interval[1:-1].split(", "))
         above = value > low or (interval[0] == "[" and value == low)
         below = value < high or (interval[-1] == "]" and value == high)
@@ -350,6 +356,8 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
     """Contradictions of a stage that is run."""
     if stage.schedule not in SCHEDULES:
         yield f"{name}.schedule: {stage.schedule!r} must be one of {', '.join(SCHEDULES)}"
+    if stage.optimizer not in OPTIMIZERS:
+        yield f"{name}.optimizer: {stage.optimizer!r} must be one of {', '.join(OPTIMIZERS)}"
     if stage.steps == 0 and stage.epochs == 0:
         yield f"{name}.steps: 0, and {name}.epochs is 0 too; one of them must be above 0"
     if stage.balance and (stage.data or cfg.data).name == "shards":

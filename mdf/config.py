@@ -124,6 +124,9 @@ class LanguageConfig:
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     attention: str = "sdpa"  # sdpa | eager: the language model's own attention
     gradient_checkpointing: bool = False  # true: less memory, about 30 % more time
+    # none | nf4 | int8: bits of its frozen weights while LoRA trains (bitsandbytes); nf4 is QLoRA's 4-bit NormalFloat
+    # with double quantisation. Embeddings, output head, projectors and vision towers keep the run's precision
+    quantize: str = "none"
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,8 @@ class CaptionsConfig:
 class PartConfig:
     mode: str = "frozen"  # frozen | lora (language only) | full
     lr: float = 1e-4  # peak learning rate
+    warmup: float | None = None  # share of the steps with rising learning rate; null = the stage's
+    weight_decay: float | None = None  # AdamW; none on norms, gates, biases, embeddings; null = the stage's
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,9 @@ class StageConfig:
     # of a micro-batch, photographs whose activations the encoder holds at once for a contrastive loss, which compares
     # the whole of it (GradCache: the same gradient, less memory, each forward computed twice); 0 = all
     chunk: int = 0
+    # adamw | adamw_8bit | paged_adamw_8bit: the two moments of large tensors in 8 bits (bitsandbytes), a quarter of the
+    # memory; paged ones move to the host's memory where the GPU's is short
+    optimizer: str = "adamw"
     warmup: float = 0.05  # share of the steps with rising learning rate
     schedule: str = "cosine"  # cosine | constant: of the learning rate after that, to zero or as it is
     weight_decay: float = 0.01  # AdamW; none on norms, gates, biases, embeddings
