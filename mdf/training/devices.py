@@ -47,7 +47,7 @@ def choose_threads(wanted: int, local_processes: int) -> int | None:
     return max(1, cores() // local_processes)
 
 
-def make_accelerator(run: RunConfig, precision: str) -> Any:
+def make_accelerator(run: RunConfig, precision: str, **tracking: Any) -> Any:
     """An Accelerator on the GPU where there is one, else on the CPU.
 
     Raises UserError where the launcher started another number of processes than it was asked for, or shards the model.
@@ -57,7 +57,7 @@ def make_accelerator(run: RunConfig, precision: str) -> Any:
 
     cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")
     asked = int(os.environ.get("WORLD_SIZE", "1"))
-    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if precision == "bf16" else "no", **tracking)
     if accelerator.num_processes != asked:
         raise UserError(
             f"{asked} processes were asked for and {accelerator.num_processes} take part; on CPUs use "

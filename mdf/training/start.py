@@ -67,6 +67,7 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
 def next_model(cfg: Config, checkpoint: Path, dtype: torch.dtype) -> MDFModel:
     """The model of a checkpoint of this run, ready to train on."""
     model = MDFModel.from_pretrained(checkpoint, dtype=dtype)
+    model.encoder.settle(cfg.encoder)
     if cfg.language.gradient_checkpointing:
         bare(model.language).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
