@@ -77,22 +77,36 @@ def clip_gradients(accelerator: Any, optimizer: Any, max_norm: float) -> dict[st
     """
     from accelerate.utils import DistributedType
 
-    parts: dict[str, list[Tensor]] = {}
-    for group in optimizer.param_groups:
-        parts.setdefault(group["part"], []).extend(p for p in group["params"] if p.grad is not None)
-    every = [p for tensors in parts.values() for p in tensors]
+    every = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if accelerator.distributed_type == DistributedType.DEEPSPEED:  # clips by itself, and tells the whole norm only
         return {"": torch.as_tensor(accelerator.clip_grad_norm_(every, max_norm or math.inf))}
-    norms = {
-        part: whole(torch.nn.utils.get_total_norm([p.grad for p in own if p.grad is not None]))
-        for part, own in parts.items()
-        if own
-    }
-    total = torch.linalg.vector_norm(torch.stack([*norms.values()]))
-    if max_norm:
-        for own in parts.values():
-            torch.nn.utils.clip_grads_with_norm_(own, max_norm, total)
-    return {**norms, "": total}
+    alike: dict[Any, list[Tensor]] = {}  # those of one part that are spread over the same processes, or not at all
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                alike.setdefault((group["part"], mesh_of(parameter.grad)), []).append(parameter)
+    norms: dict[str, Tensor] = {}
+    for (part, _), own in alike.items():
+        norm = whole(torch.nn.utils.get_total_norm([p.grad for p in own]))  # type: ignore[misc]
+        norms[part] = torch.hypot(norms[part], norm) if part in norms else norm
+    norms[""] = torch.linalg.vector_norm(torch.stack([*norms.values()]))
+    for (_, mesh), own in alike.items() if max_norm else ():
+        torch.nn.utils.clip_grads_with_norm_(own, max_norm, spread(norms[""], mesh))
+    return norms
+
+
+def mesh_of(tensor: Tensor) -> Any:
+    """The device mesh that a DTensor is spread over; None for a plain tensor."""
+    return getattr(tensor, "device_mesh", None)
+
+
+def spread(value: Tensor, mesh: Any) -> Tensor:
+    """A number that every process has, as what DTensors of `mesh` are multiplied with."""
+    if mesh is None:
+        return value
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(value, mesh)
 
 
 def whole(value: Tensor) -> Tensor:

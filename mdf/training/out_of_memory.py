@@ -29,12 +29,12 @@ ASKED = re.compile(r"tr(?:ied|ying) to allocate ([\d.]+) ?(bytes|[KMGT]iB)", re.
 GIB = {"bytes": 2.0**-30, "kib": 2.0**-20, "mib": 2.0**-10, "gib": 1.0, "tib": 2.0**10}
 MODULES = {  # in whose functions, outside of any part of the model
     "mdf.losses": "the loss",
-    "mdf.batches": "reading the batch",
-    "mdf.training.data": "reading the batch",
+    "mdf.batches": "the reading of the batch",
+    "mdf.training.data": "the reading of the batch",
     "mdf.training.ema": "the averaged weights",
-    "mdf.training.saving": "saving",
-    "mdf.models.checkpoint": "loading and saving weights",
-    "mdf.training.start": "loading the model",
+    "mdf.training.saving": "the saving",
+    "mdf.models.checkpoint": "the loading or saving of weights",
+    "mdf.training.start": "the loading of the model",
 }
 
 
@@ -53,7 +53,7 @@ class Place:
     module: str = ""
     task: Task | None = None
     model: Any = None
-    step: int = 0
+    step: int | None = None  # that was being made; None before the first
     backward: bool = False
     validating: bool = False
 
@@ -81,14 +81,17 @@ def place_of(error: BaseException) -> Place:
     for frame in frames(error):
         own, module, function = frame.f_locals.get("self"), frame.f_globals.get("__name__", ""), frame.f_code.co_name
         if own is not None and isinstance(getattr(own, "task", None), Task) and hasattr(own, "bare"):  # the Stage
-            place.task, place.model, place.step = own.task, own.bare, getattr(own, "step", 0)
+            place.task, place.model = own.task, own.bare
+            place.step = own.step + 1 if function == "fit" else place.step
         if isinstance(own, MDFModel) and not names:
             place.model = own
             names = {id(m): name for name, m in own.named_modules() if name}
         if module == "mdf.training.validation":
             place.validating = True
         found, inside = "", ""
-        if isinstance(own, torch.optim.Optimizer):
+        if isinstance(own, MDFModel) and function == "to":
+            found = "the loading of the model"
+        elif isinstance(own, torch.optim.Optimizer):
             found = "the optimiser"
         elif isinstance(own, nn.Module) and id(own) in names:
             name = names[id(own)]
@@ -98,8 +101,6 @@ def place_of(error: BaseException) -> Place:
             found, place.backward = "backward", True
         else:
             found = next((label for start, label in MODULES.items() if module.startswith(start)), "")
-            if found and place.part in PARTS and not found.startswith("the loss"):
-                found = ""
         if found:
             place.part, place.module = found, inside
     return place
@@ -112,7 +113,8 @@ def explain(error: BaseException, cfg: Config, device: torch.device) -> str:
     what = f"the GPU's memory ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "memory"
     asked = ASKED.search(str(error))
     wanted = f", which asked for {float(asked[1]) * GIB[asked[2].lower()]:.3g} GiB more" if asked else ""
-    lines = [f"{name}, step {place.step + 1}: {what} ran out in {place}{wanted}."]
+    when = f"step {place.step}" if place.step else "before its first step"
+    lines = [f"{name}, {when}: {what} ran out in {place}{wanted}."]
     if place.model is not None:
         lines.append(held(place.model, device))
     settings = remedies(cfg, name, place, cuda=device.type == "cuda")[:3]
@@ -157,8 +159,8 @@ FIRST = {  # what comes before that order, by the part that was computing
     "the loss": ("batch", "length"),
     "the optimiser": ("optimizer", "lora", "ema", "unet frozen", "encoder frozen", "quantize"),
     "the averaged weights": ("ema", "optimizer", "lora"),
-    "loading the model": ("quantize", "lora", "encoder size"),
-    "loading and saving weights": ("quantize", "lora"),
+    "the loading of the model": ("quantize", "lora", "encoder size"),
+    "the loading or saving of weights": ("quantize", "lora"),
     "the training loop": ("quantize", "lora", "optimizer"),
 }
 
