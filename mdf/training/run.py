@@ -23,7 +23,7 @@ from mdf.training.saving import promote
 from mdf.training.stages import Task
 from mdf.training.standing import Collapsed, Standing
 from mdf.training.start import first_model, next_model
-from mdf.training.trackers import Trackers, tracking
+from mdf.training.trackers import Trackers, finish, tracking
 
 STOPPED, FAILED = 143, 1  # exit codes: SIGTERM after saving; no sound step, a collapse, or no memory
 
@@ -51,9 +51,7 @@ def train(cfg: Config, *, resume: bool = False) -> int:
         print(f"error: {explain(error, cfg, accelerator.device)}", file=sys.stderr, flush=True)
         return FAILED
     finally:
-        for tracker in accelerator.trackers:
-            tracker.finish()
-        accelerator.trackers.clear()
+        finish(accelerator)
         if accelerator.num_processes > 1:
             accelerator.end_training()
         forget_accelerator()

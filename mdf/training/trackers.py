@@ -63,6 +63,7 @@ class Trackers:
             start = {name: self.settings(name, cfg.run.name, ids, step) for name in cfg.run.trackers}
             accelerator.init_trackers(PROJECT, config=None if ids else shared(cfg), init_kwargs=start)
         except Exception as error:
+            accelerator.trackers.clear()
             raise UserError(
                 f"run.trackers: {names} did not start ({type(error).__name__}: {first_line(error)}); mend that, or "
                 "leave it out: metrics.jsonl has the same numbers"
@@ -111,6 +112,16 @@ class Trackers:
                 self.accelerator.trackers.remove(tracker)
                 why = f"{type(error).__name__}: {first_line(error)}"
                 self.say(f"{tracker.name} failed and is left out from here on ({why}); metrics.jsonl goes on")
+
+
+def finish(accelerator: Any) -> None:
+    """Close the trackers; one that cannot be closed changes nothing about how the run ended."""
+    while accelerator.trackers:
+        tracker = accelerator.trackers.pop()
+        try:
+            tracker.finish()
+        except Exception as error:
+            print(f"{tracker.name} did not close ({type(error).__name__}: {first_line(error)})", flush=True)
 
 
 def quiet_wandb() -> Any:

@@ -110,6 +110,13 @@ def test_a_tracker_that_is_not_installed_is_one_error_with_the_command(tiny, mon
     assert not folder(cfg).exists()
 
 
+def test_a_tracker_that_does_not_start_is_one_error(tiny, monkeypatch):
+    pytest.importorskip("mlflow", reason='needs pip install "mdf-mllm[mlflow]"')
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "no-such-store://")
+    with pytest.raises(UserError, match=r"run\.trackers: mlflow did not start .*; mend that, or leave it out"):
+        train(tiny(**SHORT, **{"run.trackers": ("mlflow",)}))
+
+
 def test_an_unknown_tracker_is_refused(tiny):
     from mdf.config import check
 
