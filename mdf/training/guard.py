@@ -155,8 +155,9 @@ class Guard:
         self.level.add(loss)
 
     def kept(self) -> str:
-        where = "from before this stage" if self.saved is None else f"of step {self.saved}"
-        return f"Nothing since the last checkpoint was saved; it is {where}."
+        if self.saved is None:
+            return "Nothing of this stage was saved yet."
+        return f"Nothing since the last checkpoint was saved; it is of step {self.saved}."
 
     @staticmethod
     def photographs(batches: list[list[str]]) -> str:

@@ -77,6 +77,7 @@ class Stage:
             names = ", ".join(idle[:4]) + (" …" if len(idle) > 4 else "")
             run.say(f"{task.name}: out of reach of its losses, so {len(idle)} tensors stay as they are: {names}")
         table = trainable_table(model, cfg, task.name)
+        self.meter = self.make_meter(batch)
         length = f"{self.total} steps of {self.sampler.step_size} photographs"
         run.say(f"{table}\n{task.name}: {length}, best/ by {self.standing.by}")
         if run.main:
@@ -86,7 +87,6 @@ class Stage:
         self.average = Average(self.bare, s.ema) if s.ema else None
         self.window = self.empty_window()
         self.guard = Guard(task.name, task.weights, cfg.run.spike)
-        self.meter = self.make_meter(batch)
         seed_everything(cfg.run.seed, cfg.run.stages.index(task.name), accelerator.process_index)
         if saved:
             self.restore(saved)
@@ -107,7 +107,7 @@ class Stage:
             return Meter(None, math.inf)
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices), accelerator.autocast():
-            return Meter(costs(self.bare, self.task, batch.to(accelerator.device)), peak * accelerator.num_processes)
+            return Meter(costs(self.bare, self.task, batch.to(self.bare.device)), peak * accelerator.num_processes)
 
     def fit(self) -> bool:
         """Run to the last step, or until `patience` ends; False where SIGTERM stopped it, after saving.
@@ -152,12 +152,10 @@ class Stage:
             self.meter.step(self.sampler.step_size, totals.get("text", 0), read)
             if self.step % self.cfg.run.log_every == 0 or self.step == self.total:
                 self.log(progress, rates)
-            with self.meter.paused():
-                if self.validation_due():
-                    self.settle()
-                    self.validate(progress)
-                elif self.step % self.cfg.run.keep_last_every == 0:
-                    self.save()
+            if self.validation_due() or self.step % self.cfg.run.keep_last_every == 0:
+                self.settle()  # what the device has still to compute is part of the steps
+                with self.meter.paused():
+                    self.validate(progress) if self.validation_due() else self.save()
         return True
 
     def read(self, batches: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
