@@ -206,6 +206,19 @@ def test_resume_refuses_other_settings_but_not_logging(undisturbed):
     assert train(put(undisturbed, "run.log_every", 3), resume=True) == 0
 
 
+def test_resume_takes_gradient_checkpointing(tiny, monkeypatch, undisturbed):
+    """What a run that ran out of memory changes first; it trains on as before."""
+    from tests.tiny import put
+
+    cfg = tiny(**ALL)
+    stop_at(monkeypatch, "fuse", 3, crash)
+    with pytest.raises(RuntimeError):
+        train(cfg)
+    cfg = put(put(cfg, "language.gradient_checkpointing", True), "encoder.gradient_checkpointing", True)
+    assert train(cfg, resume=True) == 0
+    assert losses(cfg) == pytest.approx(losses(undisturbed), rel=1e-5)
+
+
 def test_overwrite_replaces_a_run_and_nothing_else(tiny):
     cfg = tiny(**SEGMENT, **{"run.overwrite": True})
     folder(cfg).mkdir(parents=True)
