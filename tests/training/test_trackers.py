@@ -6,8 +6,8 @@ import sqlite3
 import pytest
 from accelerate import Accelerator
 
-from mdf.config import ConfigError
-from mdf.errors import UserError
+from mdf.config import check
+from mdf.errors import ConfigError, UserError
 from mdf.training.run import train
 from mdf.training.run_folder import RunFolder
 from mdf.training.trackers import Trackers, shared, tracking
@@ -118,8 +118,6 @@ def test_a_tracker_that_does_not_start_is_one_error(tiny, monkeypatch):
 
 
 def test_an_unknown_tracker_is_refused(tiny):
-    from mdf.config import check
-
     with pytest.raises(ConfigError, match=r"run\.trackers: 'tensorbord' must be of tensorboard, wandb"):
         check(tiny(**{"run.trackers": ("tensorbord",)}))
     with pytest.raises(ConfigError, match="a tracker is listed twice"):
