@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mdf.training.picture import COLOURS
 
-WIDE, HIGH, LEFT, EDGE = 480, 260, 56, 28  # pixels of a panel; its margins
+WIDE, HIGH, LEFT, RIGHT, EDGE = 600, 260, 56, 190, 28  # pixels of a panel; its margins, names on the right
 TICKS = 4
 INK, GRID, PAPER = (40, 40, 40), (225, 225, 225), (255, 255, 255)
 Curve = list[tuple[float, float]]  # (step, value)
@@ -46,7 +46,7 @@ def panel(draw: ImageDraw.ImageDraw, corner: tuple[int, int], title: str, curves
     """Draw one panel with its axes, curves and names, the last value of each beside its name."""
     font = ImageFont.load_default(11)
     x0, y0 = corner[0] + LEFT, corner[1] + EDGE
-    wide, high = WIDE - LEFT - 16, HIGH - EDGE - 24
+    wide, high = WIDE - LEFT - RIGHT, HIGH - EDGE - 24
     first, last = bounds([step for curve in curves.values() for step, _ in curve])
     low, top = bounds([value for curve in curves.values() for _, value in curve])
     draw.text((x0, corner[1] + 8), title, INK, font)
@@ -64,9 +64,9 @@ def panel(draw: ImageDraw.ImageDraw, corner: tuple[int, int], title: str, curves
         if len(at) < 12:
             for x, y in at:
                 draw.ellipse((x - 2, y - 2, x + 2, y + 2), colour(number))
-        if number < 14:  # as many names as the panel is high
-            text = f"{name} {curve[-1][1]:.3g}"
-            draw.text((x0 + wide - 4, y0 + 4 + 14 * number), text, colour(number), font, anchor="ra")
+        if number < 15:  # as many names as the panel is high
+            text = f"{name.removeprefix('val_zero_shot_')} {curve[-1][1]:.3g}"
+            draw.text((x0 + wide + 10, y0 + 14 * number), text, colour(number), font)
 
 
 def curves_picture(lines: list[dict[str, Any]], path: Path) -> None:
