@@ -58,10 +58,10 @@ class Trackers:
         step = max((self.place(line) for line in folder.lines()), default=-1)
         path = self.folder / IDS
         ids = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        names = ", ".join(cfg.run.trackers)
+        names, told = ", ".join(cfg.run.trackers), None if ids else shared(cfg)
         try:
             start = {name: self.settings(name, cfg.run.name, ids, step) for name in cfg.run.trackers}
-            accelerator.init_trackers(PROJECT, config=None if ids else shared(cfg), init_kwargs=start)
+            accelerator.init_trackers(PROJECT, config=told, init_kwargs=start)
         except Exception as error:
             accelerator.trackers.clear()
             raise UserError(
@@ -148,9 +148,11 @@ def local_mlflow(folder: Path) -> dict[str, str]:
     import mlflow
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    if "MLFLOW_TRACKING_URI" in os.environ:
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(server or f"sqlite:///{folder / 'mlflow.db'}")
+    if server:
         return {}
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # mlflow sets it, but the user did not
     return {"logging_dir": str(folder / "mlflow")}
 
 
