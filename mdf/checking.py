@@ -39,6 +39,7 @@ CHOICES = {
     "dialogue.phrasings": ("first", "few", "all"),
 }
 SCHEDULES = ("cosine", "constant")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
 DATASETS = (  # published ones: mdf/datasets/NAME.py has read(root) and GUIDE
     "acrima", "aptos2019", "brset", "chase_db1", "csdi", "deepdrid", "deepeyenet", "dicom", "drive", "eyepacs", "fives",
@@ -56,6 +57,8 @@ RANGES = {
     "run.log_every": "[1, inf)",
     "run.keep_last_every": "[1, inf)",
     "run.keep": "[0, inf)",
+    "run.peak_tflops": "[0, inf)",
+    "run.spike": "[0, inf)",
     "augment.rotate": "[0, 180]",
     "augment.scale": "[0, 1)",
     "augment.shift": "[0, 1)",
@@ -168,6 +171,11 @@ def check_run(cfg: Config) -> Iterator[str]:
             yield f"run.stages: {stage!r} is no stage; must be of {', '.join(STAGES)}"
     if len(set(cfg.run.stages)) < len(cfg.run.stages):
         yield "run.stages: a stage is listed twice"
+    for tracker in cfg.run.trackers:
+        if tracker not in TRACKERS:
+            yield f"run.trackers: {tracker!r} must be of {', '.join(TRACKERS)}"
+    if len(set(cfg.run.trackers)) < len(cfg.run.trackers):
+        yield "run.trackers: a tracker is listed twice"
     for path, choices in CHOICES.items():
         if attrgetter(path)(cfg) not in choices:
             yield f"{path}: {attrgetter(path)(cfg)!r} must be one of {', '.join(choices)}"

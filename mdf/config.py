@@ -21,6 +21,13 @@ class RunConfig:
     log_every: int = 5  # optimiser steps between two lines of metrics.jsonl
     keep_last_every: int = 50  # optimiser steps between two writes of last/
     keep: int = 0  # writes of last/ that are also kept, the newest, whole, in kept/; 0 = none
+    # of tensorboard, wandb, mlflow, trackio: who gets the numbers of metrics.jsonl, too. Nothing leaves the machine
+    # unless their own environment variable says so (WANDB_MODE=online, MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID)
+    trackers: tuple[str, ...] = ()
+    peak_tflops: float = 0.0  # dense bf16 TFLOP/s of a device, which MFU is a share of; 0 = by the name of the GPU
+    # the run stops (exit code 1) at a loss more than this many robust standard deviations above the median of the last
+    # 64 steps, and above that of the first 16; 0 = never
+    spike: float = 20.0
 
 
 @dataclass(frozen=True)

@@ -57,14 +57,9 @@ def own_tensors(model: "MDFModel", state: dict[str, Tensor] | None = None) -> di
     """
     return {
         name: tensor
-<<<<<<< HEAD
-        for name, tensor in model.state_dict().items()
+        for name, tensor in (model.state_dict() if state is None else state).items()
         if name not in model.of_base
         and not (name.startswith("language.") and ("lora_" in name or tied(model, name) or is_statistic(name)))
-=======
-        for name, tensor in (model.state_dict() if state is None else state).items()
-        if name not in model.of_base and not (name.startswith("language.") and ("lora_" in name or tied(model, name)))
->>>>>>> processes
     }
 
 

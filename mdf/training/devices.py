@@ -49,7 +49,7 @@ def choose_threads(wanted: int, local_processes: int) -> int | None:
     return max(1, cores() // local_processes)
 
 
-def make_accelerator(run: RunConfig, precision: str, launch: Launch | None = None) -> Any:
+def make_accelerator(run: RunConfig, precision: str, launch: Launch | None = None, **tracking: Any) -> Any:
     """An Accelerator on the GPU where there is one, else on the CPU.
 
     Raises UserError where the launcher started another number of processes than it was asked for.
@@ -61,7 +61,7 @@ def make_accelerator(run: RunConfig, precision: str, launch: Launch | None = Non
         # `mdf.training.sharding` does it, on CPUs too; transformers would load no weights on all processes but one
         os.environ.pop("ACCELERATE_USE_FSDP", None)
     cuda = torch.cuda.is_available() and not yes("ACCELERATE_USE_CPU")
-    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if precision == "bf16" else "no", **tracking)
     if accelerator.num_processes != launch.processes:
         raise UserError(
             f"{launch.processes} processes were asked for and {accelerator.num_processes} take part; on CPUs use "

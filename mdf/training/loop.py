@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -14,6 +13,7 @@ import torch
 from mdf import __version__
 from mdf.batches import Batch
 from mdf.errors import UserError
+from mdf.training.curves import curves_picture
 from mdf.training.data import (
     StageData,
     dataset,
@@ -24,7 +24,10 @@ from mdf.training.data import (
 )
 from mdf.training.devices import memory_gib
 from mdf.training.ema import Average
+from mdf.training.flops import costs, peak_flops
+from mdf.training.guard import Guard
 from mdf.training.health import NARROW, widest
+from mdf.training.meters import Meter, clip_gradients, gates, tokens_read
 from mdf.training.optimizer import make_optimizer, set_learning_rates, share_of_peak, trainable_table
 from mdf.training.picture import batch_picture
 from mdf.training.progress import Progress
@@ -40,19 +43,13 @@ from mdf.training.saving import (
     write_folder,
     write_tensors,
 )
-from mdf.training.sharding import shard, spread_optimizer, whole, whole_model, whole_optimizer
+from mdf.training.sharding import shard, spread_optimizer, whole_model, whole_optimizer
 from mdf.training.stages import Task, freeze_unreached
 from mdf.training.standing import Standing
 from mdf.training.validation import best_by, validate, write_samples
 
 if TYPE_CHECKING:
     from mdf.training.run import Run
-
-SHOWN = 32  # ids of photographs in a message, at most
-
-
-class NotFinite(ArithmeticError):
-    """A loss or gradient became infinite or not a number; nothing of it was saved."""
 
 
 def shown(found: dict[str, float]) -> str:
@@ -87,6 +84,7 @@ class Stage:
             names = ", ".join(idle[:4]) + (" …" if len(idle) > 4 else "")
             run.say(f"{task.name}: out of reach of its losses, so {len(idle)} tensors stay as they are: {names}")
         table = trainable_table(model, cfg, task.name)
+        self.meter = self.make_meter(batch)
         length = f"{self.total} steps of {self.sampler.step_size} photographs"
         run.say(f"{table}\n{task.name}: {length}, best/ by {self.standing.by}")
         if run.main:
@@ -102,7 +100,7 @@ class Stage:
         self.model.train()
         self.average = Average(self.bare, s.ema) if s.ema else None
         self.window = self.empty_window()
-        self.seconds = 0.0
+        self.guard = Guard(task.name, task.weights, cfg.run.spike)
         seed_everything(cfg.run.seed, cfg.run.stages.index(task.name), accelerator.process_index)
         if saved:
             self.restore(saved)
@@ -110,9 +108,20 @@ class Stage:
             batch_picture(batch, model.processor.preprocessing, run.folder.path / "first_batch.png")
 
     def empty_window(self) -> dict[str, Any]:
-        """Sums since the last line of metrics.jsonl: each loss of this process, and steps."""
-        zeros = torch.zeros(len(self.names), dtype=torch.float64, device=self.accelerator.device)
-        return {"losses": zeros, "norm": 0.0, "steps": 0}
+        """Since the last line of metrics.jsonl: sum of each loss, last gradient norm, that of each part, and steps."""
+        return {"losses": torch.zeros(len(self.names), dtype=torch.float64), "norm": 0.0, "norms": {}, "steps": 0}
+
+    def make_meter(self, batch: Batch) -> Meter:
+        """A meter that knows what a step costs, where the peak of the device is known."""
+        accelerator, run = self.accelerator, self.run
+        peak = peak_flops(accelerator.device, self.cfg.run.peak_tflops)
+        if peak is None:
+            if self.task.name == self.cfg.run.stages[0]:
+                run.say(f"no MFU: the peak of this {accelerator.device.type} is not known; run.peak_tflops says it")
+            return Meter(None, math.inf)
+        devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), accelerator.autocast():
+            return Meter(costs(self.bare, self.task, batch.to(self.bare.device)), peak * accelerator.num_processes)
 
     def fit(self) -> bool:
         """Run to the last step, or until `patience` ends; False where SIGTERM stopped it, after saving.
@@ -125,11 +134,11 @@ class Stage:
         progress = Progress(self.task.name, self.step, self.total)
         if self.step == 0 and "contrastive" in self.task.want and not self.standing.widest:
             self.look_before(progress)
-        clock, images, tokens = time.monotonic(), 0, 0
+        self.meter.start()
         while self.step < self.total and not self.standing.ended:
             # all micro-batches are read first: a loss is a sum over the step divided by what the whole step counts
             step, failure = self.read(batches)
-            totals, stopped, failed, missing, cut = self.totals(step, failure)
+            totals, stopped, failed, missing, cut, read = self.totals(step, failure)
             if failed or missing == self.sampler.step_size:
                 self.save()
                 raise failure or UserError(self.unreadable(failed))
@@ -140,35 +149,29 @@ class Stage:
             rates = set_learning_rates(
                 self.optimizer, partial(share_of_peak, self.step, self.total, schedule=s.schedule)
             )
+            shares = []  # of each micro-batch in each loss of the step
             for i, batch in enumerate(step):
                 with nullcontext() if i == s.accumulation - 1 else accelerator.no_sync(self.model):
                     here = batch.to(accelerator.device)
                     self.count_one_class(here)
                     terms, _ = self.task(self.model, here)
                     accelerator.backward(self.task.total(terms, totals, accelerator.num_processes))
-                shares = [terms[n][0].detach().double() / max(totals[n], 1.0) for n in self.names]
-                self.window["losses"] += torch.stack(shares)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            norm = whole(accelerator.clip_grad_norm_(parameters, s.max_grad_norm or math.inf), True)
+                own = [terms[n][0].detach().double() / max(totals[n], 1.0) for n in self.names]
+                shares.append(torch.stack(own))
+            norms = clip_gradients(accelerator, self.optimizer, s.max_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.step += 1
-            self.window["norm"], self.window["steps"] = float(norm), self.window["steps"] + 1
-            self.refuse_nan(step)
+            self.guard.note(self.step, step, shares, norms)
             if self.average:
                 self.average.update(self.step)
-            images, tokens = images + self.sampler.step_size, tokens + int(totals.get("text", 0))
+            self.meter.step(self.sampler.step_size, totals.get("text", 0), read)
             if self.step % self.cfg.run.log_every == 0 or self.step == self.total:
-                now = time.monotonic()
-                self.seconds += now - clock
-                self.log(progress, rates, images / (now - clock), tokens / (now - clock))
-                clock, images, tokens = now, 0, 0
-            before = time.monotonic()
-            if self.validation_due():
-                self.validate(progress)
-            elif self.step % self.cfg.run.keep_last_every == 0:
-                self.save()
-            clock += time.monotonic() - before  # the speed is that of training alone
+                self.log(progress, rates)
+            if self.validation_due() or self.step % self.cfg.run.keep_last_every == 0:
+                self.settle()  # what the device has still to compute is part of the steps
+                with self.meter.paused():
+                    self.validate(progress) if self.validation_due() else self.save()
         return True
 
     def read(self, batches: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
@@ -181,16 +184,21 @@ class Stage:
             return step, error
         return step, None
 
-    def totals(self, step: list[Batch], failure: UserError | None) -> tuple[dict[str, float], bool, bool, int, int]:
+    def totals(
+        self, step: list[Batch], failure: UserError | None
+    ) -> tuple[dict[str, float], bool, bool, int, int, int]:
         """What each loss of the whole step counts, all processes together, whether any of them was told to stop or
-        could not read its photographs, how many photographs are missing, and how many captions were cut.
+        could not read its photographs, how many photographs are missing, how many captions were cut, and how many
+        tokens the language model reads.
         """
         own = [[0.0] * len(self.names), *([*self.task.counts(batch).values()] for batch in step)]
         flags = [self.run.stop.is_set(), failure is not None, sum(len(batch.missing) for batch in step)]
-        flags.append(sum(batch.cut for batch in step))
+        flags += [sum(batch.cut for batch in step), sum(tokens_read(batch) for batch in step)]
         numbers = torch.tensor([*map(sum, zip(*own, strict=True)), *map(float, flags)], dtype=torch.float64)
-        *sums, stop, failed, missing, cut = self.accelerator.reduce(numbers.to(self.accelerator.device), "sum").tolist()
-        return dict(zip(self.names, sums, strict=True)), stop > 0, failed > 0, int(missing), int(cut)
+        if self.accelerator.num_processes > 1:  # one process has no reason to wait for its device here
+            numbers = self.accelerator.reduce(numbers.to(self.accelerator.device), "sum")
+        *sums, stop, failed, missing, cut, read = numbers.tolist()
+        return dict(zip(self.names, sums, strict=True)), stop > 0, failed > 0, int(missing), int(cut), int(read)
 
     def unreadable(self, failed: bool) -> str:
         """What a process says whose own photographs can be read, or are skipped."""
@@ -208,22 +216,18 @@ class Stage:
                 self.run.say(f"{self.task.name}, step {self.step + 1}: {self.task.one_class_note(losses)}")
             self.one_class += 1
 
-    def refuse_nan(self, step: list[Batch]) -> None:
-        """Stop before a step that is not a number is saved, and name its photographs."""
-        if not math.isfinite(self.window["norm"]):
-            ids = [sample for batch in step for sample in batch.sample_ids]
-            named = ", ".join(ids[:SHOWN]) + (f" … ({len(ids)} in all)" if len(ids) > SHOWN else "")
-            raise NotFinite(
-                f"{self.task.name}, step {self.step}: the gradient is not finite. The last checkpoint is from before "
-                f"it; lower the learning rates of {self.task.name}.parts or max_grad_norm, or set run.precision=fp32. "
-                f"The photographs of the step on this process: {named}"
-            )
+    def settle(self) -> None:
+        """Take in the steps since the last call; raises Unsound where one of them must not be saved."""
+        for made in self.guard.read(self.accelerator):
+            self.window["losses"] += torch.tensor(made.losses, dtype=torch.float64)
+            self.window["norm"], self.window["norms"] = made.norms.pop(""), made.norms
+            self.window["steps"] += 1
 
-    def log(self, progress: Progress, rates: dict[str, float], images: float, tokens: float) -> None:
+    def log(self, progress: Progress, rates: dict[str, float]) -> None:
         """One line of metrics.jsonl: means since the last one, over all processes."""
+        self.settle()
         window, self.window = self.window, self.empty_window()
-        losses = self.accelerator.reduce(window["losses"], "sum").cpu() / window["steps"]
-        named = dict(zip(self.names, losses.tolist(), strict=True))
+        named = dict(zip(self.names, (window["losses"] / window["steps"]).tolist(), strict=True))
         line = {
             "stage": self.task.name,
             "step": self.step,
@@ -233,16 +237,17 @@ class Stage:
             **{f"loss_{n}": value for n, value in named.items()},
             **{f"lr_{part}": rate for part, rate in rates.items()},
             "grad_norm": window["norm"],
-            "images_per_second": round(images, 3),
-            "tokens_per_second": round(tokens, 1),
+            **{f"grad_norm_{part}": norm for part, norm in window["norms"].items()},
+            **(gates(self.bare.fusion) if "text" in self.task.want else {}),
+            **self.meter.values(),
             "memory_gib": round(memory_gib(self.accelerator.device), 3),
-            "seconds": round(self.seconds, 3),
+            "seconds": round(self.meter.seconds, 3),
             **({"missing": self.missing} if self.missing else {}),
             **({"captions_cut": self.cut} if self.cut else {}),
             **({"one_class_batches": self.one_class} if self.one_class else {}),
         }
         if self.run.main:
-            self.run.folder.log(line)
+            self.run.log(line)
             progress.show(self.step, line)
 
     def validation_due(self) -> bool:
@@ -267,7 +272,7 @@ class Stage:
         found = self.measure()
         self.standing.widest = widest({}, found)
         if self.run.main and found:
-            self.run.folder.log({"stage": self.task.name, "step": 0, "total": self.total, **found})
+            self.run.log({"stage": self.task.name, "step": 0, "total": self.total, **found})
             progress.say(f"{self.task.name} 0/{self.total} validation  {shown(found)}")
             if -found.get("val_uniformity", -math.inf) < NARROW:
                 progress.say(
@@ -287,7 +292,7 @@ class Stage:
         better = standing.judge(found, self.step, last=self.step == self.total)
         if self.run.main and found:
             flags = {"best": better} | {f: True for f in ("collapsed", "ended") if getattr(standing, f)}
-            self.run.folder.log({"stage": task.name, "step": self.step, "total": self.total, **found, **flags})
+            self.run.log({"stage": task.name, "step": self.step, "total": self.total, **found, **flags})
             best = "  (best)" if better else ""
             progress.say(f"{task.name} {self.step}/{self.total} validation  {shown(found)}{best}")
             for line in standing.news(self.step):
@@ -300,17 +305,20 @@ class Stage:
             with self.averaged():
                 text = write_samples(self.accelerator, self.bare, samples, task.stage.samples, title)
             self.run.folder.write(f"samples/{task.name}-{self.step:06d}.md", text)
+        if self.run.main:
+            curves_picture(self.run.folder.lines(), self.run.folder.path / "curves.png")
         self.save()
         self.run.keep_best(standing.best, self.step)
         standing.refuse(self.step)
 
     def save(self) -> None:
-        """Write last/ with everything that --resume needs."""
+        """Write last/ with everything that --resume needs; raises Unsound, and leaves it, after a broken step."""
         from accelerate.utils import gather_object
 
+        self.settle()
         own = {
             "random": random_state(self.accelerator.device),
-            "window": {**self.window, "losses": self.window["losses"].cpu()},
+            "window": self.window,
         }
         ranks = gather_object([own])
         model = whole_model(self.bare, self.run.main) if self.sharded else None
@@ -322,6 +330,7 @@ class Stage:
                 kept = self.run.folder.path / "kept"
                 keep(self.run.folder.last, kept, order, self.task.name, self.step, self.cfg.run.keep)
         self.accelerator.wait_for_everyone()
+        self.guard.saved = self.step
 
     def write(
         self, draft: Path, ranks: list[dict[str, Any]], model: dict[str, Any] | None, optimizer: dict[str, Any]
@@ -340,7 +349,8 @@ class Stage:
             "total": self.total,
             "sampler": self.sampler.after(self.step).state(),
             "standing": self.standing.state(),
-            "seconds": self.seconds,
+            "seconds": self.meter.seconds,
+            "level": self.guard.level.state(),
             "missing": self.missing,
             "captions_cut": self.cut,
             "one_class": self.one_class,
@@ -356,22 +366,24 @@ class Stage:
     def restore(self, saved: dict[str, Any]) -> None:
         """Go back to where last/ was written."""
         folder = self.run.folder
-        self.step, self.seconds = saved["step"], saved["seconds"]
+        self.step, self.meter.seconds, self.guard.saved = saved["step"], saved["seconds"], saved["step"]
+        if "level" in saved:
+            self.guard.level.restore(saved["level"])
         self.standing.restore(saved["standing"])
         if self.average:
             self.average.restore(read_tensors(folder.last / STATE / "weights.pt"))
         self.missing, self.cut = saved.get("missing", 0), saved.get("captions_cut", 0)
         self.one_class = saved.get("one_class", 0)
         spread_optimizer(self.optimizer, read_tensors(folder.last / STATE / "optimizer.pt"))
-        rank, device = self.accelerator.process_index, self.accelerator.device
+        rank = self.accelerator.process_index
         ranks = [read_tensors(folder.last / STATE / f"rank-{r}.pt") for r in range(saved["processes"])]
+        self.window = self.empty_window() | ranks[0]["window"]  # the same on every process
+        if "norms" not in ranks[0]["window"]:  # an mdf before wrote it, where each process kept its own losses
+            self.window["losses"] = torch.stack([own["window"]["losses"].cpu() for own in ranks]).sum(0)
         self.run.say(f"resumed {self.task.name} after step {self.step} of {self.total}")
         if len(ranks) == self.accelerator.num_processes:
-            self.window = {**ranks[rank]["window"], "losses": ranks[rank]["window"]["losses"].to(device)}
-            restore_random_state(ranks[rank]["random"], device)
+            restore_random_state(ranks[rank]["random"], self.accelerator.device)
             return
-        losses = torch.stack([own["window"]["losses"] for own in ranks]).sum(0).to(device)
-        self.window = {**ranks[0]["window"], "losses": losses if rank == 0 else torch.zeros_like(losses)}
         seed_everything(self.cfg.run.seed, self.cfg.run.stages.index(self.task.name), rank, self.step)
         self.run.say(
             f"processes: {len(ranks)} then, {self.accelerator.num_processes} now. Photographs come in the same order; "

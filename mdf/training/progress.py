@@ -29,6 +29,8 @@ class Progress:
         parts += [f"|g| {values['grad_norm']:.2f}", f"{values['images_per_second']:.1f} img/s"]
         if values["tokens_per_second"]:
             parts.append(f"{values['tokens_per_second']:.0f} tok/s")
+        if "mfu" in values:
+            parts.append(f"MFU {100 * values['mfu']:.1f}%")
         parts += [f"{values['memory_gib']:.2f} GiB", f"ETA {duration(left)}"]
         return "  ".join(parts)
 

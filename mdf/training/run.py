@@ -17,15 +17,18 @@ from mdf.errors import UserError
 from mdf.records import Manifest
 from mdf.training.data import diagnoses_of, load_manifests, stage_data
 from mdf.training.devices import agree, choose_precision, forget_accelerator, make_accelerator
+from mdf.training.guard import Unsound
 from mdf.training.launch import Launch, check_launch, launched
-from mdf.training.loop import NotFinite, Stage
+from mdf.training.loop import Stage
+from mdf.training.out_of_memory import explain, is_out_of_memory
 from mdf.training.run_folder import RunFolder, environment
 from mdf.training.saving import plain, promote, refuse_other_steps
 from mdf.training.stages import Task
 from mdf.training.standing import Collapsed, Standing
 from mdf.training.start import first_model, next_model
+from mdf.training.trackers import Trackers, finish, tracking
 
-STOPPED, FAILED = 143, 1  # exit codes: SIGTERM after saving; a loss that is no number, or a collapse
+STOPPED, FAILED = 143, 1  # exit codes: SIGTERM after saving; no sound step, a collapse, or no memory
 
 
 def train(cfg: Config, *, resume: bool = False) -> int:
@@ -46,7 +49,7 @@ def train(cfg: Config, *, resume: bool = False) -> int:
             raise
     wanted = saved["precision"] if saved and cfg.run.precision == "auto" else cfg.run.precision
     precision, why = choose_precision(wanted, cuda=torch.cuda.is_available())
-    accelerator = make_accelerator(cfg.run, precision, launch)
+    accelerator = make_accelerator(cfg.run, precision, launch, **tracking(cfg.run))
     facts = {
         "settings": plain(cfg),
         "mdf": __version__,
@@ -59,11 +62,17 @@ def train(cfg: Config, *, resume: bool = False) -> int:
         agree(accelerator, failure, facts)
         with stop_signal() as stop:
             return Run(cfg, folder, accelerator, launch, precision, why, saved, stop).run()
-    except (NotFinite, Collapsed) as error:
-        if accelerator.is_main_process or isinstance(error, NotFinite):  # whose photographs are each process's own
+    except (Unsound, Collapsed) as error:
+        if accelerator.is_main_process or isinstance(error, Unsound):  # whose photographs are each process's own
             print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {explain(error, cfg, accelerator.device)}", file=sys.stderr, flush=True)
+        return FAILED
     finally:
+        finish(accelerator)
         if accelerator.num_processes > 1:
             accelerator.end_training()
         forget_accelerator()
@@ -109,6 +118,7 @@ class Run:
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32  # of the language model's frozen weights
         self.main = accelerator.is_main_process
         self.say: Callable[[str], None] = (lambda text: print(text, flush=True)) if self.main else (lambda text: None)
+        self.trackers: Trackers | None = None  # as soon as there is a folder
         count = accelerator.num_processes
         shards = f", the model in shards ({launch.sharding})" if launch.sharding != "none" else ""
         self.say(
@@ -152,6 +162,8 @@ class Run:
             if new:
                 accelerator.wait_for_everyone()
                 agree(accelerator, self.folder.unseen())
+            if self.trackers is None:
+                self.trackers = Trackers(accelerator, cfg, self.folder, self.say)
             stage = Stage(self, task, data, model, state)
             state = None
             if not stage.fit():
@@ -174,6 +186,12 @@ class Run:
             processes=self.accelerator.num_processes,
             threads=torch.get_num_threads(),
         )
+
+    def log(self, line: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, whose numbers the trackers get, too."""
+        assert self.trackers is not None
+        self.folder.log(line)
+        self.trackers.log(line)
 
     def keep_best(self, best: dict[str, Any], step: int) -> None:
         """Make best/ of last/ where the best step is the one that last/ holds (again after a crash between the two)."""

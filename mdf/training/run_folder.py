@@ -117,6 +117,11 @@ class RunFolder:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def lines(self) -> list[dict[str, Any]]:
+        """The objects of metrics.jsonl; [] before there are any."""
+        text = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
     def cut_metrics(self, stages: tuple[str, ...], stage: str, step: int) -> None:
         """Drop the lines of metrics.jsonl after `step` of `stage`, and a line that a crash left half written."""
         kept = []

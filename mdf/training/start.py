@@ -77,6 +77,7 @@ def next_model(cfg: Config, checkpoint: Path, dtype: torch.dtype) -> MDFModel:
     """The model of a checkpoint of this run, ready to train on."""
     refuse(cfg)
     model = MDFModel.from_pretrained(checkpoint, dtype=dtype)
+    model.encoder.settle(cfg.encoder)
     if cfg.language.gradient_checkpointing:
         checkpoint_layers(model.language)
     return model

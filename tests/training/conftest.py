@@ -29,7 +29,7 @@ def metrics(cfg: Config) -> list[dict]:
     """The lines of a run's metrics.jsonl without what a clock says."""
     path = Path(cfg.run.dir) / cfg.run.name / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    timed = ("images_per_second", "tokens_per_second", "memory_gib", "seconds")
+    timed = ("images_per_second", "tokens_per_second", "processed_tokens_per_second", "mfu", "memory_gib", "seconds")
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
 

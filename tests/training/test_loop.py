@@ -296,6 +296,19 @@ def test_resume_refuses_other_settings_but_not_logging(undisturbed):
     assert train(put(undisturbed, "run.log_every", 3), resume=True) == 0
 
 
+def test_resume_takes_gradient_checkpointing(tiny, monkeypatch, undisturbed):
+    """What a run that ran out of memory changes first; it trains on as before."""
+    from tests.tiny import put
+
+    cfg = tiny(**ALL)
+    stop_at(monkeypatch, "fuse", 3, crash)
+    with pytest.raises(RuntimeError):
+        train(cfg)
+    cfg = put(put(cfg, "language.gradient_checkpointing", True), "encoder.gradient_checkpointing", True)
+    assert train(cfg, resume=True) == 0
+    assert losses(cfg) == pytest.approx(losses(undisturbed), rel=1e-5)
+
+
 def test_overwrite_replaces_a_run_and_nothing_else(tiny):
     cfg = tiny(**SEGMENT, **{"run.overwrite": True})
     folder(cfg).mkdir(parents=True)
@@ -347,15 +360,21 @@ def test_a_loss_that_is_no_number_stops_the_run_names_the_photographs_and_keeps_
     cfg = tiny(**SEGMENT | lengths | {"segment.parts.unet": PartConfig("full", 1e30)})
     assert train(cfg) == 1
     error = capsys.readouterr().err
-    assert "the gradient is not finite" in error and "photographs of the step on this process: phantom_" in error
-    kept = json.loads((folder(cfg) / "last" / STATE / "state.json").read_text())["step"]
-    assert f"segment, step {kept + 1}:" in error
+    assert "not finite: " in error and "gradient of unet" in error
+    assert "photographs of the step on this process: phantom_" in error and f"it is of step {kept_step(cfg)}" in error
+    assert f"segment, step {kept_step(cfg) + 1}:" in error
+
+
+def kept_step(cfg: Config) -> int:
+    return json.loads((folder(cfg) / "last" / STATE / "state.json").read_text())["step"]
 
 
 def test_the_folder_of_a_run_holds_what_the_design_says(undisturbed):
     run = folder(undisturbed)
     names = {p.name for p in run.iterdir()}
-    files = "config.yaml environment.json trainable.txt data.jsonl data.meta.json metrics.jsonl first_batch.png"
+    files = (
+        "config.yaml environment.json trainable.txt data.jsonl data.meta.json metrics.jsonl first_batch.png curves.png"
+    )
     assert names == {*files.split(), "samples", "last", "best"}
     assert not (run / "best" / STATE).exists()
     steps = [(line["stage"], line["step"]) for line in metrics(undisturbed) if "loss" in line]
