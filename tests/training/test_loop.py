@@ -262,9 +262,7 @@ def test_a_checkpoint_of_another_version_loads_or_says_which_version_wrote_it(ti
     assert MDFModel.from_pretrained(folder(cfg) / "best").config.sections()[0].layer_decay == 1.0
     newer = {**written, "mdf_version": "7.0", "mdf": {**written["mdf"], "unet": {**written["mdf"]["unet"], "sharp": 1}}}
     path.write_text(json.dumps(newer))
-    with pytest.raises(
-        UserError, match=rf"written by mdf 7\.0, does not .* of this mdf {__version__}.*sharp"
-    ):
+    with pytest.raises(UserError, match=rf"written by mdf 7\.0, does not .* of this mdf {__version__}.*sharp"):
         MDFModel.from_pretrained(folder(cfg) / "best")
 
 
