@@ -74,22 +74,23 @@ class Row:
         }
 
 
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def interleave(
     actions: Sequence[Callable[[], None]], repeats: int, *, warm_up: int, device: torch.device
 ) -> list[list[float]]:
     """Seconds of each action in each of `repeats` rounds after `warm_up` others; a round runs every action in order."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     seconds: list[list[float]] = [[] for _ in actions]
     for number in range(warm_up + repeats):
         for action, times in zip(actions, seconds, strict=True):
-            wait()
+            wait_for(device)
             start = time.perf_counter()
             action()
-            wait()
+            wait_for(device)
             if number >= warm_up:
                 times.append(time.perf_counter() - start)
     return seconds
@@ -111,10 +112,10 @@ def tokens(model: Any, count: int, length: int) -> torch.Tensor:
     return ids
 
 
-def training_batch(cfg: Config, model: Any) -> Batch:
-    """fuse.batch_size conversations of `LENGTH` tokens, the second half supervised, and every mask of the U-Net."""
+def training_batch(cfg: Config, model: Any, length: int = LENGTH) -> Batch:
+    """fuse.batch_size conversations of `length` tokens, the second half supervised, and every mask of the U-Net."""
     count, side = cfg.fuse.batch_size, cfg.unet.size
-    ids = tokens(model, count, LENGTH)
+    ids = tokens(model, count, length)
     answered = torch.arange(ids.shape[1]).expand_as(ids) >= ids.shape[1] // 2
     noise = pixels(cfg, model, count)
     return Batch(
@@ -200,7 +201,7 @@ class Benchmarks:
         actions = [action(self.fused), action(self.baseline)]
         fused, baseline = interleave(actions, repeats, warm_up=1, device=self.device)
         speed, reference = ([NEW / s for s in seconds] for seconds in (fused, baseline))
-        return [Row("generate", "generate without fusion", "tokens/s", speed, reference, bar=0.85)]
+        return [Row("generate", "generate without fusion", "tokens/s", speed, reference, bar=0.9)]
 
     def step(self, repeats: int) -> list[Row]:
         """Seconds of a fuse step: forward, backward, clipping and AdamW, on the same batch."""

@@ -100,6 +100,7 @@ STAGE_RANGES = {
     "batch_size": "[1, inf)",
     "accumulation": "[1, inf)",
     "chunk": "[0, inf)",
+    "features_gb": "[-1, inf)",
     "warmup": "[0, 1)",
     "weight_decay": "[0, inf)",
     "beta2": "(0, 1)",

@@ -186,6 +186,9 @@ class StageConfig:
     beta2: float = 0.99  # AdamW's second moment decay
     max_grad_norm: float = 1.0  # L2 norm that gradients are clipped to; 0 = no clipping
     augment: bool = True  # the settings of `augment` on training photographs
+    # GB of memory a process at the most for what a frozen encoder and U-Net make of photographs, computed once a stage
+    # where losses: {text: …} and augment: false; 0 = computed anew in every epoch, -1 = 2 on a processor, 0 on a GPU
+    features_gb: float = -1.0
     balance: bool = (
         False  # true: every diagnosis is drawn equally often; with losses.patient that of both eyes together
     )

@@ -5,6 +5,7 @@ width, L depths, A adapters, n heads of 64, G² memory vectors, N grounded posit
 d language width, C caption tokens.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from mdf.imaging.preprocess import Preprocessing
 from mdf.models.chunks import in_chunks
 from mdf.models.configuration import CACHE, MDFConfig, MDFOutput
 from mdf.models.connector import Fusion
+from mdf.models.features import Features, Look
 from mdf.models.fundus_encoder import FundusEncoder, statistics
 from mdf.models.language import MEMORY, MemoryCarrier, attach_lora, bare, hidden_rms, hook_adapters, load_language
+from mdf.models.readings import readings
 from mdf.models.towers import captions_of, check_tokenizer, resolve
 from mdf.models.unet import UNet
 from mdf.models.weights import normalisation
@@ -188,31 +191,42 @@ class MDFModel(PreTrainedModel, GenerationMixin):
 
     # -- the one differentiable entry ---------------------------------------------------------------------------------
 
-    def see(
-        self, pixel_values: Tensor, unet_pixels: Tensor | None, prompt: Tensor | None = None, *, masks: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Photographs -> unit embedding [B,E], prefix [B,P,d], memory [B,L,G²,m] or None, mask logits [B,K,U,U]."""
-        image_embeds, tokens = self.encoder(pixel_values)
-        prefix = self.fusion.prefix(tokens)
-        memory = mask_logits = None
+    def features(self, pixel_values: Tensor, unet_pixels: Tensor | None, *, masks: bool = False) -> Features:
+        """What encoder and U-Net make of photographs, before any weight of the fusion."""
+        found = Features(*self.encoder(pixel_values))
         if self.fusion.depths or masks:
             if unet_pixels is None:
                 raise ValueError("unet_pixels [B,3,U,U] is missing: the fusion reads the U-Net's skips")
-            features = self.unet.encode(unet_pixels)
+            found.maps = self.unet.encode(unet_pixels)
             if masks:
-                mask_logits = self.unet.decode(features)
-            if self.fusion.depths:
-                probabilities = None
-                if self.fusion.masks:
-                    with torch.no_grad():
-                        probabilities = (self.unet.decode(features) if mask_logits is None else mask_logits).sigmoid()
-                skips = [features[d] for d in self.fusion.depths]
-                memory = self.fusion.memory(skips, image_embeds, prompt, probabilities)
-                if features[-1].requires_grad and not masks:
-                    memory = (
-                        memory + 0.0 * features[-1].sum()
-                    )  # the deepest stage feeds no skip: keep DDP from waiting for it
-        return image_embeds, prefix, memory, mask_logits
+                found.mask_logits = self.unet.decode(found.maps)
+            if self.fusion.depths and self.fusion.masks:
+                with torch.no_grad():
+                    drawn = self.unet.decode(found.maps) if found.mask_logits is None else found.mask_logits
+                    found.read = readings(drawn.sigmoid(), self.fusion.masks, self.fusion.grid)
+        return found
+
+    def see(
+        self,
+        pixel_values: Tensor,
+        unet_pixels: Tensor | None,
+        prompt: Tensor | None = None,
+        *,
+        masks: bool = False,
+        look: Look | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Photographs -> unit embedding [B,E], prefix [B,P,d], memory [B,L,G²,m] or None, mask logits [B,K,U,U]."""
+        found = (
+            self.features(pixel_values, unet_pixels, masks=masks) if look is None else look(pixel_values, unet_pixels)
+        )
+        prefix = self.fusion.prefix(found.tokens)
+        memory = None
+        if self.fusion.depths:
+            skips = [found.maps[d] for d in self.fusion.depths]
+            memory = self.fusion.memory(skips, found.image_embeds, prompt, found.read)
+            if found.maps[-1].requires_grad and not masks:
+                memory = memory + 0.0 * found.maps[-1].sum()  # it feeds no skip: keep DDP from waiting for it
+        return found.image_embeds, prefix, memory, found.mask_logits
 
     def pooled_prompt(self, embeds: Tensor, input_ids: Tensor, prompt_mask: Tensor | None) -> Tensor:
         """Mean word embedding [B,d] of the tokens before the first answer, image placeholders and padding left out."""
@@ -231,6 +245,8 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         *,
         caption_ids: Tensor | None = None,
         keep: Tensor | None = None,
+        reduce: Callable[[Tensor, nn.Module], Any] | None = None,
+        look: Look | None = None,
         grounded: Tensor | None = None,
         want: tuple[str, ...] = ("text",),
         chunk: int = 0,
@@ -251,6 +267,9 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             prompt_mask: bool [B,T], the tokens before the first answer.
             caption_ids: int64 [B,C] for `want` contrastive.
             keep: bool [B,T]; logits are computed there only.
+            reduce: called with the hidden states [N,d] at `keep` ([B,T,d] without) and the language model's head, in
+                place of making logits; its result is `reduced`. So all of training goes through one forward.
+            look: called with pixel_values and unet_pixels in place of `features`, where encoder and U-Net are frozen.
             grounded: bool [B,T]; the adapters' attention over the patches is returned for these positions.
             want: which of text, contrastive, masks to compute.
             chunk: photographs, then captions, that the encoder holds at once where text is not wanted; 0 = all.
@@ -275,7 +294,7 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             assert embeds is not None and input_ids is not None
             prompt = self.pooled_prompt(embeds, input_ids, prompt_mask) if self.fusion.uses_prompt else None
             out.image_embeds, prefix, memory, out.mask_logits = self.see(
-                pixel_values, unet_pixels, prompt, masks="masks" in want
+                pixel_values, unet_pixels, prompt, masks="masks" in want, look=look
             )
         if "contrastive" in want:
             assert caption_ids is not None
@@ -306,7 +325,11 @@ class MDFModel(PreTrainedModel, GenerationMixin):
             hidden = hidden[keep]
         elif backbone.get("logits_to_keep"):
             hidden = hidden[:, -backbone["logits_to_keep"] :]
-        out.logits = bare(self.language).lm_head(hidden)
+        head = bare(self.language).lm_head
+        if reduce is not None:
+            out.reduced = reduce(hidden, head)
+        else:
+            out.logits = head(hidden)
         return out
 
     def place_prefix(self, embeds: Tensor, input_ids: Tensor, prefix: Tensor | None) -> Tensor:

@@ -36,7 +36,7 @@ from mdf.training.saving import (
     write_folder,
     write_tensors,
 )
-from mdf.training.stages import Task, freeze_unreached
+from mdf.training.stages import Task, freeze_unreached, remember
 from mdf.training.standing import Standing
 from mdf.training.validation import best_by, validate, write_samples
 
@@ -79,6 +79,7 @@ class Stage:
         if idle:
             names = ", ".join(idle[:4]) + (" …" if len(idle) > 4 else "")
             run.say(f"{task.name}: out of reach of its losses, so {len(idle)} tensors stay as they are: {names}")
+        remember(task, model, accelerator.device, len(data.train) + len(data.val), run.say)
         table = trainable_table(model, cfg, task.name)
         length = f"{self.total} steps of {self.sampler.step_size} photographs"
         run.say(f"{table}\n{task.name}: {length}, best/ by {self.standing.by}")

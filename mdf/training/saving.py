@@ -22,7 +22,7 @@ from mdf.errors import UserError
 
 STATE = "trainer_state"
 MAY_CHANGE = ("run.log_every", "run.keep_last_every", "run.threads", "run.overwrite", "data.cache_gb", "data.missing",
-              "stop_on_collapse")  # fmt: skip
+              "stop_on_collapse", "features_gb")  # fmt: skip
 FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")  # as safetensors says it
 
 
