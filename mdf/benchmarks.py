@@ -21,7 +21,7 @@ from mdf.errors import UserError
 from mdf.models.fusion import MDFModel
 from mdf.training.devices import choose_precision, prepare_cpu
 from mdf.training.optimizer import make_optimizer
-from mdf.training.stages import Task
+from mdf.training.stages import Task, remember
 
 PROMPT, NEW = 60, 64  # tokens of a prompt with its photograph, and of its answer
 LENGTH = 128  # tokens of a training conversation, half of them supervised
@@ -228,6 +228,7 @@ class Benchmarks:
         task = Task(cfg, "fuse")
         model.set_trainable(task.stage.parts, tuple(task.weights))
         model.train()
+        remember(task, model, self.device, len(batch.sample_ids), self.say)
         optimizer = make_optimizer(model, cfg, "fuse")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         totals = task.counts(batch)

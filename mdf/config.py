@@ -177,6 +177,9 @@ class StageConfig:
     steps: int = 0  # optimiser steps; 0 = from epochs
     batch_size: int = 8  # photographs a process and micro-batch
     accumulation: int = 1  # micro-batches an optimiser step
+    # photographs, one after the other in the order of the stage, that are sorted by the length of their conversations,
+    # which saves padding where losses: {text: …}; 0 = not sorted, 64 for long and unequal ones
+    bucket: int = 0
     # of a micro-batch, photographs whose activations the encoder holds at once for a contrastive loss, which compares
     # the whole of it (GradCache: the same gradient, less memory, each forward computed twice); 0 = all
     chunk: int = 0

@@ -2,8 +2,8 @@
 
 The same on all sides of a step: language model with its frozen weights in the same precision, its attention, LoRA
 (rank, alpha, targets), token ids and which of them are supervised, autocast, AdamW, the clipping, the threads. TRL and
-the plain loop train the language model alone; ours reads photographs too: frozen encoder and U-Net, memory, adapters
-and prefix, which train. Photographs and tokens are random: the time of a step does not depend on what they show.
+the plain loop train the language model alone; ours reads photographs too: encoder and U-Net, frozen and computed or
+kept from the first step on, and memory, adapters and prefix, which train. Photographs and tokens are random: the time of a step does not depend on what they show.
 
 TRL's loop is its own, unchanged: a callback at the beginning and the end of its steps takes the time and lets the
 others have their turn. What it does between two steps (reading data, logging) is not counted.
@@ -16,6 +16,7 @@ import io
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ LENGTHS = (128, 512)  # tokens of a conversation, half of them supervised
 UNIT = "tokens/s"
 VOCABULARY, WIDTH = 128_256, 512  # of the loss whose memory is measured: Llama 3's, and a narrow model's
 TOKENS = 2048  # of a batch whose loss is measured, half of them supervised
+FEATURES_GB = 4.0  # for what encoder and U-Net make of the photographs of one batch
 WARM_UP = 2
 INSTALL = "pip install 'mdf-mllm[benchmark]'"
 
@@ -63,13 +65,17 @@ def step_rows(made: Benchmarks, length: int, repeats: int) -> list[Row]:
         f"fuse: noise for photographs, batch {rows}, {length} tokens, {batch.supervised} supervised; "
         f"U-Net {cfg.unet.encoder} at {cfg.unet.size}, frozen"
     )
-    ours = made.training_step(cfg, made.fused, batch)
+    kept_cfg = replace(cfg, fuse=replace(cfg.fuse, augment=False, features_gb=FEATURES_GB))
+    ours, kept = (made.training_step(settings, made.fused, batch) for settings in (cfg, kept_cfg))
     plain = plain_step(made, attach_lora(language_model(made), cfg.language), batch)
-    found = beside_trl(made, language_model(made), batch, [ours, plain], repeats)
-    trl, own, other = ([rows * length / s for s in seconds] for seconds in found)
+    found, _ = beside_trl(made, language_model(made), batch, [ours, kept, plain], repeats)
+    trl, own, own_kept, other = ([rows * length / s for s in seconds] for seconds in found)
+    name = f"fuse step, T {length}"
     return [
-        Row(f"fuse step, T {length}", "TRL SFTTrainer, peft", UNIT, own, trl, bar=1.0),
-        Row(f"fuse step, T {length}", "plain loop, peft", UNIT, own, other),
+        Row(name, "TRL SFTTrainer, peft", UNIT, own, trl, bar=1.0),
+        Row(f"{name}, features kept", "TRL SFTTrainer, peft", UNIT, own_kept, trl, bar=1.0),
+        Row(name, "plain loop, peft", UNIT, own, other),
+        Row(f"{name}, features kept", "plain loop, peft", UNIT, own_kept, other),
     ]
 
 
@@ -104,8 +110,10 @@ def plain_step(made: Benchmarks, language: Any, batch: Batch) -> Callable[[], Te
 
 def beside_trl(
     made: Benchmarks, language: Any, batch: Batch, actions: Sequence[Callable[[], Any]], repeats: int
-) -> list[list[float]]:
-    """Seconds of TRL's step, then of each action, in each of `repeats` rounds after `WARM_UP` others."""
+) -> tuple[list[list[float]], float]:
+    """Seconds of TRL's step, then of each action, in each of `repeats` rounds after `WARM_UP` others; and the mean loss
+    of TRL's steps.
+    """
     from peft import LoraConfig
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -172,8 +180,8 @@ def beside_trl(
             data_collator=lambda _: {name: tensor.clone() for name, tensor in given.items()},
             callbacks=[Turns()],
         )
-        trainer.train()
-    return seconds
+        loss = trainer.train().training_loss
+    return seconds, loss
 
 
 # -- the loss ---------------------------------------------------------------------------------------------------------

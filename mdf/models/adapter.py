@@ -53,14 +53,14 @@ class GatedCrossAttention(nn.Module):
         `kv` may have one row for several of `hidden` that stand side by side, as candidate answers to one question do.
         """
         dtype = self.attn_norm.weight.dtype
-        q = self.q(self.attn_norm(hidden.to(dtype)))
+        q = self.q(self.attn_norm(hidden.to(dtype)).to(self.q.weight.dtype))
         q = q.reshape(len(kv), -1, self.heads, HEAD).transpose(1, 2)
         k, v = kv.to(q.dtype).unbind(1)
         read = self.read(q, k, v)
         attention = None if grounded is None else self.attention(q, k, grounded)
         update = self.o(read.transpose(1, 2).reshape(*hidden.shape[:2], -1))
         hidden = hidden + (self.attn_gate.tanh() * self.scale * update).to(hidden.dtype)
-        update = self.ffn(self.ffn_norm(hidden.to(dtype)))
+        update = self.ffn(self.ffn_norm(hidden.to(dtype)).to(self.q.weight.dtype))
         return hidden + (self.ffn_gate.tanh() * self.scale * update).to(hidden.dtype), attention
 
     @staticmethod
