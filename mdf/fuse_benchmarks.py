@@ -3,7 +3,8 @@
 The same on all sides of a step: language model with its frozen weights in the same precision, its attention, LoRA
 (rank, alpha, targets), token ids and which of them are supervised, autocast, AdamW, the clipping, the threads. TRL and
 the plain loop train the language model alone; ours reads photographs too: encoder and U-Net, frozen and computed or
-kept from the first step on, and memory, adapters and prefix, which train. Photographs and tokens are random: the time of a step does not depend on what they show.
+kept from the first step on, and memory, adapters and prefix, which train. Photographs and tokens are random: the time
+of a step does not depend on what they show.
 
 TRL's loop is its own, unchanged: a callback at the beginning and the end of its steps takes the time and lets the
 others have their turn. What it does between two steps (reading data, logging) is not counted.
