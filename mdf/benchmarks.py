@@ -186,8 +186,10 @@ class Benchmarks:
         In that time both read the photograph's prefix and the prompt; the fused model also makes the U-Net's skips, the
         memory and its keys and values, once.
         """
-        ids = tokens(self.fused, 1, PROMPT).to(self.device)
-        given = {n: p.to(self.device) for n, p in pixels(self.cfg, self.fused, 1).items()}
+        fused = self.build(self.cfg)
+        fused.fusion.lighten(self.dtype)  # as `mdf.inference` does
+        ids = tokens(fused, 1, PROMPT).to(self.device)
+        given = {n: p.to(self.device) for n, p in pixels(self.cfg, fused, 1).items()}
         given |= {"attention_mask": torch.ones_like(ids), "prompt_mask": torch.ones_like(ids).bool()}
 
         def action(model: Any) -> Callable[[], None]:
@@ -198,9 +200,8 @@ class Benchmarks:
             return write
 
         self.say(f"generate: noise for a photograph, batch 1, prompt of {ids.shape[1]} tokens, {NEW} new ones")
-        actions = [action(self.fused), action(self.baseline)]
-        fused, baseline = interleave(actions, repeats, warm_up=1, device=self.device)
-        speed, reference = ([NEW / s for s in seconds] for seconds in (fused, baseline))
+        found = interleave([action(fused), action(self.baseline)], repeats, warm_up=1, device=self.device)
+        speed, reference = ([NEW / s for s in seconds] for seconds in found)
         return [Row("generate", "generate without fusion", "tokens/s", speed, reference, bar=0.9)]
 
     def step(self, repeats: int) -> list[Row]:

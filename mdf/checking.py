@@ -34,7 +34,7 @@ CHOICES = {
     "run.precision": ("auto", "fp32", "bf16"),
     "fusion.film.condition": ("none", "image", "image+prompt"),
     "encoder.resize": ("field", "squash", "pad"),
-    "language.attention": ("sdpa", "eager"),
+    "language.attention": ("auto", "sdpa", "eager"),
     "dialogue.phrasings": ("first", "few", "all"),
 }
 SCHEDULES = ("cosine", "constant")

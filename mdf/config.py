@@ -122,7 +122,8 @@ class LanguageConfig:
     lora_alpha: float = 32.0  # LoRA scale is alpha / rank
     lora_dropout: float = 0.0  # probability
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    attention: str = "sdpa"  # sdpa | eager: the language model's own attention
+    # auto | sdpa | eager: the language model's own attention; auto is eager on a processor in bf16, else sdpa
+    attention: str = "auto"
     gradient_checkpointing: bool = False  # true: less memory, about 30 % more time
 
 

@@ -41,8 +41,16 @@ class GatedCrossAttention(nn.Module):
         nn.init.zeros_(self.o.weight)
         nn.init.zeros_(last.weight)
 
+    def lighten(self, dtype: torch.dtype) -> None:
+        """Keep the matrices in `dtype`, norms and gates as they are: for a model that answers and is not trained any
+        more, where a token takes as long as reading all weights.
+        """
+        for part in (self.q, self.k, self.v, self.o, self.ffn):
+            part.to(dtype)
+
     def keys_values(self, memory: Tensor) -> Tensor:
         """Memory [B,G²,m] -> keys and values [B,2,n,G²+1,64], the last ones nothing; computed once a prompt."""
+        memory = memory.to(self.k.weight.dtype)
         kv = torch.stack([self.k(memory), self.v(memory)], 1)
         return F.pad(kv.unflatten(-1, (self.heads, HEAD)).transpose(2, 3), (0, 0, 0, 1))
 

@@ -37,9 +37,11 @@ def look(model: "MDFModel", inputs: Inputs) -> Inputs:
     if model.fusion.uses_prompt or "prefix" in inputs:
         return inputs
     was, _ = model.training, model.eval()
-    _, prefix, memory, _ = model.see(inputs["pixel_values"].to(model.device), inputs["unet_pixels"].to(model.device))
+    with model.precision():
+        pixels = inputs["pixel_values"].to(model.device), inputs["unet_pixels"].to(model.device)
+        _, prefix, memory, _ = model.see(*pixels)
+        kv = {} if memory is None else {"memory_kv": model.fusion.memory_kv(memory)}
     model.train(was)
-    kv = {} if memory is None else {"memory_kv": model.fusion.memory_kv(memory)}
     return Inputs({**inputs, "prefix": prefix, **kv})
 
 
@@ -94,8 +96,9 @@ def score(
         pooled = model.pooled_prompt(
             model.get_input_embeddings()(text["input_ids"]), text["input_ids"], text["prompt_mask"]
         )
-        _, prefix, memory, _ = model.see(pixels["pixel_values"], pixels["unet_pixels"], pooled)
-        kv = None if memory is None else model.fusion.memory_kv(memory)
+        with model.precision():
+            _, prefix, memory, _ = model.see(pixels["pixel_values"], pixels["unet_pixels"], pooled)
+            kv = None if memory is None else model.fusion.memory_kv(memory)
     else:
         used = sorted(set(rows))
         at = [used.index(row) for row in rows]

@@ -115,6 +115,11 @@ class Fusion(nn.Module):
         adapters = [cast(GatedCrossAttention, a) for a in self.adapters]
         return torch.stack([a.keys_values(memory[:, self.depth_of(i)]) for i, a in enumerate(adapters)], 1)
 
+    def lighten(self, dtype: torch.dtype) -> None:
+        """See `GatedCrossAttention.lighten`."""
+        for adapter in self.adapters:
+            cast(GatedCrossAttention, adapter).lighten(dtype)
+
     def describe(self) -> list[str]:
         """One line an adapter and a depth, for the table printed at start."""
         patches = [cast(PatchProjection, p) for p in self.patches]

@@ -5,7 +5,7 @@ G² patches, R readings, K masks, U U-Net input side.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -54,6 +54,7 @@ class Remembered:
         self.depths, self.pooled, self.say = depths, pooled, say
         self.kept: dict[bytes, list[Tensor]] = {}
         self.fits: bool | None = None  # not known before the first
+        self.strides: list[tuple[int, ...]] = []  # of a row of each part
 
     @torch.no_grad()
     def __call__(self, pixel_values: Tensor, unet_pixels: Tensor | None) -> Features:
@@ -63,15 +64,17 @@ class Remembered:
         pixels = [pixel_values.cpu()] if unet_pixels is None else [pixel_values.cpu(), unet_pixels.cpu()]
         keys = [key(*row) for row in zip(*pixels, strict=True)]
         if all(k in self.kept for k in keys):
-            return self.whole([torch.cat(part) for part in zip(*(self.kept[k] for k in keys), strict=True)])
+            rows = zip(*(self.kept[k] for k in keys), strict=True)
+            return self.whole([side_by_side(row, stride) for row, stride in zip(rows, self.strides, strict=True)])
         parts = self.parts(self.features(pixel_values, unet_pixels))
         if self.fits is None:
             size = sum(part.numel() * part.element_size() for part in parts) // len(keys)
             self.fits = size * self.photographs <= self.limit
+            self.strides = [part.stride()[1:] for part in parts]
             self.say(size, self.fits)
         if self.fits:
             for place, k in enumerate(keys):
-                self.kept.setdefault(k, [part[place : place + 1].clone() for part in parts])
+                self.kept.setdefault(k, [part[place].clone() for part in parts])
         return self.whole(parts)
 
     def parts(self, found: Features) -> list[Tensor]:
@@ -87,6 +90,13 @@ class Remembered:
         for depth, x in zip(self.depths, rest, strict=False):
             maps[depth] = x
         return Features(embeds, tokens, maps, rest[-1] if len(rest) > len(self.depths) else None)
+
+
+def side_by_side(rows: Sequence[Tensor], stride: tuple[int, ...]) -> Tensor:
+    """[B,…] of B rows in the layout that a batch is computed in: the last bits of what follows depend on that, too."""
+    shape, first = (len(rows), *rows[0].shape), rows[0]
+    out = torch.empty_strided(shape, (first.numel(), *stride), dtype=first.dtype, device=first.device)
+    return torch.stack(list(rows), out=out)
 
 
 def key(*pixels: Tensor) -> bytes:

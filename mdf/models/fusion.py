@@ -428,16 +428,21 @@ class MDFModel(PreTrainedModel, GenerationMixin):
         if pixel_values is not None and "prefix" not in kwargs:
             embeds = self.get_input_embeddings()(input_ids)
             prompt = self.pooled_prompt(embeds, input_ids, prompt_mask) if self.fusion.uses_prompt else None
-            _, prefix, memory, _ = self.see(pixel_values, unet_pixels, prompt)
-            kwargs["prefix"] = prefix
-            if memory is not None:
-                kwargs["memory_kv"] = self.fusion.memory_kv(memory)
+            with self.precision():
+                _, kwargs["prefix"], memory, _ = self.see(pixel_values, unet_pixels, prompt)
+                if memory is not None:
+                    kwargs["memory_kv"] = self.fusion.memory_kv(memory)
         kwargs.setdefault("suppress_tokens", [self.processor.image_token_id])
         kwargs.setdefault("pad_token_id", self.processor.pad_id)
         kwargs.setdefault("eos_token_id", self.processor.tokenizer.eos_token_id)
         out = super().generate(input_ids, attention_mask=attention_mask, **kwargs)
         self.train(was)
         return out
+
+    def precision(self) -> torch.autocast:
+        """What photographs are seen in where nothing trains: that of the language model's weights, as in training."""
+        bf16 = self.get_input_embeddings().weight.dtype == torch.bfloat16
+        return torch.autocast(self.device.type, enabled=bf16 or torch.is_autocast_enabled(self.device.type))
 
     def system_turn(self) -> Turn:
         """The system prompt that the model was trained with."""

@@ -62,6 +62,15 @@ def test_loss_and_gradients_are_those_of_photographs_that_are_looked_at_anew_to_
         assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_what_is_kept_comes_back_in_the_layout_that_it_was_computed_in(world, count):
+    task, batch = task_of(world), world[2](range(count))
+    first, second = (task.look(batch.pixel_values, batch.unet_pixels) for _ in range(2))
+    pairs = [(first.image_embeds, second.image_embeds), (first.tokens, second.tokens), (first.read, second.read)]
+    for a, b in [*pairs, *zip(first.maps, second.maps, strict=True)]:
+        assert torch.equal(a, b) and a.stride()[1:] == b.stride()[1:]
+
+
 def test_each_photograph_is_looked_at_once_and_one_line_says_so(world):
     _, model, batch_of = world
     said, seen = [], []

@@ -37,3 +37,33 @@ def test_photograph_and_memory_are_read_once_however_long_the_answer_is(tmp_path
     )
     assert out.shape[1] == ids.shape[1] + 6
     assert count == {"encoder": 1, "unet": 1, "prefix": 1, "keys and values": 1, "adapters": 6}
+
+
+def test_attention_that_is_not_named_is_the_fastest_one_of_the_device():
+    from mdf.config import LanguageConfig
+    from mdf.models.language import attention
+
+    gpu = torch.cuda.is_available()
+    assert attention(LanguageConfig(), torch.bfloat16) == ("sdpa" if gpu else "eager")
+    assert attention(LanguageConfig(), torch.float32) == "sdpa"
+    assert attention(LanguageConfig(attention="sdpa"), torch.bfloat16) == "sdpa"
+
+
+def test_adapters_in_bf16_beside_a_language_model_in_bf16_say_the_same_but_for_rounding(tmp_path):
+    model = MDFModel.build(tiny_config(tmp_path), ("normal", "amd"), dtype=torch.bfloat16).eval()
+    for name, parameter in model.named_parameters():
+        if name.startswith("fusion.adapters.") and name.endswith((".o.weight", ".ffn.2.weight")):
+            torch.nn.init.normal_(parameter, std=0.1)  # they start at 0, so that nothing is read
+    ids, memory = torch.arange(4, 20)[None], torch.randn(1, 4, 16, 64)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    @torch.no_grad()
+    def said(memory):
+        return model(**given, memory_kv=model.fusion.memory_kv(memory)).logits.float()
+
+    whole, other = said(memory), said(-memory)
+    model.fusion.lighten(torch.bfloat16)
+    light = said(memory)
+    assert model.fusion.memory_kv(memory).dtype == torch.bfloat16
+    assert model.fusion.adapters[0].attn_gate.dtype == model.fusion.adapters[0].attn_norm.weight.dtype == torch.float32
+    assert (light - whole).abs().max() < 0.1 * (whole - other).abs().max()
