@@ -441,8 +441,8 @@ class MDFModel(PreTrainedModel, GenerationMixin):
 
     def precision(self) -> torch.autocast:
         """What photographs are seen in where nothing trains: that of the language model's weights, as in training."""
-        bf16 = self.get_input_embeddings().weight.dtype == torch.bfloat16
-        return torch.autocast(self.device.type, enabled=bf16 or torch.is_autocast_enabled(self.device.type))
+        bf16 = self.get_input_embeddings().weight.dtype == torch.bfloat16 or torch.is_autocast_enabled(self.device.type)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def system_turn(self) -> Turn:
         """The system prompt that the model was trained with."""
