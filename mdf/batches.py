@@ -17,7 +17,7 @@ from mdf.captions import can_be_aligned, caption, templates
 from mdf.config import AugmentConfig, CaptionsConfig, DialogueConfig
 from mdf.dialogue import IGNORED, Encoded, Prompts, Turn, ask, converse, encode
 from mdf.errors import UserError
-from mdf.imaging.augment import flip_record, sample
+from mdf.imaging.augment import Transform, flip_record, sample
 from mdf.imaging.cache import PreparedCache, file_of
 from mdf.imaging.decode import load_image, load_mask
 from mdf.imaging.preprocess import Crop, Prepared
@@ -162,25 +162,38 @@ class FundusDataset(torch.utils.data.Dataset):
     def sample(self, record: FundusRecord, epoch: int, crop: Crop) -> Sample:
         """The sample of this epoch: augmented, with a conversation and a caption where they are wanted."""
         processor, prompts = self.processor, self.processor.prompts
-        rng = np.random.default_rng([self.seed, epoch, stable_hash(record.id) % 2**32])
-        transform = sample(self.augment, rng) if self.augment is not None else None
+        record, transform, conversation, silent, rng = self.drawn(record, epoch)
         prepared = processor.preprocessing.finish(crop, self.masks, transform)
-        if transform is not None and transform.flip:
-            record = flip_record(record)
-        conversation, text, silent = None, None, False
-        if self.want_text:
-            silent = not can_be_asked(record, prompts, self.dialogue)
-            if silent:
-                conversation = self.bare_prompt()
-            else:
-                turns = converse(record, prompts, self.dialogue, processor.diagnoses, rng)
-                encode = processor.encode_apart if rng.random() < self.dialogue.apart else processor.encode
-                conversation = encode(turns, max_length=self.dialogue.max_length)
+        text = None
         if self.want_caption:
             drawn = rng if self.augment is not None else None
             alignable = can_be_aligned(record, self.captions)
             text = caption(record, prompts, self.captions, drawn) if alignable else ""
         return Sample(record, prepared, conversation, text, self.focus(record, conversation), silent)
+
+    def drawn(
+        self, record: FundusRecord, epoch: int
+    ) -> tuple[FundusRecord, Transform | None, Encoded | None, bool, np.random.Generator]:
+        """What chance decides in an epoch, without the photograph: the record (flipped), how it is augmented, its
+        conversation and whether that is a bare prompt; and the random numbers that follow.
+        """
+        processor, prompts = self.processor, self.processor.prompts
+        rng = np.random.default_rng([self.seed, epoch, stable_hash(record.id) % 2**32])
+        transform = sample(self.augment, rng) if self.augment is not None else None
+        if transform is not None and transform.flip:
+            record = flip_record(record)
+        if not self.want_text:
+            return record, transform, None, False, rng
+        if not can_be_asked(record, prompts, self.dialogue):
+            return record, transform, self.bare_prompt(), True, rng
+        turns = converse(record, prompts, self.dialogue, processor.diagnoses, rng)
+        encode = processor.encode_apart if rng.random() < self.dialogue.apart else processor.encode
+        return record, transform, encode(turns, max_length=self.dialogue.max_length), False, rng
+
+    def length(self, key: tuple[int, int]) -> int:
+        """Tokens of a conversation; needs neither its photograph nor its masks."""
+        conversation = self.drawn(self.records[key[1]], key[0])[2]
+        return 0 if conversation is None else len(conversation.input_ids)
 
     def focus(self, record: FundusRecord, conversation: Encoded | None) -> list[int] | None:
         """One number a token, see Batch; None where no masks or no conversation are wanted."""

@@ -21,7 +21,7 @@ from mdf.errors import UserError
 from mdf.models.fusion import MDFModel
 from mdf.training.devices import choose_precision, prepare_cpu
 from mdf.training.optimizer import make_optimizer
-from mdf.training.stages import Task
+from mdf.training.stages import Task, remember
 
 PROMPT, NEW = 60, 64  # tokens of a prompt with its photograph, and of its answer
 LENGTH = 128  # tokens of a training conversation, half of them supervised
@@ -74,22 +74,23 @@ class Row:
         }
 
 
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def interleave(
     actions: Sequence[Callable[[], None]], repeats: int, *, warm_up: int, device: torch.device
 ) -> list[list[float]]:
     """Seconds of each action in each of `repeats` rounds after `warm_up` others; a round runs every action in order."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     seconds: list[list[float]] = [[] for _ in actions]
     for number in range(warm_up + repeats):
         for action, times in zip(actions, seconds, strict=True):
-            wait()
+            wait_for(device)
             start = time.perf_counter()
             action()
-            wait()
+            wait_for(device)
             if number >= warm_up:
                 times.append(time.perf_counter() - start)
     return seconds
@@ -111,10 +112,10 @@ def tokens(model: Any, count: int, length: int) -> torch.Tensor:
     return ids
 
 
-def training_batch(cfg: Config, model: Any) -> Batch:
-    """fuse.batch_size conversations of `LENGTH` tokens, the second half supervised, and every mask of the U-Net."""
+def training_batch(cfg: Config, model: Any, length: int = LENGTH) -> Batch:
+    """fuse.batch_size conversations of `length` tokens, the second half supervised, and every mask of the U-Net."""
     count, side = cfg.fuse.batch_size, cfg.unet.size
-    ids = tokens(model, count, LENGTH)
+    ids = tokens(model, count, length)
     answered = torch.arange(ids.shape[1]).expand_as(ids) >= ids.shape[1] // 2
     noise = pixels(cfg, model, count)
     return Batch(
@@ -185,8 +186,10 @@ class Benchmarks:
         In that time both read the photograph's prefix and the prompt; the fused model also makes the U-Net's skips, the
         memory and its keys and values, once.
         """
-        ids = tokens(self.fused, 1, PROMPT).to(self.device)
-        given = {n: p.to(self.device) for n, p in pixels(self.cfg, self.fused, 1).items()}
+        fused = self.build(self.cfg)
+        fused.fusion.lighten(self.dtype)  # as `mdf.inference` does
+        ids = tokens(fused, 1, PROMPT).to(self.device)
+        given = {n: p.to(self.device) for n, p in pixels(self.cfg, fused, 1).items()}
         given |= {"attention_mask": torch.ones_like(ids), "prompt_mask": torch.ones_like(ids).bool()}
 
         def action(model: Any) -> Callable[[], None]:
@@ -197,10 +200,9 @@ class Benchmarks:
             return write
 
         self.say(f"generate: noise for a photograph, batch 1, prompt of {ids.shape[1]} tokens, {NEW} new ones")
-        actions = [action(self.fused), action(self.baseline)]
-        fused, baseline = interleave(actions, repeats, warm_up=1, device=self.device)
-        speed, reference = ([NEW / s for s in seconds] for seconds in (fused, baseline))
-        return [Row("generate", "generate without fusion", "tokens/s", speed, reference, bar=0.85)]
+        found = interleave([action(fused), action(self.baseline)], repeats, warm_up=1, device=self.device)
+        speed, reference = ([NEW / s for s in seconds] for seconds in found)
+        return [Row("generate", "generate without fusion", "tokens/s", speed, reference, bar=0.9)]
 
     def step(self, repeats: int) -> list[Row]:
         """Seconds of a fuse step: forward, backward, clipping and AdamW, on the same batch."""
@@ -227,6 +229,7 @@ class Benchmarks:
         task = Task(cfg, "fuse")
         model.set_trainable(task.stage.parts, tuple(task.weights))
         model.train()
+        remember(task, model, self.device, len(batch.sample_ids), self.say)
         optimizer = make_optimizer(model, cfg, "fuse")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         totals = task.counts(batch)

@@ -34,7 +34,7 @@ CHOICES = {
     "run.precision": ("auto", "fp32", "bf16"),
     "fusion.film.condition": ("none", "image", "image+prompt"),
     "encoder.resize": ("field", "squash", "pad"),
-    "language.attention": ("sdpa", "eager"),
+    "language.attention": ("auto", "sdpa", "eager"),
     "language.quantize": ("none", "nf4", "int8"),
     "dialogue.phrasings": ("first", "few", "all"),
 }
@@ -107,6 +107,8 @@ STAGE_RANGES = {
     "batch_size": "[1, inf)",
     "accumulation": "[1, inf)",
     "chunk": "[0, inf)",
+    "bucket": "[0, inf)",
+    "features_gb": "[-1, inf)",
     "warmup": "[0, 1)",
     "weight_decay": "[0, inf)",
     "beta2": "(0, 1)",
@@ -390,6 +392,13 @@ def check_stage(cfg: Config, stage: StageConfig, name: str) -> Iterator[str]:
             f"without text can compute a batch in chunks; set {name}.chunk=0, and more {name}.accumulation where "
             "memory is short"
         )
+    if stage.bucket and not {"text"} <= set(losses) <= {"text", "grounding"}:
+        yield (
+            f"{name}.bucket: {stage.bucket}, but only a stage whose losses are text, or text and grounding, sorts its "
+            f"photographs by the length of what is said of them; set {name}.bucket=0"
+        )
+    if stage.bucket and (stage.data or cfg.data).name == "shards":
+        yield f"{name}.bucket: {stage.bucket}, but its data.name is shards, whose order is fixed; set {name}.bucket=0"
     drawn = set(cfg.captions.weights)
     if not stage.augment and set(CONTRASTS) & set(losses) and (len(drawn) > 1 or drawn & DRAWN):
         yield (

@@ -134,7 +134,8 @@ class LanguageConfig:
     lora_dropout: float = 0.0  # probability
     # projections of the decoder layers, in every block (q_proj) or in one (self_attn.q_proj, cross_attn.q_proj)
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    attention: str = "sdpa"  # sdpa | eager: the language model's own attention
+    # auto | sdpa | eager: the language model's own attention; auto is eager on a processor in bf16, else sdpa
+    attention: str = "auto"
     gradient_checkpointing: bool = False  # true: less memory, about 30 % more time
     # none | nf4 | int8: bits of its frozen weights while LoRA trains (bitsandbytes); nf4 is QLoRA's 4-bit NormalFloat
     # with double quantisation. Embeddings, output head, projectors and vision towers keep the run's precision
@@ -194,6 +195,9 @@ class StageConfig:
     steps: int = 0  # optimiser steps; 0 = from epochs
     batch_size: int = 8  # photographs a process and micro-batch
     accumulation: int = 1  # micro-batches an optimiser step
+    # photographs, one after the other in the order of the stage, that are sorted by the length of their conversations,
+    # which saves padding where losses: {text: …}; 0 = not sorted, 64 for long and unequal ones
+    bucket: int = 0
     # of a micro-batch, photographs whose activations the encoder holds at once for a contrastive loss, which compares
     # the whole of it (GradCache: the same gradient, less memory, each forward computed twice); 0 = all
     chunk: int = 0
@@ -206,6 +210,9 @@ class StageConfig:
     beta2: float = 0.99  # AdamW's second moment decay
     max_grad_norm: float = 1.0  # L2 norm that gradients are clipped to; 0 = no clipping
     augment: bool = True  # the settings of `augment` on training photographs
+    # GB of memory a process at the most for what a frozen encoder and U-Net make of photographs, computed once a stage
+    # where losses: {text: …} and augment: false; 0 = computed anew in every epoch, -1 = 2 on a processor, 0 on a GPU
+    features_gb: float = -1.0
     balance: bool = (
         False  # true: every diagnosis is drawn equally often; with losses.patient that of both eyes together
     )

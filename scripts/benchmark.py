@@ -10,15 +10,18 @@ from pathlib import Path
 
 from mdf.cli import run
 
-NAMES = ("generate", "step", "align", "data")
+NAMES = ("generate", "step", "fuse", "align", "data")
 DESCRIPTION = """\
 Measure what the fusion costs, how fast the encoder is aligned and embeds, and how fast data are loaded: ratios, each
 against a named reference that is measured in the same run, turn by turn.
 
 benchmarks:
-  generate    tokens a second of an answer, over the same language model without adapters    (at least 0.85)
+  generate    tokens a second of an answer, over the same language model without adapters    (at least 0.9)
   step        seconds of a fuse training step with the U-Net frozen, over the baseline MLLM's (at most 1.35);
               and with the U-Net training beside it
+  fuse        tokens a second of a fuse training step, encoder and U-Net frozen, over TRL's SFTTrainer with peft on the
+              same language model at 128 and 512 tokens (at least 1.0); peak memory of the loss over that of all
+              logits at once (at most 0.25). Needs TRL: pip install 'mdf-mllm[benchmark]'
   align       photographs a second of a contrastive training step, over a plain loop around open_clip's own model and
               loss (at least 1.0); of embedding, over the encoder's bare forward (at least 0.95), and from files
   data        photographs a second from files to batches, over the same work in PIL and torchvision (at least 1.5);
@@ -110,9 +113,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     rows, facts = [], {}
     root = Path(args.data_root) if args.data_root else None
-    if {"generate", "step"} & set(names):  # first, since it looks at the configuration
+    if {"generate", "step", "fuse"} & set(names):  # first, since it looks at the configuration
+        from mdf.fuse_benchmarks import fuse, need_trl
+
+        if "fuse" in names:
+            try:
+                need_trl()
+            except UserError as error:
+                if "fuse" in args.words:
+                    raise
+                names.remove("fuse")
+                print(f"left out: {error}")
         benchmarks = Benchmarks(cfg)
         rows, facts = benchmarks.run(names, args.repeats), benchmarks.facts
+        rows += fuse(benchmarks, args.repeats) if "fuse" in names else []
         del benchmarks  # two language models
     if "align" in names:
         from mdf.align_benchmarks import align

@@ -72,6 +72,14 @@ def test_epoch_seed_and_id_each_make_another_sample(dataset):
     assert len(talks) > 1
 
 
+def test_the_length_of_a_conversation_is_known_without_its_photograph(dataset, monkeypatch):
+    samples = dataset()
+    lengths = {(epoch, i): len(samples[epoch, i].conversation.input_ids) for epoch in (0, 1) for i in range(4)}
+    monkeypatch.setattr(samples, "crop", None)
+    assert {key: samples.length(key) for key in lengths} == lengths
+    assert len(set(lengths.values())) > 1 and dataset(want_text=False).length((0, 0)) == 0
+
+
 def test_without_augmentation_the_photograph_is_what_inference_sees(dataset, manifest, processor):
     got = dataset(augment=None)[7, 3].prepared
     seen = processor(manifest.path(manifest.records[3].image))

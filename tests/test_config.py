@@ -162,6 +162,8 @@ def test_everything_wrong_is_in_one_message_with_its_full_key(base: Path):
         ("segment.parts.encoder.mode=full", "none of the losses mask reaches it"),
         ("segment.chunk=2", "segment.chunk: 2, but only a stage with one of the losses contrastive, label_aware"),
         ("segment.chunk=-1", "segment.chunk: -1 must be a number at least 0"),
+        ("segment.bucket=8", "segment.bucket: 8, but only a stage whose losses are text"),
+        ("segment.features_gb=-2", "segment.features_gb: -2.0 must be a number at least -1"),
         ("segment.epochs=0", "one of them must be above 0"),
         ("data.name=hrf", "data.root: missing"),
         ("data.name=manifest", "data.manifest: missing"),

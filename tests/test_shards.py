@@ -181,8 +181,8 @@ def test_what_shards_cannot_hold_is_refused(manifest, tmp_path):
 def test_settings_that_shards_have_no_use_for_are_refused():
     words = ("data.name=shards", "data.root=x", "data.weights={a: 1}", "data.cache_gb=1", "data.missing=skip")
     with pytest.raises(UserError) as caught:
-        load_config(None, [*words, "fuse.balance=true"])
-    for key in ("data.weights", "data.cache_gb", "data.missing", "fuse.balance"):
+        load_config(None, [*words, "fuse.balance=true", "fuse.bucket=8"])
+    for key in ("data.weights", "data.cache_gb", "data.missing", "fuse.balance", "fuse.bucket"):
         assert f"{key}: " in str(caught.value)
 
 

@@ -66,7 +66,9 @@ def load_model(checkpoint: Path, device: str | None = None) -> Any:
     precision, _ = choose_precision("auto", cuda=device.startswith("cuda"))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     keep_freed_memory()
-    return MDFModel.from_pretrained(checkpoint, device=device, dtype=dtype).eval()
+    model = MDFModel.from_pretrained(checkpoint, device=device, dtype=dtype).eval()
+    model.fusion.lighten(dtype)
+    return model
 
 
 @dataclass(frozen=True)

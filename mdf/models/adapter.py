@@ -41,8 +41,16 @@ class GatedCrossAttention(nn.Module):
         nn.init.zeros_(self.o.weight)
         nn.init.zeros_(last.weight)
 
+    def lighten(self, dtype: torch.dtype) -> None:
+        """Keep the matrices in `dtype`, norms and gates as they are: for a model that answers and is not trained any
+        more, where a token takes as long as reading all weights.
+        """
+        for part in (self.q, self.k, self.v, self.o, self.ffn):
+            part.to(dtype)
+
     def keys_values(self, memory: Tensor) -> Tensor:
         """Memory [B,G²,m] -> keys and values [B,2,n,G²+1,64], the last ones nothing; computed once a prompt."""
+        memory = memory.to(self.k.weight.dtype)
         kv = torch.stack([self.k(memory), self.v(memory)], 1)
         return F.pad(kv.unflatten(-1, (self.heads, HEAD)).transpose(2, 3), (0, 0, 0, 1))
 
@@ -53,14 +61,14 @@ class GatedCrossAttention(nn.Module):
         `kv` may have one row for several of `hidden` that stand side by side, as candidate answers to one question do.
         """
         dtype = self.attn_norm.weight.dtype
-        q = self.q(self.attn_norm(hidden.to(dtype)))
+        q = self.q(self.attn_norm(hidden.to(dtype)).to(self.q.weight.dtype))
         q = q.reshape(len(kv), -1, self.heads, HEAD).transpose(1, 2)
         k, v = kv.to(q.dtype).unbind(1)
         read = self.read(q, k, v)
         attention = None if grounded is None else self.attention(q, k, grounded)
         update = self.o(read.transpose(1, 2).reshape(*hidden.shape[:2], -1))
         hidden = hidden + (self.attn_gate.tanh() * self.scale * update).to(hidden.dtype)
-        update = self.ffn(self.ffn_norm(hidden.to(dtype)))
+        update = self.ffn(self.ffn_norm(hidden.to(dtype)).to(self.q.weight.dtype))
         return hidden + (self.ffn_gate.tanh() * self.scale * update).to(hidden.dtype), attention
 
     @staticmethod

@@ -43,9 +43,10 @@ def look(model: "MDFModel", inputs: Inputs) -> Inputs:
         return inputs
     was, _ = model.training, model.eval()
     inputs = inputs.to(model.device)
-    _, prefix, memory, _ = model.see(inputs["pixel_values"], inputs["unet_pixels"])
-    states = see_tiles(bare(model.language), inputs).get("cross_attention_states")
-    kv = None if memory is None else model.fusion.memory_kv(memory)
+    with model.precision():
+        _, prefix, memory, _ = model.see(inputs["pixel_values"], inputs["unet_pixels"])
+        kv = None if memory is None else model.fusion.memory_kv(memory)
+        states = see_tiles(bare(model.language), inputs).get("cross_attention_states")
     model.train(was)
     found = {"prefix": prefix, "memory_kv": kv, "cross_attention_states": states}
     return Inputs({**inputs, **{name: tensor for name, tensor in found.items() if tensor is not None}})
@@ -107,9 +108,10 @@ def score(
         at = list(range(len(rows)))  # of those whose memory is made, the one of each conversation
         pixels = inputs.select(rows).to(model.device)
         pooled = model.prompt_of(text["input_ids"], text["prompt_mask"])
-        _, prefix, memory, _ = model.see(pixels["pixel_values"], pixels["unet_pixels"], pooled)
-        kv = None if memory is None else model.fusion.memory_kv(memory)
-        seen = Inputs({**pixels, **see_tiles(bare(model.language), pixels), "prefix": prefix})
+        with model.precision():
+            _, prefix, memory, _ = model.see(pixels["pixel_values"], pixels["unet_pixels"], pooled)
+            kv = None if memory is None else model.fusion.memory_kv(memory)
+            seen = Inputs({**pixels, **see_tiles(bare(model.language), pixels), "prefix": prefix})
     else:
         used = sorted(set(rows))
         at = [used.index(row) for row in rows]

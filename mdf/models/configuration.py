@@ -74,6 +74,7 @@ class MDFOutput(BaseModelOutputWithPast):
     """What `forward` was asked for; the rest is None. Its cache goes by the name CACHE."""
 
     logits: Tensor | None = None  # [B,T,V], or [N_kept,V] where `keep` was given
+    reduced: Any = None  # in place of logits, where `reduce` was given: what it made of hidden states and head
     image_embeds: Tensor | None = None  # [B,E] unit vectors
     text_embeds: Tensor | None = None  # [B,E] unit vectors
     logit_scale: Tensor | None = None  # scalar multiplier

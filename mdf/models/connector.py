@@ -19,7 +19,7 @@ from mdf.errors import UserError
 from mdf.models.adapter import HEAD, GatedCrossAttention
 from mdf.models.film import Film, FilmCondition
 from mdf.models.patches import PatchProjection
-from mdf.models.readings import readings, width
+from mdf.models.readings import width
 
 
 def adapter_layers(cfg: FusionConfig, count: int, cross: tuple[int, ...] = ()) -> tuple[int, ...]:
@@ -138,12 +138,11 @@ class Fusion(nn.Module):
         return adapter % len(self.depths)
 
     def memory(
-        self, skips: list[Tensor], image_embeds: Tensor, prompt: Tensor | None, probabilities: Tensor | None = None
+        self, skips: list[Tensor], image_embeds: Tensor, prompt: Tensor | None, read: Tensor | None = None
     ) -> Tensor:
         """Skips [B,C_l,H_l,W_l] of the chosen depths, v [B,E], mean prompt embedding [B,d], and where `masks` are read
-        their probabilities [B,K,U,U] -> memory [B,L,G²,m].
+        their readings [B,G²,R] -> memory [B,L,G²,m].
         """
-        read = None if probabilities is None else readings(probabilities, self.masks, self.grid)
         c = self.condition(image_embeds, prompt) if self.condition is not None else None
         return torch.stack(
             [patch(film(skip, c), read) for film, patch, skip in zip(self.film, self.patches, skips, strict=True)], 1
@@ -158,6 +157,11 @@ class Fusion(nn.Module):
         """Whether something that the language model reads of the photograph through us is not computed yet."""
         unread = bool(self.depths) and memory is None and memory_kv is None
         return unread or (self.prefix is not None and prefix is None)
+
+    def lighten(self, dtype: torch.dtype) -> None:
+        """See `GatedCrossAttention.lighten`."""
+        for adapter in self.adapters:
+            cast(GatedCrossAttention, adapter).lighten(dtype)
 
     def describe(self) -> list[str]:
         """One line an adapter and a depth, for the table printed at start."""

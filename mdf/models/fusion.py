@@ -5,6 +5,7 @@ width, L depths, A adapters, n heads of 64, G² memory vectors, N grounded posit
 d language width, C caption tokens.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mdf.dialogue import Prompts, Turn
 from mdf.models.chunks import in_chunks
 from mdf.models.configuration import CACHE, MDFConfig, MDFOutput
 from mdf.models.connector import Fusion, Prefix, pooled_prompt
+from mdf.models.features import Features, Look
 from mdf.models.fundus_encoder import FundusEncoder
 from mdf.models.generation import FusedGeneration
 from mdf.models.language import (
@@ -34,6 +36,7 @@ from mdf.models.language import (
 )
 from mdf.models.mllama import cross_layers, sight
 from mdf.models.photographs import image_processor_of, preprocessing_of, refuse_sizes
+from mdf.models.readings import readings
 from mdf.models.towers import captions_of, check_tokenizer
 from mdf.models.unet import UNet
 from mdf.processor import Inputs, MDFProcessor
@@ -196,34 +199,45 @@ class MDFModel(PreTrainedModel, FusedGeneration):
 
     # -- the one differentiable entry ---------------------------------------------------------------------------------
 
+    def features(self, pixel_values: Tensor, unet_pixels: Tensor | None, *, masks: bool = False) -> Features:
+        """What encoder and U-Net make of photographs, before any weight of the fusion."""
+        found = Features(*self.encoder(pixel_values))
+        if self.fusion.depths or masks:
+            if unet_pixels is None:
+                raise ValueError("unet_pixels [B,3,U,U] is missing: the fusion reads the U-Net's skips")
+            found.maps = self.unet.encode(unet_pixels)
+            if masks:
+                found.mask_logits = self.unet.decode(found.maps)
+            if self.fusion.depths and self.fusion.masks:
+                with torch.no_grad():
+                    drawn = self.unet.decode(found.maps) if found.mask_logits is None else found.mask_logits
+                    found.read = readings(drawn.sigmoid(), self.fusion.masks, self.fusion.grid)
+        return found
+
     def see(
-        self, pixel_values: Tensor, unet_pixels: Tensor | None, prompt: Tensor | None = None, *, masks: bool = False
+        self,
+        pixel_values: Tensor,
+        unet_pixels: Tensor | None,
+        prompt: Tensor | None = None,
+        *,
+        masks: bool = False,
+        look: Look | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Photographs -> unit embedding [B,E], prefix [B,P,d], memory [B,L,G²,m], mask logits [B,K,U,U] (or None each).
 
         What a vision tower of the language model's own sees is beside it, see `mdf.models.mllama.see_tiles`.
         """
-        image_embeds, tokens = self.encoder(pixel_values)
-        prefix = self.fusion.prefix(tokens) if self.fusion.prefix is not None else None
-        memory = mask_logits = None
-        if self.fusion.depths or masks:
-            if unet_pixels is None:
-                raise ValueError("unet_pixels [B,3,U,U] is missing: the fusion reads the U-Net's skips")
-            features = self.unet.encode(unet_pixels)
-            if masks:
-                mask_logits = self.unet.decode(features)
-            if self.fusion.depths:
-                probabilities = None
-                if self.fusion.masks:
-                    with torch.no_grad():
-                        probabilities = (self.unet.decode(features) if mask_logits is None else mask_logits).sigmoid()
-                skips = [features[d] for d in self.fusion.depths]
-                memory = self.fusion.memory(skips, image_embeds, prompt, probabilities)
-                if features[-1].requires_grad and not masks:
-                    memory = (
-                        memory + 0.0 * features[-1].sum()
-                    )  # the deepest stage feeds no skip: keep DDP from waiting for it
-        return image_embeds, prefix, memory, mask_logits
+        found = (
+            self.features(pixel_values, unet_pixels, masks=masks) if look is None else look(pixel_values, unet_pixels)
+        )
+        prefix = self.fusion.prefix(found.tokens) if self.fusion.prefix is not None else None
+        memory = None
+        if self.fusion.depths:
+            skips = [found.maps[d] for d in self.fusion.depths]
+            memory = self.fusion.memory(skips, found.image_embeds, prompt, found.read)
+            if found.maps[-1].requires_grad and not masks:
+                memory = memory + 0.0 * found.maps[-1].sum()  # it feeds no skip: keep DDP from waiting for it
+        return found.image_embeds, prefix, memory, found.mask_logits
 
     def prompt_of(self, input_ids: Tensor, prompt_mask: Tensor | None) -> Tensor | None:
         """What FiLM reads of the prompt, [B,d]: placeholders and padding are left out. None where it reads nothing."""
@@ -252,6 +266,8 @@ class MDFModel(PreTrainedModel, FusedGeneration):
         *,
         caption_ids: Tensor | None = None,
         keep: Tensor | None = None,
+        reduce: Callable[[Tensor, nn.Module], Any] | None = None,
+        look: Look | None = None,
         grounded: Tensor | None = None,
         want: tuple[str, ...] = ("text",),
         chunk: int = 0,
@@ -275,6 +291,9 @@ class MDFModel(PreTrainedModel, FusedGeneration):
             prompt_mask: bool [B,T], the tokens before the first answer.
             caption_ids: int64 [B,C] for `want` contrastive.
             keep: bool [B,T]; logits are computed there only.
+            reduce: called with the hidden states [N,d] at `keep` ([B,T,d] without) and the language model's head, in
+                place of making logits; its result is `reduced`. So all of training goes through one forward.
+            look: called with pixel_values and unet_pixels in place of `features`, where encoder and U-Net are frozen.
             grounded: bool [B,T]; the adapters' attention over the patches is returned for these positions.
             want: which of text, contrastive, masks to compute.
             chunk: photographs, then captions, that the encoder holds at once where text is not wanted; 0 = all.
@@ -303,7 +322,7 @@ class MDFModel(PreTrainedModel, FusedGeneration):
             assert input_ids is not None
             prompt = self.prompt_of(input_ids, prompt_mask)
             out.image_embeds, prefix, memory, out.mask_logits = self.see(
-                pixel_values, unet_pixels, prompt, masks="masks" in want
+                pixel_values, unet_pixels, prompt, masks="masks" in want, look=look
             )
         if "contrastive" in want:
             assert caption_ids is not None
@@ -339,7 +358,11 @@ class MDFModel(PreTrainedModel, FusedGeneration):
             out.attention = torch.stack(carrier.attention, 1)[..., :-1]
         setattr(out, CACHE, kept)
         hidden = hidden[keep] if keep is not None else hidden[:, -logits_to_keep:]
-        out.logits = bare(self.language).lm_head(hidden)
+        head = bare(self.language).lm_head
+        if reduce is not None:
+            out.reduced = reduce(hidden, head)
+        else:
+            out.logits = head(hidden)
         return out
 
     # -- without gradients --------------------------------------------------------------------------------------------
@@ -369,6 +392,11 @@ class MDFModel(PreTrainedModel, FusedGeneration):
         probabilities = self.unet(pixels.to(self.device)).sigmoid()
         self.train(was)
         return probabilities
+
+    def precision(self) -> torch.autocast:
+        """What photographs are seen in where nothing trains: that of the language model's weights, as in training."""
+        bf16 = self.get_input_embeddings().weight.dtype == torch.bfloat16 or torch.is_autocast_enabled(self.device.type)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def system_turn(self) -> Turn:
         """The system prompt that the model was trained with."""

@@ -39,10 +39,12 @@ class FusedGeneration(GenerationMixin):
             kwargs["cross_attention_mask"] = cross_attention_mask(input_ids, image, kwargs["aspect_ratio_mask"])
         if pixel_values is not None and self.fusion.lacks(kwargs.get("prefix"), None, kwargs.get("memory_kv")):
             prompt = self.prompt_of(input_ids, prompt_mask)
-            _, kwargs["prefix"], memory, _ = self.see(pixel_values, unet_pixels, prompt)
-            if memory is not None:
-                kwargs["memory_kv"] = self.fusion.memory_kv(memory)
-        kwargs = see_tiles(bare(self.language), kwargs)
+            with self.precision():
+                _, kwargs["prefix"], memory, _ = self.see(pixel_values, unet_pixels, prompt)
+                if memory is not None:
+                    kwargs["memory_kv"] = self.fusion.memory_kv(memory)
+        with self.precision():
+            kwargs = see_tiles(bare(self.language), kwargs)
         kwargs.setdefault("suppress_tokens", [self.processor.image_token_id])
         kwargs.setdefault("pad_token_id", self.processor.pad_id)
         kwargs.setdefault("eos_token_id", self.processor.tokenizer.eos_token_id)

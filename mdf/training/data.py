@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -224,6 +224,7 @@ def sampler_of(cfg: Config, task: Task, records: list[FundusRecord], rank: int =
         sources,
         tuple((name, weights[name]) for name in sorted(set(sources))) if sources else (),
         pairs,
+        bucket=task.stage.bucket,
     )
 
 
@@ -328,6 +329,7 @@ def training_batches(
         start = done * sampler.accumulation
         share = (sampler.batch_size, sampler.rank, sampler.processes)
         return whole(streamed(samples, sampler.seed, *share, start=start, workers=workers))
+    sampler = replace(sampler, length=samples.length)
     count = (total - done) * sampler.accumulation
     return loader(samples, FirstOf(sampler.after(done), count), workers=workers)
 

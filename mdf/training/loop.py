@@ -44,7 +44,7 @@ from mdf.training.saving import (
     write_tensors,
 )
 from mdf.training.sharding import shard, spread_optimizer, whole_model, whole_optimizer
-from mdf.training.stages import Task, freeze_unreached
+from mdf.training.stages import Task, freeze_unreached, remember
 from mdf.training.standing import Standing
 from mdf.training.validation import best_by, validate, write_samples
 
@@ -83,6 +83,8 @@ class Stage:
         if idle:
             names = ", ".join(idle[:4]) + (" …" if len(idle) > 4 else "")
             run.say(f"{task.name}: out of reach of its losses, so {len(idle)} tensors stay as they are: {names}")
+        if not self.sharded:  # a process that skips a part would leave the others waiting for its shards
+            remember(task, model, accelerator.device, len(data.train) + len(data.val), run.say)
         table = trainable_table(model, cfg, task.name)
         self.meter = self.make_meter(batch)
         length = f"{self.total} steps of {self.sampler.step_size} photographs"

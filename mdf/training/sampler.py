@@ -4,7 +4,7 @@ The order of the whole stage is a pure function of (seed, position), so that a s
 micro-batches and processes, and a run that is resumed goes on where it was.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -148,7 +148,10 @@ class Sampler:
     pairs: tuple[tuple[int, int], ...] | None = None  # photographs that stand side by side; needs an even batch_size
     epoch: int = 0
     consumed: int = 0  # samples of this epoch that all processes together have consumed
+    bucket: int = 0  # consecutive draws that are sorted by `length`, see `window`
+    length: Callable[[Key], int] | None = field(default=None, repr=False, compare=False)  # tokens of a conversation
     orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)  # of epochs
+    windows: dict[int, list[Key]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def step_size(self) -> int:
@@ -166,6 +169,28 @@ class Sampler:
 
     def keys(self, start: int, count: int) -> list[Key]:
         """The keys at the global positions start … start + count - 1."""
+        if not self.bucket or self.length is None:
+            return self.draws(start, count)
+        numbers = range(start // self.bucket, (start + count - 1) // self.bucket + 1)
+        first = start - numbers[0] * self.bucket
+        return [key for number in numbers for key in self.window(number)][first : first + count]
+
+    def window(self, number: int) -> list[Key]:
+        """The draws number * bucket … (number + 1) * bucket - 1, sorted by length so that batches need little padding:
+        from short to long, and back in the next window.
+
+        Which draws they are does not depend on how a step is cut up, so a run goes on alike on other processes.
+        """
+        if number not in self.windows:
+            for old in sorted(self.windows)[:-1]:
+                del self.windows[old]
+            assert self.length is not None
+            draws = self.draws(number * self.bucket, self.bucket)
+            self.windows[number] = sorted(draws, key=self.length, reverse=bool(number % 2))
+        return self.windows[number]
+
+    def draws(self, start: int, count: int) -> list[Key]:
+        """The same as the permutations of the epochs have them, one after the other."""
         keys: list[Key] = []
         while count > 0:
             epoch, first = divmod(start, self.size)

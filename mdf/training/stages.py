@@ -3,6 +3,9 @@
 Shapes: B photographs of a micro-batch, P patients among them, K masks.
 """
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +23,10 @@ from mdf.losses.label_aware import label_aware_contrastive_loss
 from mdf.losses.masks import mask_loss
 from mdf.losses.patient import patient_contrastive_loss
 from mdf.losses.sigmoid import sigmoid_loss
-from mdf.losses.text import shift, text_loss
+from mdf.losses.text import shift, text_loss_by_rows
+from mdf.models.features import Look, Remembered
 
+ON_PROCESSORS = 2.0  # GB of main memory for features, where features_gb is -1
 HASH = 6364136223846793005  # odd and large; int64 products wrap around
 Terms = dict[str, tuple[Tensor, float]]  # name -> sum over what is counted, count
 WANT = {"text": "text", "grounding": "text", "mask": "masks"} | dict.fromkeys(CONTRASTS, "contrastive")
@@ -45,6 +50,7 @@ class Task:
         self.contrasts = [loss for loss in self.weights if loss in CONTRASTS]
         self.can_balance = not self.stage.balance and (self.stage.data or cfg.data).name != "shards"
         self.has_adapters, self.grid = bool(cfg.fusion.depths), cfg.fusion.grid
+        self.look: Look | None = None  # what stands in for a frozen encoder and U-Net, see `remember`
 
     @property
     def wants_captions(self) -> bool:
@@ -86,11 +92,14 @@ class Task:
             given |= {"caption_ids": batch.caption_ids, "chunk": self.stage.chunk}
         if "text" in self.want:
             assert batch.labels is not None
+            keep, targets = shift(batch.labels)
             given |= {
                 "input_ids": batch.input_ids,
                 "attention_mask": batch.attention_mask,
                 "prompt_mask": batch.prompt_mask,
-                "keep": shift(batch.labels)[0],
+                "keep": keep,
+                "reduce": partial(text_loss_by_rows, targets=targets),
+                "look": self.look,
                 **batch.backbone,
             }
             if batch.branch is not None:
@@ -112,8 +121,7 @@ class Task:
         terms: Terms = {}
         for loss, count in self.counts(batch).items():
             if loss == "text":
-                assert batch.labels is not None
-                terms[loss] = (text_loss(out.logits, shift(batch.labels)[1]), count)
+                terms[loss] = (out.reduced, count)
             elif loss == "grounding":
                 terms[loss] = (grounding_loss(out.attention, self.patches(batch)), count)
             elif loss == "mask":
@@ -191,6 +199,30 @@ class Task:
         """
         parts = [self.weights[loss] * processes * value / max(totals[loss], 1.0) for loss, (value, _) in terms.items()]
         return torch.stack(parts).sum()
+
+
+def remember(task: Task, model: Any, device: torch.device, photographs: int, say: Callable[[str], None]) -> None:
+    """Let the stage compute what encoder and U-Net make of a photograph once, where both are frozen, no other loss
+    needs more of them, nothing augments, and all fit into `features_gb`. `model` is the bare MDFModel.
+    """
+    limit = task.stage.features_gb
+    limit = (0.0 if device.type == "cuda" else ON_PROCESSORS) if limit < 0 else limit
+    frozen = not any(p.requires_grad for part in (model.encoder, model.unet) for p in part.parameters())
+    if not limit or not frozen or task.stage.augment or task.want != ("text",):
+        return
+
+    def tell(size: int, fits: bool) -> None:
+        what = f"what the frozen encoder and U-Net make of {photographs} photographs"
+        need = f"{size * photographs / 1e9:.2f} GB"
+        say(
+            f"{task.name}: {what} is kept in memory, {need}"
+            if fits
+            else f"{task.name}: {what} would take {need} of memory and is computed anew in every epoch; "
+            f"{task.name}.features_gb={math.ceil(size * photographs / 1e9)} keeps it"
+        )
+
+    pooled = getattr(model.fusion.prefix, "side", (1, 1))
+    task.look = Remembered(model.features, photographs, limit, depths=model.fusion.depths, pooled=pooled, say=tell)
 
 
 def stage_of(cfg: Config, name: str) -> StageConfig:

@@ -187,3 +187,26 @@ def test_a_million_photographs_in_pairs_are_no_burden():
     start = time.process_time()
     sampler.keys(0, 64)
     assert time.process_time() - start < 4
+
+
+def length(key):
+    """Tokens of a conversation that is another one at each visit."""
+    return 100 + (key[0] * 31 + key[1] * 17) % 97
+
+
+def test_draws_that_are_sorted_by_length_are_the_same_draws_with_less_padding():
+    plain, sorted_ = Sampler(40, 0, 4), Sampler(40, 0, 4, bucket=16, length=length)
+    for start in range(0, 96, 16):  # windows go on over the end of an epoch
+        assert sorted(plain.keys(start, 16)) == sorted(sorted_.keys(start, 16))
+    padding = [sum(max(map(length, b)) * 4 - sum(map(length, b)) for b in take(s, 20)) for s in (plain, sorted_)]
+    assert padding[1] < padding[0] / 2
+    lengths = [length(k) for k in sorted_.keys(0, 32)]
+    assert lengths == sorted(lengths[:16]) + sorted(lengths[16:], reverse=True)
+
+
+def test_sorted_by_length_a_run_goes_on_from_its_state_however_a_step_is_cut():
+    one = Sampler(10, 0, 4, bucket=6, length=length)
+    later = Sampler(10, batch_size=4, bucket=6, length=length, **one.after(3).state())
+    assert take(later, 8) == take(one, 11)[3:]
+    two = [take(Sampler(10, 0, 1, 2, rank, 2, bucket=6, length=length), 12) for rank in range(2)]
+    assert [k for a, b in zip(*two, strict=True) for k in a + b] == [k for batch in take(one, 6) for k in batch]
