@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mdf.models.fusion import MDFConfig, MDFModel
 
 SAMPLED = 4096  # values of each base tensor that its fingerprint looks at
+BASE = "language"  # folder of the language model in a checkpoint that holds its base (`inside` in bases.json)
 
 
 def fingerprint(language: Any) -> str:
@@ -176,6 +177,8 @@ def load(
     own_language = [n for n in tensors if n.startswith("language.")]
     if not isinstance(bases.get("language"), dict):
         raise UserError(f"{folder / 'bases.json'} names no language model; take the checkpoint again from its run")
+    if bases["language"].get("inside"):
+        config.mdf["language"]["model"] = str(folder / BASE)
     settle_bits(config, folder, bases["language"].get("quantize", "none"), quantize, trained_in_full=bool(own_language))
     lm = config.sections()[3]
     language, _ = load_language(lm, torch.float32 if own_language else dtype)
