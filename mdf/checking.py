@@ -59,6 +59,7 @@ RANGES = {
     "run.keep": "[0, inf)",
     "run.peak_tflops": "[0, inf)",
     "run.spike": "[0, inf)",
+    "run.gpu_gb": "[0, inf)",
     "augment.rotate": "[0, 180]",
     "augment.scale": "[0, 1)",
     "augment.shift": "[0, 1)",

@@ -28,6 +28,7 @@ class RunConfig:
     # the run stops (exit code 1) at a loss more than this many robust standard deviations above the median of the last
     # 64 steps, and above that of the first 16; 0 = never
     spike: float = 20.0
+    gpu_gb: float = 0.0  # memory of one GPU that --dry-run plans for, GiB; 0 = the one at hand, else 24, 40 and 80
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class MDFModel(PreTrainedModel, FusedGeneration):
             language_width=embedding.shape[1],
             language_layers=language.config.get_text_config().num_hidden_layers,
             cross_layers=cross_layers(language.config),
-            embedding_rms=float(embedding.detach().float().pow(2).mean().sqrt()),
+            embedding_rms=float(embedding.detach().float().pow(2).mean().sqrt()) if load_bases else 1.0,
             hidden_rms=hidden_rms(language) if load_bases and fusion.depths else None,
         )
         self.language = attach_lora(language, lm) if config.lora else language
@@ -100,18 +100,20 @@ class MDFModel(PreTrainedModel, FusedGeneration):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         load_bases: bool = True,
+        language: tuple[Any, Any] | None = None,
     ) -> "MDFModel":
         """A model with the base weights that `cfg` names; `dtype` is that of the language model's frozen weights.
 
-        Without `load_bases` encoder and U-Net keep random weights, which is of use only for a look at it.
+        Without `load_bases` encoder and U-Net keep random weights, which is of use only for a look at it; `language`,
+        a language model and its tokenizer, then stands in for the one that `cfg` names.
         """
         torch.manual_seed(cfg.run.seed)
         sections = {k: asdict(getattr(cfg, k)) for k in PARTS}
         lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
         full = any(getattr(cfg, stage).parts.language.mode == "full" for stage in cfg.run.stages)
-        language, tokenizer = load_language(cfg.language, torch.float32 if full else dtype)
-        refuse_sizes(cfg, language)
-        model = cls(MDFConfig(mdf=sections, lora=lora), language=language, load_bases=load_bases)
+        base, tokenizer = language or load_language(cfg.language, torch.float32 if full else dtype)
+        refuse_sizes(cfg, base)
+        model = cls(MDFConfig(mdf=sections, lora=lora), language=base, load_bases=load_bases)
         if cfg.language.gradient_checkpointing:
             checkpoint_layers(model.language)
         prompts = Prompts(Path(cfg.dialogue.prompts) if cfg.dialogue.prompts else bundled("prompts"))
@@ -120,7 +122,7 @@ class MDFModel(PreTrainedModel, FusedGeneration):
             preprocessing_of(cfg),
             prompts,
             image_tokens=model.fusion.prefix.tokens if model.fusion.prefix else 1,
-            image_processor=image_processor_of(cfg) if has_tower(language) else None,
+            image_processor=image_processor_of(cfg) if has_tower(base) else None,
             context_length=model.encoder.context_length,
             diagnoses=diagnoses,
             captions=captions_of(model.encoder.architecture),

@@ -1,7 +1,7 @@
 """Everything but the training: what would train, what a batch looks like, how much memory it would take."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -11,16 +11,23 @@ from torch import Tensor
 from mdf.batches import Batch
 from mdf.config import Config
 from mdf.errors import UserError
+from mdf.models.architectures import count
+from mdf.models.fundus_encoder import FundusEncoder
 from mdf.models.fusion import MDFModel
+from mdf.models.unet import UNet
+from mdf.models.weights import language_path
 from mdf.preview import as_read
+from mdf.processor import MDFProcessor
 from mdf.training.data import dataset, diagnoses_of, load_manifests, loader, sampler_of, stage_data
 from mdf.training.devices import choose_precision
-from mdf.training.optimizer import moment_bytes, trainable_table
+from mdf.training.optimizer import trainable_table
+from mdf.training.plan_table import report
+from mdf.training.planner import emptied, empty_base, empty_model
 from mdf.training.stages import Task
 from mdf.training.start import first_model
 from mdf.training.validation import best_by
 
-MEASURED = 1.5e9  # parameters; above this a forward on a CPU takes minutes, and activations are estimated instead
+MEASURED = 1.5e9  # parameters; above this a language model is not loaded for a look
 
 
 def dry_run(cfg: Config, *, strict: bool = False) -> int:
@@ -29,43 +36,79 @@ def dry_run(cfg: Config, *, strict: bool = False) -> int:
     precision, why = choose_precision(cfg.run.precision, cuda=torch.cuda.is_available())
     print(f"precision {precision}: {why}")
     manifests: dict[str, Any] = {}
-    model = None
     try:
         manifests = load_manifests(cfg)
     except UserError as error:
         missing.append(f"data: {error}")
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    try:
-        model = first_model(cfg, diagnoses_of(manifests), dtype)
-    except UserError as error:
-        missing.append(f"model: {error}")
-        try:  # everything but the weights of encoder and U-Net can still be looked at
-            model = MDFModel.build(cfg, diagnoses_of(manifests), dtype=dtype, load_bases=False)
-        except UserError as other:
-            if str(other) != str(error):
-                missing.append(f"model: {other}")
+    model = look(cfg, diagnoses_of(manifests), torch.bfloat16 if precision == "bf16" else torch.float32, missing)
     if model is not None:
-        print("diagnoses: " + (", ".join(model.processor.diagnoses) or "not known without the data"))
+        print("diagnoses: " + (", ".join(model.processor.diagnoses) or "not known without data and tokenizer"))
     for name in cfg.run.stages:
         if model is None:
             break
         task = Task(cfg, name)
         model.set_trainable(task.stage.parts, tuple(task.weights))
         print("\n" + trainable_table(model, cfg, name))
-        batch = None
-        if manifests:
+        if manifests and isinstance(model.processor, MDFProcessor):
             try:
                 batch = first_batch(cfg, task, manifests[name], model)
+                print(shapes(batch) + conversations(batch, model.processor, 2))
             except UserError as error:
                 missing.append(f"{name}: {error}")
-        if batch is not None:
-            print(shapes(batch) + conversations(batch, model.processor, 2))
-        print(memory(model, task, batch, precision))
+        print(report(cfg, model, name, precision))
     print()
     for line in missing:
         print(f"NOT CHECKED: {line}")
     print(f"dry run: {len(missing)} not checked" if missing else "dry run: everything is in place")
     return 2 if strict and missing else 0
+
+
+def look(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype, missing: list[str]) -> MDFModel | None:
+    """The model without content, or None where not even its shapes are known; what is not at hand goes to `missing`.
+
+    A small model is loaded first, as training would. Of a large one the files are looked for and not read.
+    """
+
+    def attempt(make: Callable[[], MDFModel]) -> MDFModel | None:
+        try:
+            return emptied(make())
+        except UserError as error:
+            if f"model: {error}" not in missing:
+                missing.append(f"model: {error}")
+            return None
+
+    try:
+        large = count(cfg.language.model) > MEASURED
+    except UserError:
+        large = False  # its own error follows
+    found = None
+    if not large:
+        found = attempt(lambda: first_model(cfg, diagnoses, dtype))
+        # everything but the weights of encoder and U-Net can still be looked at
+        found = found or attempt(lambda: MDFModel.build(cfg, diagnoses, dtype=dtype, load_bases=False))
+    else:
+        for make in (lambda: UNet(cfg.unet), lambda: FundusEncoder(cfg.encoder)):
+            try:
+                make()
+            except UserError as error:
+                missing.append(f"model: {error}")
+        if cfg.run.start_from:
+            missing.append(f"model: run.start_from: {cfg.run.start_from} is not read, since the model is large")
+        found = attempt(lambda: large_model(cfg, diagnoses, dtype))
+    return found or attempt(lambda: empty_model(cfg, dtype))
+
+
+def large_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> MDFModel:
+    """A model whose language model has a tokenizer and no content. Raises UserError where its files are not there."""
+    from transformers import AutoTokenizer
+
+    folder = language_path(cfg.language.model, cfg.language.revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"language.model: {folder} has no tokenizer that can be read ({error})") from error
+    language = empty_base(cfg, dtype)
+    return MDFModel.build(cfg, diagnoses, dtype=dtype, load_bases=False, language=(language, tokenizer))
 
 
 def first_batch(cfg: Config, task: Task, manifest: Any, model: Any) -> Batch:
@@ -102,76 +145,3 @@ def conversations(batch: Batch, processor: Any, count: int) -> str:
         lines.append(f"conversation of {batch.sample_ids[i]}, supervised between [[ and ]]:")
         lines += [f"  | {line}" for line in text.splitlines()]
     return "\n".join(lines) + "\n"
-
-
-def memory(model: Any, task: Task, batch: Batch | None, precision: str) -> str:
-    """Roughly what one process needs: weights, gradients, the optimiser's moments, activations of one micro-batch."""
-    weights = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
-    trains = [p for p in model.parameters() if p.requires_grad]
-    trained = sum(p.numel() * p.element_size() for p in trains)
-    moments = round(sum(moment_bytes(p, task.stage.optimizer) for p in trains))
-    parts = {"weights": weights, "gradients": trained, "optimiser": moments}
-    if task.want == ("contrastive",):
-        parts["activations (counted)"] = contrastive_activations(model, task, precision)
-    elif batch is not None and sum(p.numel() for p in model.parameters()) < MEASURED:
-        parts["activations (measured)"] = activations(model, task, batch, precision)
-    text = ", ".join(f"{name} {value / 2**30:.2f}" for name, value in parts.items())
-    note = "" if len(parts) == 4 else ", activations not measured"
-    return f"memory of {task.name}, GiB: {text}{note}; together about {sum(parts.values()) / 2**30:.2f}"
-
-
-class Kept:
-    """A context that notes which memory autograd keeps between forward and backward, beside that of `own`."""
-
-    def __init__(self, own: Iterable[Tensor]):
-        self.own = {tensor.untyped_storage()._cdata for tensor in own}
-        self.sizes: dict[int, int] = {}
-        self.alive: list[Tensor] = []  # so that no address is used twice
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.note, lambda tensor: tensor)
-
-    def note(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.own:
-            self.sizes[storage._cdata] = storage.nbytes()
-            self.alive.append(tensor)
-        return tensor
-
-    def __enter__(self) -> "Kept":
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.hooks.__exit__(*error)
-
-    @property
-    def bytes(self) -> int:
-        return sum(self.sizes.values())
-
-
-def contrastive_activations(model: Any, task: Task, precision: str) -> int:
-    """Bytes of the activations of a stage that only compares photographs and captions, without computing them: tensors
-    without content go through the encoder, so that also ViT-H takes seconds and no photograph has to be at hand.
-    """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    encoder, chunk, count = model.encoder.train(), task.stage.chunk, task.stage.batch_size
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        own = [mode.from_tensor(parameter) for parameter in encoder.parameters()]
-        with Kept(own) as kept, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            # GradCache computes one chunk at a time again in backward
-            for rows, size in ((count, chunk), *([(chunk, 0)] if 0 < chunk < count else [])):
-                pixels = torch.empty(rows, 3, encoder.size, encoder.size)
-                captions = torch.zeros(rows, encoder.context_length, dtype=torch.long)
-                model(pixel_values=pixels, caption_ids=captions, want=("contrastive",), chunk=size)
-        return kept.bytes
-
-
-def activations(model: Any, task: Task, batch: Batch, precision: str) -> int:
-    """Bytes that autograd keeps between forward and backward of this batch, beside the parameters."""
-    with (
-        torch.random.fork_rng(devices=[]),
-        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
-        Kept(model.parameters()) as kept,
-    ):
-        task(model.train(), batch)
-    return kept.bytes
