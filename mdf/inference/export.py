@@ -26,6 +26,7 @@ from mdf.models.checkpoint import BASE, fingerprint, read_config, save
 from mdf.models.fusion import MDFConfig, MDFModel
 from mdf.models.language import bare
 from mdf.processor import Inputs
+from mdf.tiles import cross_attention_mask
 from mdf.training.saving import STATE, write_folder
 from mdf.vocabulary import display
 
@@ -187,6 +188,10 @@ def answer_logits(model: MDFModel, inputs: Inputs, conversations: list[list[Turn
         encoded = model.processor.encode([*turns, Turn("assistant", answer)])
         ids = torch.tensor([encoded.input_ids])
         own = {k: v for k, v in seen.select([row]).items() if k != "field"}
+        if "aspect_ratio_mask" in own:  # of a language model with a vision tower of its own
+            own["cross_attention_mask"] = cross_attention_mask(
+                ids, model.processor.image_token_id, own["aspect_ratio_mask"]
+            )
         out = model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -260,6 +265,8 @@ def write(model: MDFModel, checkpoint: Path, draft: Path, source: Origin, shard:
     language = bare(model.language)
     language.save_pretrained(draft / BASE, max_shard_size=shard)
     model.processor.tokenizer.save_pretrained(draft / BASE)
+    if model.processor.image_processor is not None:
+        model.processor.image_processor.save_pretrained(draft / BASE)
     base = {
         "name": BASE,
         "revision": None,

@@ -42,12 +42,13 @@ def table(found: Plan, name: str, precision: str) -> list[str]:
         f"  {'part':<10}{'weights':>9}{'gradients':>11}{'optimiser':>11}{'activations':>13}",
     ]
     for part in PARTS:
-        columns = (found.weights, found.gradients, found.optimizer, found.activations)
-        lines.append(row(part, *(column[part] for column in columns)))
+        sizes = found.weights[part], found.gradients[part], found.optimizer[part], found.activations[part]
+        lines.append(row(part, *sizes))
     lines.append(f"  {'losses':<40}{found.activations['loss'] / GIB:>14.2f}")
     lines.append(f"  {'backward, beside these':<40}{found.transient / GIB:>14.2f}")
     own = sum(found.activations.values()) + found.transient
-    lines.append(row("together", *(sum(c.values()) for c in (found.weights, found.gradients, found.optimizer)), own))
+    weights, gradients, moments = (sum(c.values()) for c in (found.weights, found.gradients, found.optimizer))
+    lines.append(row("together", weights, gradients, moments, own))
     if found.cache:
         shares = ", ".join(f"{part} {size / GIB:.3f}" for part, size in found.cache.items())
         lines.append(f"  keys and values while one conversation is answered: {shares}")

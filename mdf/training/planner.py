@@ -19,7 +19,7 @@ from mdf.losses.text import IGNORED
 from mdf.models.architectures import empty_language
 from mdf.models.configuration import MDFConfig
 from mdf.models.fusion import PARTS, MDFModel
-from mdf.models.language import bare
+from mdf.models.language import bare, checkpoint_layers
 from mdf.training.stages import Task, stage_of
 
 GIB = 2**30
@@ -110,8 +110,7 @@ def empty_model(cfg: Config, dtype: torch.dtype) -> MDFModel:
     sections = {part: asdict(getattr(cfg, part)) for part in PARTS}
     lora = any(stage_of(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
     model = MDFModel(MDFConfig(mdf=sections, lora=lora), language=language, load_bases=False)
-    prefix = model.fusion.prefix
-    tokens = prefix.side[0] * prefix.side[1] if prefix is not None else 1
+    tokens = model.fusion.prefix.tokens if model.fusion.prefix is not None else 1
     image = int(getattr(language.config, "image_token_index", 0))
     model.processor = SimpleNamespace(image_token_id=image, image_tokens=tokens, diagnoses=())  # type: ignore[assignment]
     return emptied(model)
@@ -298,9 +297,9 @@ def state(cfg: Config, model: MDFModel, name: str) -> dict[str, Any]:
 
 def set_checkpointing(language: Any, yes: bool) -> None:
     if yes:
-        language.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_layers(language)
     else:
-        language.gradient_checkpointing_disable()
+        language.gradient_checkpointing_disable()  # the layers of a vision tower stay as they are
 
 
 def layer_names(model: MDFModel) -> tuple[str, ...]:

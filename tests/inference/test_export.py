@@ -7,18 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from mdf.config import PartConfig, PartsConfig
 from mdf.datasets.phantom import draw_manifest
+from mdf.dialogue import Turn
 from mdf.errors import UserError
 from mdf.evaluation.evaluate import evaluate
 from mdf.inference.export import Check, answer_logits, compare, export, questions, refuse_difference
 from mdf.inference.model_card import Run, band, card, read_run
 from mdf.models.fusion import MDFModel
+from mdf.tiles import TILES, cross_attention_mask
 from mdf.training.run_folder import RunFolder, environment
 from tests.scripts import run as run_here
 from tests.tiny import tiny_config
+from tests.tiny_mllama import tiny_mllama_config
 
 DIAGNOSES = ("normal", "diabetic_retinopathy", "amd", "glaucoma")
 
@@ -145,6 +148,28 @@ class TestExport:
         assert export(tmp_path / "base", tmp_path / "out", dtype=torch.float32).agreement == 1
         assert "lacks the prefix of the photograph:" in card_of(tmp_path / "out")
 
+    @pytest.mark.parametrize("depths", [(1, 3), ()], ids=["fused", "baseline"])
+    def test_llama_32_vision(self, world, tmp_path, depths):
+        """Of the baseline plain transformers reads all that answers, photographs included."""
+        model = open_up(MDFModel.build(tiny_mllama_config(world, **{"fusion.depths": depths}), DIAGNOSES))
+        model.save_pretrained(tmp_path / "checkpoint")
+        found = export(tmp_path / "checkpoint", tmp_path / "out", dtype=torch.float32)
+        assert found.agreement == 1 and found.difference < 1e-3
+        assert ("AutoModelForImageTextToText" in card_of(tmp_path / "out")) == (depths == ())
+        again = MDFModel.from_pretrained(tmp_path / "out")
+        plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "out" / "language", trust_remote_code=False)
+        inputs, talks = questions(again)
+        encoded = again.processor.encode([*talks[0], Turn("assistant", "Normal.")])
+        ids, row = torch.tensor([encoded.input_ids]), inputs.select([0])
+        mask = cross_attention_mask(ids, again.processor.image_token_id, row["aspect_ratio_mask"])
+        names = {"tiles": "pixel_values"}
+        given = {names.get(k, k): v for k, v in row.items() if k in TILES}
+        keep = torch.ones_like(ids, dtype=torch.bool)
+        ours = again(ids, torch.ones_like(ids), keep=keep, cross_attention_mask=mask,
+                     prompt_mask=keep, **{k: v for k, v in row.items() if k != "field"}).logits  # fmt: skip
+        theirs = plain(ids, attention_mask=torch.ones_like(ids), cross_attention_mask=mask, **given).logits[0]
+        assert torch.allclose(ours, theirs, atol=1e-4) == (depths == ())
+
     def test_training_goes_on_from_it(self, exported, tmp_path):
         again = MDFModel.from_pretrained(exported)
         again.save_pretrained(tmp_path / "later")
@@ -249,7 +274,7 @@ class TestCard:
         measured = json.loads((run / "evaluation" / "metrics.json").read_text())["classification"]
         low, high = measured["accuracy_ci"]
         assert f"| classification.accuracy | {measured['accuracy']:.3f} [{low:.3f}, {high:.3f}] |" in text
-        assert "| eye | left | " in text and "| sex | not recorded | 24 | not measured |" in text
+        assert "| eye | left | " in text and "| sex | not recorded | " in text
         assert "LoRA of rank 4 merged" in text and "controls with blank and other ones): not measured" in text
 
     def test_it_names_no_path_and_no_patient(self, exported, run):

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from mdf.config import load_config, save_config
+from mdf.models.architectures import known
 from mdf.preview import marked
 from mdf.training.data import diagnoses_of, load_manifests
-from mdf.training.dry_run import activations, contrastive_activations, dry_run, first_batch
+from mdf.training.dry_run import dry_run, first_batch
+from mdf.training.planner import emptied, kept, longest_batch, plan
 from mdf.training.stages import Task
 from mdf.training.start import first_model
 from tests.conftest import REPO, assert_refused
@@ -20,7 +22,7 @@ def test_shows_the_parts_the_batch_and_the_supervised_span(tiny, capsys):
     assert dry_run(cfg, strict=True) == 0
     printed = capsys.readouterr().out
     for stage in cfg.run.stages:
-        assert f"stage {stage}\n" in printed and f"memory of {stage}, GiB: weights" in printed
+        assert f"stage {stage}\n" in printed and f"memory of {stage}, GiB on each GPU, fp32: 4 photographs" in printed
     assert "| <|im_start|>assistant\n  | [[" in printed and "<|im_end|>]]" in printed
     assert "<filename>×4" in printed and "[[<|im_start|>" not in printed
     assert "unet_pixels     float32  [4, 3, 64, 64]" in printed
@@ -45,16 +47,16 @@ def test_a_contrastive_batch_in_chunks_needs_less_memory(tiny):
     needed = []
     for chunk in (0, 2):
         model, task, _ = aligning(tiny, **{"align.chunk": chunk})
-        needed.append(contrastive_activations(model, task, "fp32"))
+        needed.append(kept(emptied(model), task, longest_batch(tiny(), model, task), "fp32").bytes)
     assert 0 < needed[1] < needed[0] / 3  # a sixth, and what does not grow with the photographs
 
 
 def test_what_is_counted_without_computing_is_what_a_step_keeps(tiny):
     model, task, batch = aligning(tiny)
+    real = kept(model, task, batch, "fp32").bytes
+    cfg = tiny(**{"run.stages": ("align",), "align.batch_size": 12})
     # beside the encoder's there are those of the loss, 12 x 12 numbers a few times over
-    assert contrastive_activations(model, task, "fp32") == pytest.approx(
-        activations(model, task, batch, "fp32"), rel=0.02
-    )
+    assert sum(plan(cfg, emptied(model), "align", "fp32").activations.values()) == pytest.approx(real, rel=0.02)
 
 
 def test_weights_that_are_not_at_hand_leave_the_rest_to_look_at(tiny, capsys):
@@ -62,7 +64,7 @@ def test_weights_that_are_not_at_hand_leave_the_rest_to_look_at(tiny, capsys):
     assert dry_run(cfg) == 0 and dry_run(cfg, strict=True) == 2
     printed = capsys.readouterr().out
     assert "NOT CHECKED: model: encoder.weights" in printed
-    assert "stage align\n" in printed and "activations (counted)" in printed
+    assert "stage align\n" in printed and "memory of align, GiB" in printed
 
 
 @pytest.mark.parametrize("recipe", ["flair", "mm_fundus_clip", "ret_clip"])
@@ -76,7 +78,36 @@ def test_a_recipe_is_looked_at_without_its_weights_and_data(capsys):
     assert dry_run(load_config("ret_clip", ["align.batch_size=4"])) == 0
     printed = capsys.readouterr().out
     assert "image tower VisionTransformer: QuickGELU, 224 px" in printed and "up to 100 tokens" in printed
-    assert "NOT CHECKED: data: " in printed and "activations (counted)" in printed
+    assert "NOT CHECKED: data: " in printed and "memory of align, GiB" in printed
+
+
+LANGUAGE = ["llama32_11b_qlora", "llama32_11b_lora", "llama32_11b_full", "llama32_11b_joint", "llama32_1b", "smollm2"]
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_a_configuration_of_a_language_model_loads_and_says_what_it_needs(name):
+    cfg = load_config(name)
+    assert cfg.run.name == name and cfg.language.model in known()
+    head = [line for line in (REPO / "configs" / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    text = "\n".join(head)
+    assert f"--config configs/{name}.yaml" in text and "# Memory: " in text and "# Time: " in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_it_is_looked_at_without_weights_tokenizer_and_data(name, capsys, monkeypatch):
+    """Its language model is neither here nor fetched, and yet the memory of every stage is known."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    cfg = load_config(name, ["run.gpu_gb=24"])
+    assert dry_run(cfg) == 0
+    printed = capsys.readouterr().out
+    assert "NOT CHECKED: data: " in printed
+    assert ("NOT CHECKED: model: language.model" in printed) == (cfg.language.model != "smollm2-135m")
+    for stage in cfg.run.stages:
+        assert f"memory of {stage}, GiB" in printed
+    assert dry_run(cfg, strict=True) == 2
 
 
 def test_the_mark_goes_round_the_supervised_tokens():
