@@ -63,7 +63,8 @@ def read_run(run: Path | None, evaluation: Path | None, checkpoint: Path) -> Run
     predictions = {}
     if evaluation is not None:
         metrics = read_metrics(evaluation)
-        file = evaluation / "metrics.json" if evaluation.is_dir() else evaluation
+        files = (evaluation, evaluation / "metrics.json", evaluation / "evaluation" / "metrics.json")
+        file = next(f for f in files if f.is_file())
         if file.stat().st_mtime < (checkpoint / "model.safetensors").stat().st_mtime:
             raise UserError(
                 f"{file} is older than the checkpoint, so it measured another one; evaluate again, or export with "
@@ -71,8 +72,11 @@ def read_run(run: Path | None, evaluation: Path | None, checkpoint: Path) -> Run
             )
         lines = file.with_name("predictions.jsonl")
         if lines.is_file():
-            read = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines() if line]
-            predictions = {line["id"]: line for line in read}
+            try:
+                read = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines() if line]
+                predictions = {line["id"]: line for line in read}
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{lines} is damaged ({error!r}); evaluate again") from None
     return Run(config, environment, data, trained, steps, metrics, predictions)
 
 

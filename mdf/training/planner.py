@@ -20,6 +20,7 @@ from mdf.models.architectures import empty_language
 from mdf.models.configuration import MDFConfig
 from mdf.models.fusion import PARTS, MDFModel
 from mdf.models.language import bare, checkpoint_layers
+from mdf.models.photographs import refuse_sizes
 from mdf.training.stages import Task, stage_of
 
 GIB = 2**30
@@ -107,6 +108,7 @@ def empty_model(cfg: Config, dtype: torch.dtype) -> MDFModel:
     Raises UserError where the shapes of the language model are not known.
     """
     language = empty_base(cfg, dtype)
+    refuse_sizes(cfg, language)
     sections = {part: asdict(getattr(cfg, part)) for part in PARTS}
     lora = any(stage_of(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
     model = MDFModel(MDFConfig(mdf=sections, lora=lora), language=language, load_bases=False)

@@ -153,7 +153,7 @@ def test_sharding_divides_what_is_kept_and_copies_do_not():
     assert found.total(1, False) == found.total(1, True) == 170 * GIB
     assert found.total(8, False) == (170 + 40) * GIB  # a second copy of the gradients
     assert found.total(8, True) == (160 / 8 + 10 + 2 + 3) * GIB
-    assert not found.fits(80) and not found.fits(40, 8, True) and found.fits(40, 16, True)
+    assert not found.fits(80) and found.fits(40, 8, True) and not found.fits(16, 64, True)
 
 
 class TestReport:
@@ -162,7 +162,7 @@ class TestReport:
         model = empty(cfg, "fuse")
         found = plan(cfg, model, "fuse", "fp32")
         assert verdict(cfg, model, "fuse", "fp32", found, 24.0) == "fits on one GPU"
-        text = verdict(cfg, model, "fuse", "fp32", found, 1.03)  # a little more than what the driver takes
+        text = verdict(cfg, model, "fuse", "fp32", found, 1.0)  # what the driver takes alone
         first = text.split("change first ")[1]
         assert (
             first.startswith("language.gradient_checkpointing=true (")
