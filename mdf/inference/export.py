@@ -146,12 +146,13 @@ def refuse_quantised(config: MDFConfig) -> None:
 
 def parameters_of(config: MDFConfig) -> int:
     """Parameters of the language model of a checkpoint, from its configuration alone."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    text = config.get_text_config()
-    kind: Any = AutoModelForImageTextToText if hasattr(text, "vision_config") else AutoModelForCausalLM
+    values = dict(config.language)
+    made = AutoConfig.for_model(values.pop("model_type"), **values)
+    kind: Any = AutoModelForImageTextToText if hasattr(made, "vision_config") else AutoModelForCausalLM
     with torch.device("meta"):
-        return sum(p.numel() for p in kind.from_config(text).parameters())
+        return sum(p.numel() for p in kind.from_config(made).parameters())
 
 
 def origin(checkpoint: Path, model: MDFModel, dtype: torch.dtype) -> Origin:

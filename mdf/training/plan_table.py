@@ -11,6 +11,7 @@ from mdf.models.fusion import PARTS, MDFModel
 from mdf.training.planner import GIB, GPUS, Plan, plan, state
 from mdf.training.stages import stage_of
 
+WORTH = 0.02  # share of the memory that a change has to save to be proposed
 CARDS = (24.0, 40.0, 80.0)  # GiB, where neither run.gpu_gb nor a GPU says another
 
 
@@ -34,7 +35,7 @@ def report(cfg: Config, model: MDFModel, name: str, precision: str) -> str:
 
 def table(found: Plan, name: str, precision: str) -> list[str]:
     """A row a part of the model."""
-    what = f"{found.rows} photographs"
+    what = f"{found.rows} photograph{'s' if found.rows > 1 else ''}"
     if found.tokens:
         what += f" with conversations of {found.tokens} tokens, half of them supervised"
     lines = [
@@ -78,8 +79,13 @@ def verdict(cfg: Config, model: MDFModel, name: str, precision: str, found: Plan
     many = [count for count in GPUS if found.fits(gib, count, True)]
     other = f"fits from {many[0]} GPUs with FSDP2" if many else "does not fit"
     steps: list[str] = []
+    before = found.total(1, False) or 0.0
     for setting, changed in changes(cfg, model, name, precision, found):
-        steps.append(f"{setting} ({(changed.total(1, False) or 0.0) / GIB:.1f})")
+        now = changed.total(1, False) or 0.0
+        if now > (1 - WORTH) * before:
+            continue
+        before = now
+        steps.append(f"{setting} ({now / GIB:.1f})")
         if changed.fits(gib):
             return f"{other}; for one GPU change first " + ", then ".join(steps)
     advice = f"; change first {', then '.join(steps)}, and still more GPUs are needed" if steps else ""

@@ -6,7 +6,7 @@ the longest batch that its settings allow: what autograd would keep is added up 
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -258,6 +258,7 @@ def plan(cfg: Config, model: MDFModel, name: str, precision: str) -> Plan:
         set_checkpointing(language, False)
         whole = kept(model, task, batch, precision).parts["language"]
         again = (whole - found["language"]) / language.config.get_text_config().num_hidden_layers
+    again = max(again, encoder_again(cfg, model, task, precision))
     tokens = cfg.dialogue.max_length if "text" in task.want else 0
     return Plan(
         rows=task.stage.batch_size,
@@ -267,6 +268,26 @@ def plan(cfg: Config, model: MDFModel, name: str, precision: str) -> Plan:
         cache=cache(cfg, model, tokens) if tokens else {},
         **state(cfg, model, name),
     )
+
+
+def encoder_again(cfg: Config, model: MDFModel, task: Task, precision: str) -> float:
+    """Bytes that backward needs to compute anew what the encoder did not keep: of a chunk of a contrastive batch all
+    that it would keep, and of a checkpointed tower one block.
+    """
+    stage, blocks = task.stage, cfg.encoder.gradient_checkpointing
+    chunk = stage.chunk if task.wants_captions and "text" not in task.want else 0
+    if not chunk and not (blocks and any(p.requires_grad for p in model.encoder.parameters())):
+        return 0.0
+    part: Any = {task.name: replace(stage, batch_size=chunk or stage.batch_size, chunk=0)}
+    smaller = Unweighed(replace(cfg, **part), task.name)
+    batch = longest_batch(cfg, model, smaller)
+    held = kept(model, smaller, batch, precision).parts["encoder"] if chunk else 0.0
+    if blocks:
+        model.encoder.settle(replace(cfg.encoder, gradient_checkpointing=False))
+        count = max(last for _, last in model.encoder.layers().values())
+        held += kept(model, smaller, batch, precision).parts["encoder"] / count
+        model.encoder.settle(cfg.encoder)
+    return held
 
 
 def state(cfg: Config, model: MDFModel, name: str) -> dict[str, Any]:

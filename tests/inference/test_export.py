@@ -275,7 +275,7 @@ class TestCard:
         low, high = measured["accuracy_ci"]
         assert f"| classification.accuracy | {measured['accuracy']:.3f} [{low:.3f}, {high:.3f}] |" in text
         assert "| eye | left | " in text and "| sex | not recorded | " in text
-        assert "LoRA of rank 4 merged" in text and "controls with blank and other ones): not measured" in text
+        assert "LoRA of rank 4 merged" in text and "as controls): not measured" in text
 
     def test_it_names_no_path_and_no_patient(self, exported, run):
         lines = [json.loads(line) for line in (run / "data.jsonl").read_text().splitlines()]
