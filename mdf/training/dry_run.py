@@ -71,7 +71,12 @@ def look(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype, missing: l
 
     def attempt(make: Callable[[], MDFModel]) -> MDFModel | None:
         try:
-            return emptied(make())
+            made = make()
+            if cfg.language.quantize == "none":
+                return emptied(made)
+            empty = empty_model(cfg, dtype)  # packed weights have other shapes and a forward of their own
+            empty.processor = made.processor
+            return empty
         except UserError as error:
             if f"model: {error}" not in missing:
                 missing.append(f"model: {error}")
