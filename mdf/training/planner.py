@@ -284,7 +284,7 @@ def encoder_again(cfg: Config, model: MDFModel, task: Task, precision: str) -> f
     held = kept(model, smaller, batch, precision).parts["encoder"] if chunk else 0.0
     if blocks:
         model.encoder.settle(replace(cfg.encoder, gradient_checkpointing=False))
-        count = max(last for _, last in model.encoder.layers().values())
+        count = max(1, *(last for _, last in model.encoder.layers().values()))
         held += kept(model, smaller, batch, precision).parts["encoder"] / count
         model.encoder.settle(cfg.encoder)
     return held
