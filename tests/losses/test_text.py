@@ -5,7 +5,7 @@ import torch
 
 from mdf.fuse_benchmarks import peak_bytes
 from mdf.losses.text import ROWS, shift, text_loss, text_loss_by_rows
-from mdf.training.dry_run import Kept
+from mdf.training.planner import Kept
 
 
 def test_the_logit_before_a_label_predicts_it():
