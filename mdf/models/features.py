@@ -30,11 +30,10 @@ Look = Callable[[Tensor, Tensor | None], Features]  # of pixel_values [B,3,S,S] 
 class Remembered:
     """Features of photographs that were seen before, found by their pixels; called in place of `MDFModel.features`.
 
-    What it returns is what encoder and U-Net would compute, as long as neither of them changes; only tokens are pooled
-    already as the prefix pools them. A batch with a photograph that is not known is computed whole, without gradient,
-    since the last bits of a matrix product may depend on its number of rows. It is kept on the device and in the type
-    that it was computed in. Where not all photographs fit, none is kept: which were known would depend on what came
-    before, and a run that is resumed would not go on to the last bit.
+    What it returns is what encoder and U-Net would compute, up to rounding, as long as neither of them changes; tokens
+    are pooled already as the prefix pools them. A photograph that is not known is computed by itself, without gradient,
+    and kept on the device and in the type that it was computed in: the last bits of a matrix product may depend on the
+    rows beside, and a run that is resumed would not go on to the last bit. Where not all photographs fit, none is kept.
     """
 
     def __init__(
@@ -61,21 +60,24 @@ class Remembered:
         """The features of photographs [B,3,S,S], [B,3,U,U]; maps that the fusion does not read are empty."""
         if self.fits is False:
             return self.features(pixel_values, unet_pixels)
-        pixels = [pixel_values.cpu()] if unet_pixels is None else [pixel_values.cpu(), unet_pixels.cpu()]
-        keys = [key(*row) for row in zip(*pixels, strict=True)]
-        if all(k in self.kept for k in keys):
-            rows = zip(*(self.kept[k] for k in keys), strict=True)
-            return self.whole([side_by_side(row, stride) for row, stride in zip(rows, self.strides, strict=True)])
-        parts = self.parts(self.features(pixel_values, unet_pixels))
-        if self.fits is None:
-            size = sum(part.numel() * part.element_size() for part in parts) // len(keys)
-            self.fits = size * self.photographs <= self.limit
-            self.strides = [part.stride()[1:] for part in parts]
-            self.say(size, self.fits)
-        if self.fits:
-            for place, k in enumerate(keys):
-                self.kept.setdefault(k, [part[place].clone() for part in parts])
-        return self.whole(parts)
+        pixels = [pixel_values] if unet_pixels is None else [pixel_values, unet_pixels]
+        keys = [key(*row) for row in zip(*(x.cpu() for x in pixels), strict=True)]
+        for place, k in enumerate(keys):
+            if k in self.kept:
+                continue
+            parts = self.parts(
+                self.features(pixel_values[[place]], None if unet_pixels is None else unet_pixels[[place]])
+            )
+            if self.fits is None:
+                size = sum(part.numel() * part.element_size() for part in parts)
+                self.fits = size * self.photographs <= self.limit
+                self.strides = [part.stride()[1:] for part in parts]
+                self.say(size, self.fits)
+                if not self.fits:
+                    return self.features(pixel_values, unet_pixels)
+            self.kept[k] = [part[0].clone() for part in parts]
+        rows = zip(*(self.kept[k] for k in keys), strict=True)
+        return self.whole([side_by_side(row, stride) for row, stride in zip(rows, self.strides, strict=True)])
 
     def parts(self, found: Features) -> list[Tensor]:
         """What has to be kept of features."""
@@ -93,7 +95,7 @@ class Remembered:
 
 
 def side_by_side(rows: Sequence[Tensor], stride: tuple[int, ...]) -> Tensor:
-    """[B,…] of B rows in the layout that a batch is computed in: the last bits of what follows depend on that, too."""
+    """[B,…] of B rows in the layout that they were computed in, as the layers after expect it."""
     shape, first = (len(rows), *rows[0].shape), rows[0]
     out = torch.empty_strided(shape, (first.numel(), *stride), dtype=first.dtype, device=first.device)
     return torch.stack(list(rows), out=out)

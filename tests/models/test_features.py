@@ -44,31 +44,33 @@ def learnt(task, model, batch, *, bf16):
     return found
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_loss_and_gradients_are_those_of_photographs_that_are_looked_at_anew_to_the_last_bit(world, bf16):
+@pytest.mark.parametrize(("bf16", "rounding"), [(False, 1e-5), (True, 2e-2)])
+def test_loss_and_gradients_are_those_of_photographs_that_are_looked_at_anew(world, bf16, rounding):
     _, model, batch_of = world
     plain, kept = task_of(world, features_gb=0.0), task_of(world)
     assert plain.look is None and isinstance(kept.look, Remembered)
-    for rows in (
-        [0, 1, 2, 3],
-        [0, 1, 2, 3],
-        [3, 1, 0, 2],
-        [2, 4, 1, 5],
-        [5, 0, 4, 5],
-    ):  # new, known, another order, mixed
+    for rows in ([0, 1, 2, 3], [0, 1, 2, 3], [3, 1, 0, 2], [2, 4, 1, 5]):  # new, known, another order, mixed
         expected = learnt(plain, model, batch_of(rows), bf16=bf16)
         found = learnt(kept, model, batch_of(rows), bf16=bf16)
         assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], value) for name, value in expected.items())
+        for name, value in expected.items():
+            assert (found[name] - value).norm() <= rounding * value.norm() + 1e-7, name
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_what_is_kept_comes_back_in_the_layout_that_it_was_computed_in(world, count):
-    task, batch = task_of(world), world[2](range(count))
-    first, second = (task.look(batch.pixel_values, batch.unet_pixels) for _ in range(2))
-    pairs = [(first.image_embeds, second.image_embeds), (first.tokens, second.tokens), (first.read, second.read)]
-    for a, b in [*pairs, *zip(first.maps, second.maps, strict=True)]:
-        assert torch.equal(a, b) and a.stride()[1:] == b.stride()[1:]
+def test_what_is_kept_of_a_photograph_does_not_depend_on_those_beside_it_to_the_last_bit(world):
+    """Else a run that is resumed, and meets the photographs in other company, would not be the same run."""
+    batch_of = world[2]
+    looks = []
+    for order in ([[0, 1, 2, 3]], [[3, 4, 1], [2, 0]], [[0], [1], [2], [3]]):
+        look = task_of(world).look
+        for rows in order:
+            look(batch_of(rows).pixel_values, batch_of(rows).unet_pixels)
+        looks.append(look(batch_of([0, 1, 2, 3]).pixel_values, batch_of([0, 1, 2, 3]).unet_pixels))
+    first = looks[0]
+    for other in looks[1:]:
+        pairs = [(first.image_embeds, other.image_embeds), (first.tokens, other.tokens), (first.read, other.read)]
+        for a, b in [*pairs, *zip(first.maps, other.maps, strict=True)]:
+            assert torch.equal(a, b) and a.stride() == b.stride()
 
 
 def test_each_photograph_is_looked_at_once_and_one_line_says_so(world):
@@ -80,7 +82,7 @@ def test_each_photograph_is_looked_at_once_and_one_line_says_so(world):
         with torch.no_grad():
             task(model, batch_of(rows))
     [hook.remove() for hook in hooks]
-    assert seen == [4, 4]
+    assert seen == [1] * 8
     assert len(said) == 1 and "frozen encoder and U-Net make of 12 photographs is kept" in said[0]
 
 
@@ -92,7 +94,7 @@ def test_another_photograph_of_the_same_name_is_another(world):
         batch.unet_pixels = batch.unet_pixels + 0.5
         after = task(model, batch)[0]["text"][0]
         assert not torch.equal(before, after)
-        assert torch.equal(after, plain(model, batch)[0]["text"][0])
+        torch.testing.assert_close(after, plain(model, batch)[0]["text"][0], rtol=1e-5, atol=0.0)
 
 
 def test_nothing_is_kept_where_not_all_photographs_fit(world):

@@ -5,7 +5,7 @@ import pytest
 from mdf.training.data import dataset, load_manifests, sampler_of, stage_data, training_batches
 from mdf.training.run import train
 from mdf.training.stages import Task
-from tests.training.conftest import metrics
+from tests.training.conftest import losses, metrics
 from tests.training.test_loop import crash, stop_at
 
 FUSE = {"run.stages": ("fuse",), "fuse.augment": False, "fuse.steps": 8, "fuse.eval_every": 4}  # two epochs and more
@@ -14,7 +14,7 @@ FUSE = {"run.stages": ("fuse",), "fuse.augment": False, "fuse.steps": 8, "fuse.e
 def test_a_run_that_remembers_what_frozen_parts_make_of_photographs_is_the_same_run(tiny, capsys):
     anew, kept = tiny(**FUSE, **{"fuse.features_gb": 0.0}), tiny(**FUSE, **{"run.name": "kept"})
     assert [train(anew), train(kept)] == [0, 0]
-    assert metrics(kept) == metrics(anew)
+    assert losses(kept) == pytest.approx(losses(anew), rel=1e-5)  # matrix products of other numbers of rows
     assert capsys.readouterr().out.count("make of 17 photographs is kept in memory, 0.00 GB") == 1
 
 
