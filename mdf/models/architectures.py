@@ -9,6 +9,7 @@ import yaml
 
 from mdf.config import LanguageConfig
 from mdf.errors import UserError
+from mdf.models.language import attention
 from mdf.resources import DATA
 
 
@@ -44,7 +45,7 @@ def empty_language(cfg: LanguageConfig, dtype: torch.dtype) -> Any:
 
     config = architecture(cfg.model)
     kind: Any = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-    return kind.from_config(config, dtype=dtype, attn_implementation=cfg.attention)
+    return kind.from_config(config, dtype=dtype, attn_implementation=attention(cfg, dtype))
 
 
 def count(name: str) -> int:

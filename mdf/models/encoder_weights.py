@@ -9,6 +9,7 @@ from torch import Tensor
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
 from mdf.models import towers
+from mdf.models.hub import quick_to_fail
 from mdf.models.text_tower import TextTower
 from mdf.models.weights import BUNDLED, fit, read_state, text_path, trunk_state
 
@@ -60,7 +61,8 @@ def fetch_tag(cfg: EncoderConfig) -> Path:
     assert cfg.weights is not None
     check_activation(cfg.model, cfg.weights)
     try:
-        return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(cfg.model, cfg.weights)))
+        with quick_to_fail():
+            return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(cfg.model, cfg.weights)))
     except Exception as error:
         raise UserError(
             f"encoder.weights: {cfg.model}/{cfg.weights} could not be fetched ({type(error).__name__}); "

@@ -22,7 +22,7 @@ from mdf.models.configuration import CACHE, MDFConfig, MDFOutput
 from mdf.models.connector import Fusion, Prefix, pooled_prompt
 from mdf.models.features import Features, Look
 from mdf.models.fundus_encoder import FundusEncoder
-from mdf.models.generation import FusedGeneration
+from mdf.models.generation import FusedGenerationMixin
 from mdf.models.language import (
     MemoryCarrier,
     attach_lora,
@@ -45,7 +45,7 @@ from mdf.resources import bundled
 PARTS = ("encoder", "unet", "fusion", "language")
 
 
-class MDFModel(PreTrainedModel, FusedGeneration):
+class MDFModel(PreTrainedModel, FusedGenerationMixin):
     """The whole model. `build` makes one from a run's configuration, `from_pretrained` from a checkpoint directory."""
 
     config_class = MDFConfig

@@ -15,7 +15,7 @@ from mdf.models.mllama import holds_photograph, see_tiles
 from mdf.tiles import cross_attention_mask
 
 
-class FusedGeneration(GenerationMixin):
+class FusedGenerationMixin(GenerationMixin):
     """transformers' generation for `MDFModel`: prefix, image states and the adapters' keys travel as arguments."""
 
     @torch.no_grad()

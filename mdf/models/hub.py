@@ -1,5 +1,7 @@
 """Language and text models of the model hub: fetched to its local cache, with one clear error where they cannot be."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mdf.errors import UserError
@@ -72,3 +74,16 @@ def hub_answers() -> bool:
     except Exception:  # whatever HTTP library the client is built on, any failure means no
         return False
     return True
+
+
+@contextmanager
+def quick_to_fail() -> Iterator[None]:
+    """While it lasts, other libraries' look-ups on the hub read its local cache alone where the hub does not answer."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = not hub_answers()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

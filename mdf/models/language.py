@@ -16,6 +16,7 @@ from mdf.errors import UserError
 from mdf.models import quantization
 from mdf.models.configuration import CACHE
 from mdf.models.mllama import checkpoint_tower, cross_layers, refuse_unmasked
+from mdf.models.recompute import recompute_layers
 from mdf.models.weights import language_path
 
 MEMORY = "mdf_memory"  # keyword that carries the memory through the language model's forward
@@ -92,10 +93,7 @@ def has_tower(language: Any) -> bool:
 def checkpoint_layers(language: Any) -> None:
     """Gradient checkpointing in every decoder layer, and in those of the model's own vision tower."""
     model = bare(language)
-    if hasattr(model, "activation_checkpointing_enable"):  # its name from transformers 5.24 on
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_layers(model, True)
     model.disable_input_require_grads()  # for reentrant checkpointing; ours would go down to frozen embeddings
     if has_tower(model):
         checkpoint_tower(model)

@@ -15,6 +15,7 @@ from mdf.caption_tokenizer import CaptionTokenizer
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
 from mdf.models import text_tower
+from mdf.models.recompute import recompute_layers
 from mdf.models.text_tower import TextTower
 from mdf.models.weights import text_path
 
@@ -158,10 +159,7 @@ def set_checkpointing(clip: Any, enable: bool, name: str) -> None:
     if not hasattr(clip, "text"):
         clip.transformer.grad_checkpointing = enable
     elif isinstance(clip.text, TextTower):
-        if enable:
-            clip.text.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            clip.text.transformer.gradient_checkpointing_disable()
+        recompute_layers(clip.text.transformer, enable)
     else:
         clip.text.set_grad_checkpointing(enable)
 

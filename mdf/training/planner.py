@@ -322,7 +322,7 @@ def set_checkpointing(language: Any, yes: bool) -> None:
     if yes:
         checkpoint_layers(language)
     else:
-        language.gradient_checkpointing_disable()  # the layers of a vision tower stay as they are
+        recompute_layers(language, False)  # the layers of a vision tower stay as they are
 
 
 def layer_names(model: MDFModel) -> tuple[str, ...]:
