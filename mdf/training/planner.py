@@ -21,6 +21,7 @@ from mdf.models.configuration import MDFConfig
 from mdf.models.fusion import PARTS, MDFModel
 from mdf.models.language import bare, checkpoint_layers
 from mdf.models.photographs import refuse_sizes
+from mdf.models.recompute import recompute_layers
 from mdf.training.stages import Task, stage_of
 
 GIB = 2**30
