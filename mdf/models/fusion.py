@@ -33,6 +33,7 @@ from mdf.models.language import (
     hidden_rms,
     hook_adapters,
     load_language,
+    weights_dtype,
 )
 from mdf.models.mllama import cross_layers, sight
 from mdf.models.photographs import image_processor_of, preprocessing_of, refuse_sizes
@@ -110,8 +111,7 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
         torch.manual_seed(cfg.run.seed)
         sections = {k: asdict(getattr(cfg, k)) for k in PARTS}
         lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
-        full = any(getattr(cfg, stage).parts.language.mode == "full" for stage in cfg.run.stages)
-        base, tokenizer = language or load_language(cfg.language, torch.float32 if full else dtype)
+        base, tokenizer = language or load_language(cfg.language, weights_dtype(cfg, dtype))
         refuse_sizes(cfg, base)
         model = cls(MDFConfig(mdf=sections, lora=lora), language=base, load_bases=load_bases)
         if cfg.language.gradient_checkpointing:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mdf.config import LanguageConfig
+from mdf.config import Config, LanguageConfig
 from mdf.errors import UserError
 from mdf.models import quantization
 from mdf.models.configuration import CACHE
@@ -56,6 +56,14 @@ def load_language(cfg: LanguageConfig, dtype: torch.dtype = torch.float32) -> tu
     refuse_gaps(cfg.model, report)
     refuse_other_tokens(cfg.model, model, tokenizer)
     return quantization.settle(model), tokenizer
+
+
+def weights_dtype(cfg: Config, dtype: torch.dtype) -> torch.dtype:
+    """What a run's language model is kept in: `dtype`, but float32 where its own weights train in any stage, since the
+    small steps of fine-tuning are lost in bfloat16.
+    """
+    full = any(getattr(cfg, stage).parts.language.mode == "full" for stage in cfg.run.stages)
+    return torch.float32 if full else dtype
 
 
 def _first(error: Exception) -> str:

@@ -19,7 +19,7 @@ from mdf.losses.text import IGNORED
 from mdf.models.architectures import empty_language
 from mdf.models.configuration import MDFConfig
 from mdf.models.fusion import PARTS, MDFModel
-from mdf.models.language import bare, checkpoint_layers
+from mdf.models.language import bare, checkpoint_layers, weights_dtype
 from mdf.models.photographs import refuse_sizes
 from mdf.models.recompute import recompute_layers
 from mdf.training.stages import Task, stage_of
@@ -123,9 +123,8 @@ def empty_base(cfg: Config, dtype: torch.dtype) -> Any:
     """The language model of a configuration without content, in the type that it would have in training."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    full = any(stage_of(cfg, stage).parts.language.mode == "full" for stage in cfg.run.stages)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        return empty_language(cfg.language, torch.float32 if full else dtype)
+        return empty_language(cfg.language, weights_dtype(cfg, dtype))
 
 
 def emptied(model: MDFModel) -> MDFModel:

@@ -11,7 +11,7 @@ from mdf.config import Config
 from mdf.errors import UserError
 from mdf.models.checkpoint import read_config
 from mdf.models.fusion import PARTS, MDFModel, preprocessing_of
-from mdf.models.language import checkpoint_layers
+from mdf.models.language import checkpoint_layers, weights_dtype
 from mdf.models.quantization import refuse_missing
 
 # settings of the model's sections that weights do not depend on; `weights` only says whether there were any
@@ -39,7 +39,7 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     trained = read_config(MDFModel.config_class, Path(cfg.run.start_from))
     # over a base that nothing was trained on yet another number of bits is no change
     bits = None if trained.lora else cfg.language.quantize
-    given = MDFModel.from_pretrained(cfg.run.start_from, dtype=dtype, quantize=bits)
+    given = MDFModel.from_pretrained(cfg.run.start_from, dtype=weights_dtype(cfg, dtype), quantize=bits)
     wanted = sections(cfg)
     lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
     had = {part: asdict(section) for part, section in zip(PARTS, given.config.sections(), strict=True)}
@@ -76,7 +76,7 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
 def next_model(cfg: Config, checkpoint: Path, dtype: torch.dtype) -> MDFModel:
     """The model of a checkpoint of this run, ready to train on."""
     refuse(cfg)
-    model = MDFModel.from_pretrained(checkpoint, dtype=dtype)
+    model = MDFModel.from_pretrained(checkpoint, dtype=weights_dtype(cfg, dtype))
     model.encoder.settle(cfg.encoder)
     if cfg.language.gradient_checkpointing:
         checkpoint_layers(model.language)

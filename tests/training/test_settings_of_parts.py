@@ -1,6 +1,7 @@
 """Runs that train over a base of few bits, with moments of few bits, or all parts at once; and what is refused."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from mdf.models.fusion import MDFModel
 from mdf.models.quantization import layers
 from mdf.training.run import train
 from mdf.training.saving import STATE
-from mdf.training.start import first_model
+from mdf.training.start import first_model, next_model
 from tests.training.conftest import losses
 from tests.training.test_loop import assert_same_run, assert_same_training, crash, folder, launch, stop_at
 
@@ -69,6 +70,15 @@ def test_lora_over_smollm2_in_4_bits_learns_to_answer(tiny):
     cfg = tiny(**FUSE | FEW | short | {"language.model": "smollm2-135m", "dialogue.turns": 1})
     assert train(cfg) == 0
     assert sum(losses(cfg)[-2:]) < 0.7 * sum(losses(cfg)[:2])
+
+
+def test_a_language_model_that_is_to_train_in_full_is_kept_in_float32_from_stage_to_stage(tiny, tmp_path):
+    """In bfloat16 the steps of fine-tuning would be lost, without an error."""
+    cfg = tiny(**FUSE | PAPER)
+    first_model(cfg, (), torch.bfloat16).save_pretrained(tmp_path / "one")  # as after a stage that left it frozen
+    started = replace(cfg, run=replace(cfg.run, start_from=str(tmp_path / "one")))
+    for model in (next_model(cfg, tmp_path / "one", torch.bfloat16), first_model(started, (), torch.bfloat16)):
+        assert {p.dtype for p in model.language.parameters()} == {torch.float32}
 
 
 def test_a_run_with_moments_of_8_bits_resumes_to_the_last_bit(tiny, monkeypatch):
