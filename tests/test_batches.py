@@ -9,6 +9,7 @@ from mdf.batches import FundusDataset, Sample, collate, pad, stable_hash
 from mdf.config import AugmentConfig, DialogueConfig
 from mdf.datasets.phantom import draw_manifest
 from mdf.dialogue import Encoded, Turn
+from mdf.errors import UserError
 from mdf.records import Manifest
 from tests.tiny_processor import tiny_processor
 
@@ -162,10 +163,15 @@ def test_padding_is_on_the_right_and_never_supervised_or_seen(samples, processor
     assert pad([[1, 2], [3]], 0, left=True).tolist() == [[1, 2], [0, 3]]
 
 
-def test_a_pad_token_that_the_user_wrote_stays_visible(samples, processor):
-    turns = [Turn("user", "what is <|endoftext|> here?"), Turn("assistant", "Yes <|endoftext|>.")]
-    conversation = processor.encode(turns)
-    assert conversation.input_ids.count(processor.pad_id) == 2
+def test_padding_is_told_by_its_place_and_not_by_its_token(samples, processor):
+    with pytest.raises(UserError, match="endoftext"):
+        processor.encode([Turn("user", "what is <|endoftext|> here?")])
+    conversation = processor.encode([Turn("user", "what is it here?"), Turn("assistant", "Yes it.")])
+    it = processor.tokenizer.encode(" it", add_special_tokens=False)[0]
+    ids = [processor.pad_id if i == it else i for i in conversation.input_ids]
+    labels = [processor.pad_id if i == it else i for i in conversation.labels]
+    conversation = replace(conversation, input_ids=ids, labels=labels)
+    assert ids.count(processor.pad_id) == 2
     batch = collate([samples[0], replace(samples[1], conversation=conversation)], processor)
     length = len(conversation.input_ids)
     assert batch.attention_mask[1].sum() == length and batch.attention_mask[1, :length].all()

@@ -72,7 +72,8 @@ def assert_same(got: dict[str, Sample], wanted: dict[str, Sample]) -> None:
     assert set(got) == set(wanted)
     for id_, sample in wanted.items():
         for f in fields(sample.prepared):
-            assert torch.equal(getattr(got[id_].prepared, f.name), getattr(sample.prepared, f.name)), (id_, f.name)
+            one, other = getattr(got[id_].prepared, f.name), getattr(sample.prepared, f.name)
+            assert torch.equal(one, other) if other is not None else one is None, (id_, f.name)
 
 
 @pytest.fixture(params=[None, AUGMENT], ids=["still", "augmented"])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mdf.batches import Batch
 from mdf.models.language import bare
+from mdf.models.readings import readings
 from mdf.training.stages import Task
 
 # dense bf16 TFLOP/s with float32 sums, from the makers' data sheets; the first whose words are all in the name
@@ -141,12 +142,17 @@ def costs(model: Any, task: Task, batch: Batch) -> Costs:
 def connect(model: Any, embeds: Tensor, tokens: Tensor, features: Any, probabilities: Tensor | None) -> None:
     """What the fusion computes once a photograph: prefix, memory, the adapters' keys and values."""
     fusion = model.fusion
-    fusion.prefix(tokens)
+    if fusion.prefix is not None:
+        fusion.prefix(tokens)
     if fusion.depths:
         words = model.get_input_embeddings().weight
         prompt = words.new_zeros(1, words.shape[1], dtype=torch.float32) if fusion.uses_prompt else None
         skips = [features[depth] for depth in fusion.depths]
-        fusion.memory_kv(fusion.memory(skips, embeds, prompt, probabilities if fusion.masks else None))
+        read = None
+        if fusion.masks:
+            assert probabilities is not None
+            read = readings(probabilities, fusion.masks, fusion.grid)
+        fusion.memory_kv(fusion.memory(skips, embeds, prompt, read))
 
 
 def is_vision(name: str) -> bool:

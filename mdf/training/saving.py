@@ -27,7 +27,7 @@ STATE = "trainer_state"
 FORMAT = 2  # of trainer_state/; 1 was without a number, and is read
 MAY_CHANGE = ("run.log_every", "run.keep_last_every", "run.keep", "run.threads", "run.overwrite", "data.cache_gb",
               "data.missing", "stop_on_collapse", "run.trackers", "run.peak_tflops", "run.spike",
-              "gradient_checkpointing", "features_gb", "run.gpu_gb")  # fmt: skip
+              "gradient_checkpointing", "language.attention", "features_gb", "run.gpu_gb")  # fmt: skip
 CUTS = ("batch_size", "accumulation")  # how a step is cut up, which `refuse_other_steps` judges
 FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")  # as safetensors says it
 

@@ -154,7 +154,7 @@ class TestLoRA:
         with torch.no_grad():
             ours = run(model, batch).logits
             _, prefix, _, _ = model.see(batch.pixel_values, batch.unet_pixels)
-            embeds = model.place_prefix(alone.get_input_embeddings()(batch.input_ids), batch.input_ids, prefix)
+            embeds = model.embed(batch.input_ids, prefix)
             plain = alone(inputs_embeds=embeds, attention_mask=batch.attention_mask).logits
         assert ours.dtype == plain.dtype == dtype and torch.equal(ours, plain)
 

@@ -47,7 +47,7 @@ def test_the_part_that_was_computing_is_named(model):
         "encoder": lambda: model(pixel_values=endless(3, 64, 64), caption_ids=tokens, want=("contrastive",)),
         "unet": lambda: model(unet_pixels=endless(3, 64, 64), want=("masks",)),
         "fusion (fusion.adapters.0.k)": lambda: model(input_ids=tokens, memory=endless(4, 16, 64)),
-        "language (language.": lambda: model(input_ids=tokens.expand(ROWS, 8)),
+        "language (language.": lambda: model(input_ids=tokens.expand(ROWS, 8), memory=torch.zeros(1, 4, 16, 64)),
         "the loss": lambda: text_loss(endless(512), tokens[0, :1].expand(ROWS)),
     }
     for part, act in acts.items():
