@@ -19,6 +19,7 @@ from mdf.config import Config, PartConfig
 from mdf.dialogue import IGNORED
 from mdf.errors import UserError
 from mdf.models.fusion import MDFModel
+from mdf.tiles import cross_attention_mask, cut_tiles
 from mdf.training.devices import choose_precision, prepare_cpu
 from mdf.training.optimizer import make_optimizer
 from mdf.training.stages import Task, remember
@@ -112,12 +113,24 @@ def tokens(model: Any, count: int, length: int) -> torch.Tensor:
     return ids
 
 
+def tiles(cfg: Config, model: Any, count: int) -> dict[str, torch.Tensor]:
+    """Noise for the language model's own vision tower, as its image processor cuts it; {} where it has none."""
+    if model.processor.image_processor is None:
+        return {}
+    side = cfg.language.image_size
+    noise = [torch.randint(256, (3, side, side), dtype=torch.uint8) for _ in range(count)]
+    return cut_tiles(model.processor.image_processor, noise)
+
+
 def training_batch(cfg: Config, model: Any, length: int = LENGTH) -> Batch:
     """fuse.batch_size conversations of `length` tokens, the second half supervised, and every mask of the U-Net."""
     count, side = cfg.fuse.batch_size, cfg.unet.size
     ids = tokens(model, count, length)
     answered = torch.arange(ids.shape[1]).expand_as(ids) >= ids.shape[1] // 2
-    noise = pixels(cfg, model, count)
+    noise, backbone = pixels(cfg, model, count), tiles(cfg, model, count)
+    if backbone:
+        image, real = model.processor.image_token_id, backbone["aspect_ratio_mask"]
+        backbone["cross_attention_mask"] = cross_attention_mask(ids, image, real)
     return Batch(
         sample_ids=[f"noise-{i}" for i in range(count)],
         patient_ids=[None] * count,
@@ -132,6 +145,7 @@ def training_batch(cfg: Config, model: Any, length: int = LENGTH) -> Batch:
         attention_mask=torch.ones_like(ids),
         labels=ids.masked_fill(~answered, IGNORED),
         prompt_mask=~answered,
+        backbone=backbone,
     )
 
 
@@ -189,7 +203,8 @@ class Benchmarks:
         fused = self.build(self.cfg)
         fused.fusion.lighten(self.dtype)  # as `mdf.inference` does
         ids = tokens(fused, 1, PROMPT).to(self.device)
-        given = {n: p.to(self.device) for n, p in pixels(self.cfg, fused, 1).items()}
+        noise = pixels(self.cfg, fused, 1) | tiles(self.cfg, fused, 1)
+        given = {n: p.to(self.device) for n, p in noise.items()}
         given |= {"attention_mask": torch.ones_like(ids), "prompt_mask": torch.ones_like(ids).bool()}
 
         def action(model: Any) -> Callable[[], None]:
