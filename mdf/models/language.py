@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mdf.config import Config, LanguageConfig
 from mdf.errors import UserError
@@ -200,7 +201,11 @@ def hook_adapters(language: Any, adapters: nn.ModuleList, layers: tuple[int, ...
                 return args, kwargs
             i = adapter_of[layer]
             carrier.ran.append(i)
-            hidden, attention = adapters[i](args[0], carrier.kv[:, i], carrier.grounded)
+            given = args[0], carrier.kv[:, i], carrier.grounded
+            if module.training and getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled():
+                hidden, attention = checkpoint(adapters[i], *given, use_reentrant=False)  # as the layer itself
+            else:
+                hidden, attention = adapters[i](*given)
             if attention is not None:
                 carrier.attention.append(attention)
             return (hidden, *args[1:]), kwargs
