@@ -33,6 +33,11 @@ class FusedGenerationMixin(GenerationMixin):
 
         Rows of unequal length are padded on the left. The image placeholder is never generated.
         """
+        if has_tower(self.language) and kwargs.get("cache_implementation") == "static":
+            raise ValueError(
+                "cache_implementation: a static cache has no room for the keys of a photograph in Mllama's "
+                "cross-attention layers (transformers 5.24); leave it out"
+            )
         was, _ = self.training, self.eval()
         if has_tower(self.language) and kwargs.get("aspect_ratio_mask") is not None:
             image = self.processor.image_token_id
