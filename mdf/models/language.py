@@ -6,6 +6,7 @@ Shapes: B rows, T text tokens, d language width, A adapters, n heads of 64, G² 
 """
 
 import re
+import warnings
 from typing import Any
 
 import torch
@@ -139,7 +140,9 @@ def attach_lora(model: nn.Module, cfg: LanguageConfig) -> Any:
         target_modules=rf"{layers}({'|'.join(places.values())})",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, lora)
+    with warnings.catch_warnings():  # peft 0.21 asks by the name that transformers had before 5.24
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(model, lora)
 
 
 def bare(language: Any) -> Any:
