@@ -86,8 +86,18 @@ def llama3_tokenizer(*, vision: bool) -> Any:
     return tokenizer
 
 
-def tiny_mllama(folder: Path, *, seed: int = 0, cross: tuple[int, ...] = (1, 3, 5, 7), layers: int = 9) -> Path:
+def tiny_mllama(
+    folder: Path | str,
+    *,
+    seed: int = 0,
+    cross: tuple[int, ...] = (1, 3, 5, 7),
+    layers: int = 9,
+    text: dict | None = None,
+    vision: dict | None = None,
+) -> Path:
     """Write a random MllamaForConditionalGeneration with its processor to `folder` (kept where it exists).
+
+    `text` and `vision` are other values of their configurations, with which it need not be tiny (docs/results.md).
 
     Its cross-attention gates are open: at 0, as they are initialised, no photograph would matter.
     """
@@ -101,7 +111,7 @@ def tiny_mllama(folder: Path, *, seed: int = 0, cross: tuple[int, ...] = (1, 3, 
     tokenizer = llama3_tokenizer(vision=True)
     ids = dict(zip(("bos", "eos", "pad"), tokens_of(tokenizer), strict=True))
     image = tokenizer.convert_tokens_to_ids(IMAGE)
-    text = {
+    words = {
         "vocab_size": image,  # the image token is the first id beyond the output head
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -113,8 +123,9 @@ def tiny_mllama(folder: Path, *, seed: int = 0, cross: tuple[int, ...] = (1, 3, 
         "cross_attention_layers": list(cross),
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         **{f"{name}_token_id": value for name, value in ids.items()},
+        **(text or {}),
     }
-    vision = {
+    sight = {
         "hidden_size": 32,
         "num_hidden_layers": 3,
         "num_global_layers": 1,
@@ -125,8 +136,9 @@ def tiny_mllama(folder: Path, *, seed: int = 0, cross: tuple[int, ...] = (1, 3, 
         "max_num_tiles": 4,
         "intermediate_layers_indices": [0, 2],
         "vision_output_dim": 3 * 32,
+        **(vision or {}),
     }
-    config = MllamaConfig(vision_config=vision, text_config=text, image_token_index=image)
+    config = MllamaConfig(vision_config=sight, text_config=words, image_token_index=image)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MllamaForConditionalGeneration(config)
@@ -140,7 +152,8 @@ def tiny_mllama(folder: Path, *, seed: int = 0, cross: tuple[int, ...] = (1, 3, 
         **SAMPLING,
     )
     model.save_pretrained(folder)
-    images = MllamaImageProcessor(size={"height": TILE, "width": TILE}, max_image_tiles=4)
+    side = sight["image_size"]
+    images = MllamaImageProcessor(size={"height": side, "width": side}, max_image_tiles=4)
     MllamaProcessor(images, tokenizer, chat_template=VISION_TEMPLATE).save_pretrained(folder)
     return folder
 

@@ -22,6 +22,8 @@ from mdf.models.fusion import PARTS, MDFModel
 from mdf.models.language import bare, checkpoint_layers, weights_dtype
 from mdf.models.photographs import refuse_sizes
 from mdf.models.recompute import recompute_layers
+from mdf.tiles import cross_attention_mask
+from mdf.training.optimizer import moment_bytes
 from mdf.training.stages import Task, stage_of
 
 GIB = 2**30
@@ -30,7 +32,6 @@ SPARE, CONTEXT = 0.05, 1.0  # share that fragmentation costs, GiB that the drive
 # bytes a value of NormalFloat with double quantisation (Dettmers et al. 2023, QLoRA, section 3): 4 bits, 8 bits a block
 # of 64, 32 bits a 256 of those; int8 keeps a float32 a row beside
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
-ADAM, ADAM_8BIT, SMALL = 8.0, 2.0 + 2 * 4 / 256, 4096  # of both moments; tensors below SMALL values stay in float32
 CHUNK = 256  # rows of logits that exist at a time where the loss is computed in chunks
 
 
@@ -188,12 +189,11 @@ def tiles(model: MDFModel, ids: Tensor, mode: Any) -> dict[str, Tensor]:
     real = torch.ones(b, 1, k, dtype=torch.long)
     with mode:
         pictures = torch.empty(b, 1, k, 3, side, side)
-    after = (ids == model.processor.image_token_id).cumsum(1) > 0
     return {
         "tiles": pictures,
         "aspect_ratio_ids": torch.ones(b, 1, dtype=torch.long),
         "aspect_ratio_mask": real,
-        "cross_attention_mask": after[:, :, None, None] * real[:, None],
+        "cross_attention_mask": cross_attention_mask(ids, model.processor.image_token_id, real),
     }
 
 
@@ -304,8 +304,7 @@ def state(cfg: Config, model: MDFModel, name: str) -> dict[str, Any]:
         if tensor.requires_grad:
             grown = tensor.numel() * tensor.element_size()
             gradients[part] += grown
-            few = stage.optimizer != "adamw" and tensor.numel() >= SMALL
-            moments[part] += tensor.numel() * (ADAM_8BIT if few else ADAM)
+            moments[part] += moment_bytes(tensor, stage.optimizer)
         unit = next((u for u in units if tensor_name.startswith(u)), "")
         of_unit[unit] = of_unit.get(unit, 0.0) + size + grown
     return {

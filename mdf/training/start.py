@@ -1,6 +1,5 @@
 """The model that a stage begins with."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mdf.models.checkpoint import read_config
 from mdf.models.fusion import PARTS, MDFModel, preprocessing_of
 from mdf.models.language import checkpoint_layers, weights_dtype
 from mdf.models.quantization import refuse_missing
+from mdf.training.launch import yes
 
 # settings of the model's sections that weights do not depend on; `weights` only says whether there were any
 FREE = {
@@ -97,11 +97,6 @@ def refuse(cfg: Config) -> None:
                 f"{stage}.optimizer: {optimizer} moves its moments between the memory of a GPU and the host's, and "
                 f"this run is on the CPU; set {stage}.optimizer=adamw_8bit, or adamw"
             )
-
-
-def yes(name: str) -> bool:
-    """Whether an environment variable says so."""
-    return os.environ.get(name, "").lower() in ("1", "true", "yes")
 
 
 def sections(cfg: Config) -> dict[str, Any]:

@@ -273,12 +273,19 @@ def test_candidates_scored_from_a_repeated_prefix_equal_candidates_scored_alone(
             assert value == pytest.approx(-float(text_loss(out.logits, targets)), abs=1e-3)
 
 
-def test_conversations_that_differ_before_the_photograph_are_scored_as_alone(world):
+def two_photographs(world):
+    """A model whose photographs alone are read, its gates open, and two photographs of noise."""
     model, _ = build(world)
     reads_the_photograph_only(model)
     model.eval()
     open_gates(model)
-    x = model.processor([model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(2)])
+    return model, model.processor(
+        [model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(2)]
+    )
+
+
+def test_conversations_that_differ_before_the_photograph_are_scored_as_alone(world):
+    model, x = two_photographs(world)
     asked = [*questions(model, ["What is the diagnosis?"]), [Turn("system", "Be brief."), Turn("user", "Drusen?")]]
     options = [["Normal.", "Glaucoma."], ["Yes.", "No."]]
     alone = [model.score(x.select([i]), [asked[i]], [options[i]])[0] for i in range(2)]
@@ -287,11 +294,7 @@ def test_conversations_that_differ_before_the_photograph_are_scored_as_alone(wor
 
 
 def test_a_photograph_is_seen_once_for_all_questions_about_it(world):
-    model, _ = build(world)
-    reads_the_photograph_only(model)
-    model.eval()
-    open_gates(model)
-    x = model.processor([model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(2)])
+    model, x = two_photographs(world)
     asked = questions(model, ["What is the diagnosis?", "Are there drusen?"])
     seen = model.look(x)
     assert model.generate_answers(seen, asked, max_new_tokens=8) == model.generate_answers(x, asked, max_new_tokens=8)

@@ -110,7 +110,9 @@ def test_every_setting_that_is_proposed_can_be_set(tiny, tmp_path):
     cfg = tiny(**{"unet.size": 128, "fuse.ema": 0.9, "align.ema": 0.9, "encoder.size": 128})
     save_config(cfg, tmp_path / "cfg.yaml")
     for stage in cfg.run.stages:
-        for text in remedies(cfg, stage, Place("backward"), cuda=True):
+        proposed = remedies(cfg, stage, Place("backward"), cuda=True)
+        assert proposed
+        for text in proposed:
             load_config(str(tmp_path / "cfg.yaml"), text.partition(" (")[0].split())
 
 
