@@ -125,11 +125,12 @@ class MDFProcessor:
             )
         return array
 
-    def encode(self, turns: list[Turn], *, max_length: int = 0, generate: bool = False) -> Encoded:
-        """A conversation as token ids (see `mdf.dialogue.encode`)."""
-        return encode(
-            turns, self.tokenizer, self.image_token, self.image_tokens, max_length=max_length, generate=generate
-        )
+    def encode(
+        self, turns: list[Turn], *, max_length: int = 0, generate: bool = False, photograph: bool = True
+    ) -> Encoded:
+        """A conversation as token ids (see `mdf.dialogue.encode`), about a photograph or without one."""
+        count = self.image_tokens if photograph else 0
+        return encode(turns, self.tokenizer, self.image_token, count, max_length=max_length, generate=generate)
 
     def encode_apart(self, turns: list[Turn], *, max_length: int = 0) -> Encoded:
         """Questions that do not see each other as token ids (see `mdf.dialogue.encode_apart`)."""

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mdf import cli
-from mdf.evaluation.tasks import DEFAULT_TASKS, EMBEDDING_TASKS, FEATURES, check_words
+from mdf.evaluation.tasks import DEFAULT_TASKS, EMBEDDING_TASKS, FEATURES, GENERATED, check_words
 
 DESCRIPTION = """\
 Evaluate a checkpoint on the photographs of a manifest; writes OUT/metrics.json and OUT/predictions.jsonl.
@@ -17,7 +17,8 @@ tasks:
   retrieval   caption to photograph and back, photograph to other patients' photographs: R@1, R@5, R@10, mAP
   zero_shot   photographs against texts of each class (prompts/zero_shot.yaml), without and with expert descriptions
   spatial     small lesions: is it there, in which quadrant, how many
-  controls    does the checkpoint use the picture? diagnosis again with blank and with other patients' pictures
+  controls    does the checkpoint use the picture? diagnosis again with a blank one, with another patient's, with
+              none, from the source alone, and with the right answer taken away
 only when asked for:
   probe       logistic regression on frozen features, trained on the manifest's train split (or --folds K)
   few_shot    1, 4 and 16 photographs a class from the train split, five draws: class-adaptive probe, Tip-Adapter(-F)
@@ -148,7 +149,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="at most N photographs, drawn by the seed (default: all)"
     )
+    parser.add_argument(
+        "--generated",
+        type=int,
+        default=GENERATED,
+        metavar="N",
+        help="task generate: at most N photographs, drawn by the seed; 0 = all (default: %(default)s)",
+    )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photographs at once (default: 32)")
+    parser.add_argument(
+        "--allow-overlap",
+        action="store_true",
+        help="judge photographs and patients that the checkpoint was trained on all the same; every page says so",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of --limit, shuffling and resampling (default: 0)")
     args = parser.parse_args(argv)
     tasks = [t for word in args.tasks for t in word.split(",") if t]
@@ -168,15 +181,26 @@ def main(argv: list[str] | None = None) -> None:
     from mdf.evaluation.compare import table
     from mdf.evaluation.controls import verdict
     from mdf.evaluation.evaluate import draw, evaluate
+    from mdf.evaluation.overlap import STAMP, chosen_by, find_overlap, refuse_overlap, training_manifests
     from mdf.inference.predictor import load_embedder, load_model
+    from mdf.trained_on import TrainedOn
 
     if checkpoint is None or set(tasks) <= set(EMBEDDING_TASKS):
         model = load_embedder(checkpoint, args.encoder, args.weights, args.size, args.device)
     else:
         model = load_model(checkpoint, args.device)
+    judged = draw(records, args.limit, args.seed)
+    found: dict = {}
+    if checkpoint is not None:
+        trained = TrainedOn.read(checkpoint)
+        found = find_overlap(judged, manifest, trained, training_manifests(checkpoint))
+        if not args.allow_overlap:
+            refuse_overlap(found, len(judged))
+        if chosen := chosen_by(judged, trained):
+            print(f"{chosen} of {len(judged)} photographs are of patients by whom the checkpoint's step was chosen")
     metrics = evaluate(
         model,
-        draw(records, args.limit, args.seed),
+        judged,
         manifest,
         args.out,
         tasks=tasks,
@@ -185,10 +209,14 @@ def main(argv: list[str] | None = None) -> None:
         features=args.features,
         learn_from=learn_from,
         batch_size=args.batch_size,
+        generated=args.generated,
+        overlap=found,
         checkpoint=str(checkpoint or f"{args.encoder} {args.weights or 'random'}"),
         seed=args.seed,
     )
     print(table(metrics))
+    if found:
+        print("\n" + STAMP)
     if "controls" in metrics:
         print("\n" + verdict(metrics["controls"]))
     print(f"\nwritten to {Path(args.out) / 'metrics.json'} and predictions.jsonl")

@@ -24,7 +24,17 @@ def settings(tmp_path_factory):
 def test_it_prints_ratios_beside_their_references_and_bars(settings, run_script, tmp_path):
     out = tmp_path / "ratios.json"
     done = run_script(
-        "benchmark.py", "generate", "step", "--config", settings, "fuse.batch_size=2", "--repeats", 2, "--json", out
+        "benchmark.py",
+        "generate",
+        "step",
+        "evaluate",
+        "--config",
+        settings,
+        "fuse.batch_size=2",
+        "--repeats",
+        2,
+        "--json",
+        out,
     )
     assert done.returncode == 0, done.stderr
     for part in ("precision fp32", "1 CPU threads", "noise for", ">= 0.9", "<= 1.35", "generate without fusion"):
@@ -34,6 +44,7 @@ def test_it_prints_ratios_beside_their_references_and_bars(settings, run_script,
         ("generate", 0.9, "at least"),
         ("step, U-Net frozen", 1.35, "at most"),
         ("step, U-Net trains", None, None),
+        ("evaluate, eight candidate answers", 1.3, "at most"),
     ]
     for row in found["rows"]:
         assert len(row["measured"]) == len(row["reference"]) == 2

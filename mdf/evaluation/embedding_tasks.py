@@ -13,7 +13,9 @@ from mdf.captions import caption, tell_cut
 from mdf.errors import UserError
 from mdf.evaluation import few_shot, probe, retrieval, zero_shot
 from mdf.evaluation.classification import classification_metrics
-from mdf.evaluation.photographs import embed_records, embed_texts
+from mdf.evaluation.photographs import embed, embed_records, embed_texts
+from mdf.evaluation.task import Material
+from mdf.processor import Inputs
 from mdf.prototypes import class_embeddings, class_texts, truths
 from mdf.records import FundusRecord, Manifest
 
@@ -49,30 +51,36 @@ def plan(records: Sequence[FundusRecord], candidates: Sequence[str], asked: Sequ
 
 
 class EmbeddingTasks:
-    """The `wanted` embedding tasks on one set of records; `manifest` is the one whose splits are learnt from.
+    """The `wanted` embedding tasks; `manifest` is the one whose splits are learnt from.
 
     Everything that could be missing is read at once: the classes' texts are embedded and the photographs that a probe
     and few shots learn from, so that a long evaluation does not end in an error. Raises UserError for what is missing.
     """
 
+    looks = False
+
     def __init__(
         self,
-        model: Any,
+        material: Material,
         wanted: set[str],
-        records: Sequence[FundusRecord],
         manifest: Manifest,
         judged: Plan | None,
         captioned: Sequence[int],
         settings: Settings,
     ):
-        self.model, self.wanted, self.records, self.settings = model, wanted, records, settings
-        self.judged, self.captioned = judged, captioned
+        self.material, self.model, self.wanted, self.settings = material, material.model, wanted, settings
+        self.records, self.judged, self.captioned = material.records, judged, captioned
+        self.place = {row: k for k, row in enumerate(judged.judged)} if judged else {}
+        self.embeds: list[np.ndarray] = []  # [E] a photograph
+        self.features: list[np.ndarray] = []  # [D] that a probe reads, where they are others
+        self.tables: dict[str, np.ndarray] = {}  # task -> probabilities [J,C]
         self.texts: dict[str, dict[str, list[str]]] = {}
         self.prototypes: dict[str, np.ndarray] = {}  # [C,E] of each variant
         self.learnt: dict[tuple[str, str], tuple[np.ndarray, list[tuple[str, ...]]]] = {}  # (split, features)
         self.unlearnt: list[str] = []  # classes without a photograph to learn from
         if judged is None:
             return
+        model = material.model
         if wanted & {"zero_shot", "few_shot"}:
             for variant in zero_shot.VARIANTS:
                 texts = class_texts(model.processor.prompts, judged.classes, variant)
@@ -91,38 +99,51 @@ class EmbeddingTasks:
                 "same, but a probe cannot name them and few shots know their text alone"
             )
 
-    def metrics(
-        self, groups: Sequence[str], embeds: np.ndarray, features: np.ndarray
-    ) -> tuple[dict, dict[str, np.ndarray]]:
-        """{task: its metrics}, and the tables [J,C] of probabilities that `zero_shot` (without descriptions) and
-        `probe` gave, rows as in the plan's `judged`. `embeds` [N,E], `features` [N,D] are the records'.
-        """
+    def see(self, rows: range, inputs: Inputs, masks: Any) -> None:
+        self.embeds.extend(embed(self.model, inputs))
+        if "probe" in self.wanted and self.settings.features != "embedding":
+            self.features.extend(embed(self.model, inputs, self.settings.features))
+
+    def metrics(self) -> dict:
+        """{task: its metrics}, and `classes`, what the photographs were told apart as."""
+        embeds, groups = np.stack(self.embeds), self.material.groups
         metrics: dict = {}
-        tables: dict[str, np.ndarray] = {}
         if "retrieval" in self.wanted:
             metrics["retrieval"] = captions_and_photographs(
                 self.model, self.records, groups, embeds, self.captioned, self.settings
             )
         if self.judged is None:
-            return metrics, tables
+            return metrics
         rows, classes, options = self.judged.judged, self.judged.classes, self.settings.options
+        metrics["classes"] = list(classes)
         truth, who = [self.judged.truth[i] for i in rows], [groups[i] for i in rows]
         scale = float(self.model.encoder.logit_scale)
         if "zero_shot" in self.wanted:
             found = {v: zero_shot.zero_shot_probabilities(embeds[rows], p, scale) for v, p in self.prototypes.items()}
-            tables["zero_shot"] = found["names"]
+            self.tables["zero_shot"] = found["names"]
             unseen = [n for n in self.judged.unseen if any(n in names for names in truth)]
             part = zero_shot.zero_shot_metrics(truth, found, classes, who, unseen=unseen, **options)
             metrics["zero_shot"] = {**part, "texts": self.texts["described"]}
         if "probe" in self.wanted:
-            metrics["probe"], tables["probe"] = self.probe(truth, who, features[rows])
+            read = np.stack(self.features) if self.features else embeds
+            metrics["probe"], self.tables["probe"] = self.probe(truth, who, read[rows])
         if "few_shot" in self.wanted:
             train, train_truth = self.learnt["train", "embedding"]
             part = few_shot.few_shot_metrics(
                 train, train_truth, embeds[rows], truth, self.prototypes["names"], scale, classes, who, **options
             )
             metrics["few_shot"] = {**part, "unlearnt": self.unlearnt}
-        return metrics, tables
+        return metrics
+
+    def line(self, row: int) -> dict:
+        """`labels`, and the probabilities that `zero_shot` (without descriptions) and `probe` gave."""
+        place = self.place.get(row)
+        if self.judged is None or place is None or not self.tables:
+            return {}
+        line: dict = {"labels": list(self.judged.truth[row])}
+        for task, table in self.tables.items():
+            line[task] = {n: round(float(p), 6) for n, p in zip(self.judged.classes, table[place], strict=True)}
+        return line
 
     def probe(
         self, truth: Sequence[Sequence[str]], groups: Sequence[str], features: np.ndarray

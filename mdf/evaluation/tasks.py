@@ -10,6 +10,7 @@ DEFAULT_TASKS = ("diagnosis", "generate", "masks", "retrieval", "zero_shot", "sp
 ASKED_FOR = ("probe", "few_shot")  # they embed the photographs of other splits, too
 TASKS = (*DEFAULT_TASKS, *ASKED_FOR)
 EMBEDDING_TASKS = ("zero_shot", "probe", "few_shot", "retrieval")  # the encoder is enough for them
+GENERATED = 100  # photographs that are put into words, the slowest task
 FEATURES = ("embedding", "pooled")  # what a probe reads, see mdf.evaluation.photographs.embed
 
 
@@ -22,8 +23,8 @@ def check_tasks(tasks: Sequence[str]) -> None:
 def check_words(tasks: Sequence[str], words: Namespace) -> None:
     """Raise UserError where the options of `evaluate.py` do not fit together."""
     check_tasks(tasks)
-    if words.batch_size < 1 or words.limit < 0 or words.size < 0:
-        raise UserError("--batch-size must be at least 1, --limit and --size at least 0")
+    if words.batch_size < 1 or min(words.limit, words.size, words.generated) < 0:
+        raise UserError("--batch-size must be at least 1, --limit, --generated and --size at least 0")
     if words.folds and (words.folds < 2 or set(tasks) != {"probe"}):
         raise UserError("--folds is 2 or more and goes with --tasks probe alone, over all photographs")
     if words.learn_from and (words.folds or not set(tasks) & set(ASKED_FOR)):

@@ -15,7 +15,7 @@ from scipy import ndimage
 from mdf.dialogue import QUADRANTS, SMALL_LESIONS, Turn, diagnosis_answer, sentence
 from mdf.errors import UserError
 from mdf.evaluation.classification import softmax
-from mdf.evaluation.evaluate import candidate_probabilities
+from mdf.evaluation.diagnosis import candidate_probabilities
 from mdf.imaging.quality import Quality
 from mdf.inference.gate import gate, resolve_checkpoint
 from mdf.memory import keep_freed_memory

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mdf.batches import pad
-from mdf.dialogue import Turn
+from mdf.dialogue import IGNORED, Turn
 from mdf.models.configuration import CACHE
-from mdf.models.language import bare
+from mdf.models.language import bare, decode
 from mdf.models.mllama import see_tiles
 from mdf.processor import Inputs
 from mdf.tiles import cross_attention_mask, read_on
@@ -167,6 +167,24 @@ def score(
     total = (likelihood * mask).sum(1).view(-1, n)
     model.train(was)
     return [row[: len(options)] for row, options in zip(total.tolist(), candidates, strict=True)]
+
+
+@torch.no_grad()
+def score_text(model: "MDFModel", question: str, candidates: list[str]) -> list[float]:
+    """Log-likelihood of each candidate answer to a question that comes without a photograph: no image token, nothing
+    for the adapters to read.
+    """
+    was, _ = model.training, model.eval()
+    turns = [model.system_turn(), Turn("user", question)]
+    encoded = [model.processor.encode([*turns, Turn("assistant", c)], photograph=False) for c in candidates]
+    ids = pad([e.input_ids for e in encoded], model.processor.pad_id).to(model.device)
+    labels = pad([e.labels for e in encoded], IGNORED).to(model.device)[:, 1:]
+    mask = pad([[1] * len(e.input_ids) for e in encoded], 0).to(model.device)
+    hidden, _ = decode(model.language, model.get_input_embeddings()(ids), None, 0, attention_mask=mask)
+    logits = bare(model.language).lm_head(hidden[:, :-1]).float()
+    likelihood = logits.log_softmax(-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
+    model.train(was)
+    return (likelihood * (labels != IGNORED)).sum(1).tolist()
 
 
 def _common(sequences: list[list[int]]) -> int:

@@ -2,7 +2,7 @@
 
 `model.safetensors` holds every parameter and buffer that is not what its named base holds; `adapter/` the LoRA of the
 language model in peft's own form; config.json, tokenizer/, preprocessing.json, prompts/; bases.json names the bases
-with a fingerprint.
+with a fingerprint; trained_on.json knows whom it was trained on without naming them.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from mdf.models import quantization
 from mdf.models.language import bare, load_language
 from mdf.models.quantization import is_statistic
 from mdf.processor import MDFProcessor
+from mdf.trained_on import TrainedOn
 
 if TYPE_CHECKING:
     from mdf.models.fusion import MDFConfig, MDFModel
@@ -87,6 +88,7 @@ def save(model: "MDFModel", folder: Path, state: dict[str, Tensor] | None = None
     config |= {"architectures": ["MDFModel"], "mdf_version": __version__}
     (folder / "config.json").write_text(json.dumps(config, indent=1, default=str))
     model.processor.save_pretrained(folder)
+    model.trained_on.write(folder)
     lm = model.config.mdf["language"]
     base = {"name": lm["model"], "revision": lm["revision"], "quantize": lm.get("quantize", "none")}
     if any(n.startswith("language.") for n in model.of_base):
@@ -198,6 +200,7 @@ def load(
     refuse_shapes(folder / "model.safetensors", tensors, model.state_dict())
     model.load_state_dict(tensors, strict=False)
     model.processor = MDFProcessor.from_pretrained(folder)
+    model.trained_on = TrainedOn.read(folder)
     return model
 
 

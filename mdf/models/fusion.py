@@ -42,6 +42,7 @@ from mdf.models.towers import captions_of, check_tokenizer
 from mdf.models.unet import UNet
 from mdf.processor import Inputs, MDFProcessor
 from mdf.resources import bundled
+from mdf.trained_on import TrainedOn
 
 PARTS = ("encoder", "unet", "fusion", "language")
 
@@ -86,6 +87,7 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
         self.hooks = hook_adapters(self.language, self.fusion.adapters, self.fusion.layers)
         self.generation_config = language.generation_config
         self.processor: MDFProcessor = None  # type: ignore[assignment]  # set by build and from_pretrained
+        self.trained_on = TrainedOn()
         # parameters and buffers that still are what their named base holds: a checkpoint leaves them out
         self.of_base = {f"language.{n}" for n, _ in self.language.named_parameters() if "lora_" not in n}
         self.set_trainable(PartsConfig())
@@ -423,6 +425,12 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
         from mdf.models.answers import score
 
         return score(self, inputs, conversations, candidates, **kwargs)
+
+    def score_text(self, question: str, candidates: list[str]) -> list[float]:
+        """Log-likelihood of each candidate answer without a photograph (see `mdf.models.answers`)."""
+        from mdf.models.answers import score_text
+
+        return score_text(self, question, candidates)
 
     def ask(
         self,

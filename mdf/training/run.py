@@ -15,6 +15,7 @@ from mdf import __version__
 from mdf.config import Config
 from mdf.errors import UserError
 from mdf.records import Manifest
+from mdf.trained_on import TrainedOn
 from mdf.training.data import diagnoses_of, load_manifests, stage_data
 from mdf.training.devices import agree, choose_precision, forget_accelerator, make_accelerator
 from mdf.training.guard import Unsound
@@ -155,6 +156,7 @@ class Run:
                     model = first_model(cfg, diagnoses_of(manifests), self.dtype)
                 else:
                     model = next_model(cfg, self.folder.last if state else self.folder.best, self.dtype)
+            model.trained_on |= TrainedOn.of(manifests[name].records)
             task = Task(cfg, name)
             data = stage_data(cfg, task, manifests[name], model.processor.prompts, self.say)
             if new and self.main:

@@ -64,6 +64,7 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
         for part in ("encoder", "unet", "fusion"):
             getattr(model, part).load_state_dict(getattr(given, part).state_dict())
         model.config.stale_masks = given.config.stale_masks
+        model.trained_on = given.trained_on
         return model
     given.config.mdf = wanted
     given.encoder.settle(cfg.encoder)

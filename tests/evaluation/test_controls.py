@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
+from mdf.dialogue import Turn
 from mdf.errors import UserError
-from mdf.evaluation.controls import control_metrics, shuffle, verdict
+from mdf.evaluation.controls import control_metrics, shuffle, source_guess, verdict
+from mdf.evaluation.evaluate import evaluate
+from mdf.models.language import decode
+from mdf.records import FundusRecord
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -36,3 +42,59 @@ def test_a_model_that_looks_and_one_that_does_not():
     assert looks["majority"]["balanced_accuracy"] == 0.5 and looks["gain_ci"][0] > 0
     assert "USES the picture" in verdict(looks)
     assert blind["gain"] == 0 and "NO SIGN" in verdict(blind)
+
+
+def test_sure_without_a_right_answer_is_shown():
+    truth, groups = [("normal",)] * 4, list("abcd")
+    real = np.array([[0.7, 0.2, 0.1]] * 4)
+    found = control_metrics(truth, {"real": real, "blank": real}, ["normal", "amd", "glaucoma"], groups)
+    part = found["option_removed"]
+    assert part["confidence"] == pytest.approx(0.7) and part["without_true"] == pytest.approx(0.2 / 0.3)
+    assert part["fall"] == pytest.approx(0.7 - 0.2 / 0.3) and part["fall_ci"] == pytest.approx([part["fall"]] * 2)
+    every = control_metrics([("normal", "amd")] * 4, {"real": real[:, :2], "blank": real}, ["normal", "amd"], groups)
+    assert np.isnan(every["option_removed"]["confidence"])  # with two right answers of two none can be taken away
+
+
+def test_the_source_alone_says_its_most_frequent_diagnosis():
+    def some(source, *diagnoses):
+        return [
+            FundusRecord(id=f"{source}{i}", image="a.png", source=source, diagnosis=(d,))
+            for i, d in enumerate(diagnoses)
+        ]
+
+    learnt = some("a", "amd", "amd", "normal") + some("b", "normal", "normal", "glaucoma")
+    records = some("b", "amd") + some("a", "normal") + some("never seen", "glaucoma")
+    assert source_guess(records, learnt, ["amd", "glaucoma", "normal"]).tolist() == [2, 0, 2]
+
+
+def test_a_model_that_ignores_the_picture_is_exposed(checkpoint, tmp_path):
+    model = checkpoint.model
+    kept = {name: p.detach().clone() for name, p in model.fusion.named_parameters()}
+    for name, p in model.fusion.named_parameters():
+        if "gate" in name or name == "prefix.scale":
+            p.data.zero_()
+    records = checkpoint.manifest.split("all")[:12]
+    try:
+        found = evaluate(model, records, checkpoint.manifest, tmp_path, tasks=["controls"], resamples=50)["controls"]
+    finally:
+        for name, p in model.fusion.named_parameters():
+            p.data.copy_(kept[name])
+    assert found["gain"] <= 0 and found["blank"] == found["shuffled"] == found["real"]
+    assert "NO SIGN" in verdict(found)
+
+
+def test_text_only_is_the_language_model_without_any_photograph(checkpoint):
+    model = checkpoint.model
+    question, answers = "What is the diagnosis?", ["Glaucoma.", "Normal fundus."]
+    scores = model.score_text(question, answers)
+    for answer, score in zip(answers, scores, strict=True):
+        turns = [model.system_turn(), Turn("user", question), Turn("assistant", answer)]
+        encoded = model.processor.encode(turns, photograph=False)
+        assert model.processor.image_token_id not in encoded.input_ids
+        ids, labels = (torch.tensor([x]) for x in (encoded.input_ids, encoded.labels))
+        with torch.no_grad():
+            hidden, _ = decode(model.language, model.get_input_embeddings()(ids), None, 0)
+            loss = F.cross_entropy(
+                model.language.get_output_embeddings()(hidden)[0, :-1], labels[0, 1:], reduction="sum"
+            )
+        assert score == pytest.approx(-float(loss), rel=1e-4)

@@ -9,7 +9,9 @@ import pytest
 
 from mdf.dialogue import Turn
 from mdf.evaluation.compare import flatten
-from mdf.evaluation.evaluate import candidate_probabilities, evaluate, load_inputs
+from mdf.evaluation.diagnosis import candidate_probabilities
+from mdf.evaluation.evaluate import evaluate
+from mdf.evaluation.photographs import load_inputs
 from mdf.records import read_manifest
 from tests.scripts import SCRIPTS, environment, run, start
 

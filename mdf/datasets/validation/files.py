@@ -49,12 +49,17 @@ def look_at_all(manifest: Manifest, workers: int = 0) -> Seen:
 
     In memory stay a few hundred bytes a photograph, and the pictures that the threads are busy with.
     """
-    records, pictures = manifest.records, Pictures()
+    return look_through([(manifest, record) for record in manifest.records], workers)
+
+
+def look_through(items: Sequence[tuple[Manifest, FundusRecord]], workers: int = 0) -> Seen:
+    """The same for records of several manifests."""
+    pictures = Pictures()
     looks: list[Look] = []
-    bits = np.zeros((len(records), 32), dtype=np.uint8)
+    bits = np.zeros((len(items), 32), dtype=np.uint8)
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        results = in_order(pool, lambda record: look_at(manifest, record), records)
-        for i, (look, mark) in enumerate(progress(results, len(records))):
+        results = in_order(pool, lambda item: look_at(*item), items)
+        for i, (look, mark) in enumerate(progress(results, len(items))):
             looks.append(look)
             pictures.add(mark.picture if mark else None)
             if mark:

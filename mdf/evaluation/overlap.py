@@ -1,0 +1,75 @@
+"""Does the evaluation judge what the checkpoint was trained on? By name, by patient, by file and by what is shown."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdf.datasets.validation.files import look_through
+from mdf.errors import UserError
+from mdf.evaluation.transfer import copied
+from mdf.records import FundusRecord, Manifest, read_manifest
+from mdf.trained_on import TrainedOn, marks_of
+
+SHOWN = 3  # photographs named in a message
+STAMP = "SOME OF THESE PHOTOGRAPHS WERE TRAINED ON: the figures are not those of unseen patients."
+WORDS = {
+    "photograph": "was trained on",
+    "patient": "is of a patient that was trained on",
+    "file": "is a file that was trained on, under another name",
+    "near_duplicate": "shows the same as one that was trained on",
+}
+
+
+def training_manifests(checkpoint: Path) -> list[Manifest]:
+    """What the run of a checkpoint read, where that still lies beside it: RUN/data.jsonl and RUN/data-STAGE.jsonl."""
+    return [read_manifest(path) for path in sorted(checkpoint.resolve().parent.glob("data*.jsonl"))]
+
+
+def find_overlap(
+    records: Sequence[FundusRecord], manifest: Manifest, trained: TrainedOn, known: Sequence[Manifest] = ()
+) -> dict[str, list[str]]:
+    """{one of WORDS: ids} of the records that are in the train split of what a checkpoint saw; {} where none is.
+
+    By names and patients from `trained` alone. Photographs that none of the manifests `known` holds are compared with
+    those that it trains on, byte by byte and by what they show: a set that is in it was split as a whole.
+    """
+    found: dict[str, list[str]] = {name: [] for name in WORDS}
+    listed = set()
+    for record in records:
+        photograph, patient = marks_of(record)
+        name = "photograph" if photograph in trained.train else "patient" if patient in trained.train else None
+        if name:
+            found[name].append(record.id)
+            listed.add(record.id)
+    names = {(r.source, r.id) for m in known for r in m.records}
+    strangers = [r for r in records if (r.source, r.id) not in names and r.id not in listed]
+    learnt = [(m, r) for m in known for r in m.records if r.split == "train"]
+    if strangers and learnt:
+        places = {r.id: Path(manifest.path(r.image)).resolve() for r in strangers}
+        same = copied(list(places.values()), [Path(m.path(r.image)).resolve() for m, r in learnt])
+        found["file"] = [name for name, path in places.items() if path in same]
+        there = [(m, r) for m, r in learnt if Path(m.path(r.image)).is_file()]
+        alike = look_through([(manifest, r) for r in strangers] + there).groups
+        mine = [i for group in alike if max(group) >= len(strangers) for i in group if i < len(strangers)]
+        found["near_duplicate"] = [strangers[i].id for i in sorted(mine) if strangers[i].id not in found["file"]]
+    return {name: ids for name, ids in found.items() if ids}
+
+
+def chosen_by(records: Sequence[FundusRecord], trained: TrainedOn) -> int:
+    """How many of the records are of a patient by whose photographs the checkpoint's step was chosen."""
+    return sum(bool(set(marks_of(r)) & trained.val) for r in records)
+
+
+def refuse_overlap(found: dict[str, list[str]], count: int) -> None:
+    """Raise UserError where there is any."""
+    if not found:
+        return
+    total = sum(map(len, found.values()))
+    lines = [
+        f"{len(ids)}, each of which {WORDS[name]} ({', '.join(ids[:SHOWN])}{' …' if len(ids) > SHOWN else ''})"
+        for name, ids in found.items()
+    ]
+    raise UserError(
+        f"{total} of the {count} photographs cannot judge this checkpoint:\n  " + "\n  ".join(lines) + "\n"
+        "Use the test split of the manifest that it was trained with (RUN/data.jsonl), or other patients. "
+        "With --allow-overlap they are judged all the same, and every page says so"
+    )
