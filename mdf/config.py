@@ -68,7 +68,8 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class EncoderConfig:
     model: str = "fundus-lite0"  # open_clip architecture, or one of mdf/data/open_clip/*.json
-    # open_clip tag, file, bundled name (efficientnet-lite0-imagenet), or timm for those of `image`; null = random
+    # open_clip tag, file, bundled name (efficientnet-lite0-imagenet, efficientnet-lite2-imagenet), or timm for those of
+    # `image`; null = random
     weights: str | None = None
     size: int = 0  # input side in pixels; 0 = the architecture's own
     # field | squash | pad: what it is shown. The field of view, centred in a square; or, as other trainers do it, the

@@ -118,7 +118,7 @@ def test_configs_and_prompts_are_found():
 
 def test_package_data_is_under_the_package():
     names = {path.name for path in (REPO / "mdf" / "data" / "open_clip").iterdir()}
-    assert {"fundus-lite0.json", "fundus-vit-tiny.json"} <= names
+    assert {"fundus-lite0.json", "fundus-lite2.json", "fundus-vit-tiny.json"} <= names
     assert (REPO / "mdf" / "data" / "vocabulary.yaml").is_file()
     assert (REPO / "mdf" / "py.typed").is_file()
 

@@ -14,7 +14,7 @@ from mdf.models.text_tower import TextTower
 from mdf.models.weights import BUNDLED, fit, read_state, text_path, trunk_state
 
 TIMM = "timm"  # encoder.weights: timm's own of encoder.image
-TRUNKS = ("efficientnet-lite0-imagenet",)  # bundled names that fill a timm trunk
+TRUNKS = ("efficientnet-lite0-imagenet", "efficientnet-lite2-imagenet")  # bundled names that fill a timm trunk
 
 
 def load(clip: Any, cfg: EncoderConfig, config: dict[str, Any]) -> None:

