@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mdf import cli
 from mdf.evaluation.tasks import DEFAULT_TASKS, EMBEDDING_TASKS, FEATURES, GENERATED, check_words
+from mdf.evaluation.verbs import baseline_main, layers_main
 
 DESCRIPTION = """\
 Evaluate a checkpoint on the photographs of a manifest; writes OUT/metrics.json and OUT/predictions.jsonl.
@@ -33,6 +34,8 @@ evaluations side by side, each with a --help of its own:
   compare A B         every number of two evaluations, with differences
   paired A --with B   is the difference of two probes more than the choice of patients?
   transfer A B C …    one Markdown table, a row a data set, a column a task
+  baseline            train what every checkpoint has to beat: a linear probe, and a plainly fine-tuned CNN
+  layers              where is the information about the diagnosis lost? a probe on every part of a checkpoint
 """
 EPILOG = """\
 examples:
@@ -107,7 +110,8 @@ def transfer_main(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
-    verbs = {"compare": compare_main, "paired": paired_main, "transfer": transfer_main}
+    verbs = {"compare": compare_main, "paired": paired_main, "transfer": transfer_main, "baseline": baseline_main}
+    verbs["layers"] = layers_main
     if argv and argv[0] in verbs:
         return verbs[argv[0]](argv[1:])
     parser = argparse.ArgumentParser(

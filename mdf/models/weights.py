@@ -20,7 +20,7 @@ import hashlib
 import pickle
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -309,7 +309,7 @@ def _lite_key(key: str, depths: tuple[int, ...]) -> str | None:
     return f"blocks.{stage}.{block}.{(_PLAIN if stage == 0 else _EXPANDED)[module]}.{rest}"
 
 
-_RENAME = {
+_RENAME: dict[str, Callable[[str], str | None]] = {
     "mobilenetv2-imagenet": _mobilenet_key,
     "resnet50-imgsim": _imgsim_key,
     **{name: partial(_lite_key, depths=depths) for name, depths in _LITE_DEPTHS.items()},
