@@ -75,9 +75,11 @@ def grid_main(argv: Sequence[str]) -> int:
     for cell in cells:
         if cell.row != START:
             folders[cell.row][cell.seed] = cell.folder / "evaluation"
-    runner = Runner(cells, grid, scripts(Path(__file__).parent), places)
-    runner.after = lambda failed: write_table(folders, grid.metrics, failed, out)  # type: ignore[assignment,return-value]
-    code = runner.run()
+
+    def after(failed: dict[str, str]) -> None:
+        write_table(folders, grid.metrics, failed, out)
+
+    code = Runner(cells, grid, scripts(Path(__file__).parent), places, after).run()
     print(f"\n{(out / 'table.md').read_text(encoding='utf-8')}\nwritten to {out / 'table.md'} and table.json")
     return code
 

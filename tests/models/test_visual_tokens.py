@@ -171,6 +171,27 @@ def test_a_checkpoint_says_the_same(home, kind, tmp_path):
     assert again.config.mdf["fusion"]["kind"] == kind
 
 
+def test_an_export_goes_through_mdf_and_says_so(home, tmp_path):
+    from mdf.inference.export import export
+    from mdf.inference.model_card import architecture, loading
+
+    model, batch = build(home, "tokens")
+    open_up(model).save_pretrained(tmp_path / "saved")
+    export(
+        tmp_path / "saved",
+        tmp_path / "exported",
+        dtype=torch.float32,
+        card=lambda *given: architecture(*given) + loading(given[0]),
+        say=lambda text: None,
+    )
+    again = MDFModel.from_pretrained(tmp_path / "exported")
+    with torch.no_grad():
+        torch.testing.assert_close(run(again, batch).logits, run(model, batch).logits, rtol=1e-3, atol=1e-3)
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "as image tokens of their own" in card and "FiLM and prefix (tokens)" in card
+    assert "It lacks the prefix of the photograph: it sees no photograph" in card
+
+
 @kinds
 def test_no_gates_and_no_adapters_but_a_line_in_the_table(home, kind):
     from mdf.training.meters import gates
