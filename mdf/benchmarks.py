@@ -153,8 +153,9 @@ class Benchmarks:
     """The models of one configuration, built where a benchmark asks for them."""
 
     def __init__(self, cfg: Config, say: Callable[[str], None] = print):
-        if not cfg.fusion.depths:
-            raise UserError("fusion.depths is empty: without adapters there is no fusion to measure")
+        if not cfg.fusion.adapts:
+            why = f"fusion.kind is {cfg.fusion.kind}" if cfg.fusion.depths else "fusion.depths is empty"
+            raise UserError(f"{why}: without adapters there is no fusion to measure")
         cuda = torch.cuda.is_available()
         self.device = torch.device("cuda" if cuda else "cpu")
         self.precision, why = choose_precision(cfg.run.precision, cuda=cuda)

@@ -32,7 +32,8 @@ EXAMPLES = {"segment": "mask", "align": "contrastive", "fuse": "text"}  # the lo
 
 CHOICES = {
     "run.precision": ("auto", "fp32", "bf16"),
-    "fusion.film.condition": ("none", "image", "image+prompt"),
+    "fusion.kind": ("cross_attention", "concat", "tokens", "film"),
+    "fusion.film.condition": ("none", "image", "prompt", "image+prompt"),
     "encoder.resize": ("field", "squash", "pad"),
     "language.attention": ("auto", "sdpa", "eager"),
     "language.quantize": ("none", "nf4", "int8"),
@@ -81,7 +82,9 @@ RANGES = {
     "unet.encoder_lr_scale": "(0, 1]",
     "fusion.adapters": "[1, inf)",
     "fusion.grid": "[1, inf)",
+    "fusion.token_side": "[1, inf)",
     "fusion.width": "[0, inf)",
+    "fusion.gate_init": "[0, inf)",
     "fusion.gate_lr": "(0, 1]",
     "fusion.film.hidden": "[1, inf)",
     "language.prefix_side": "[1, inf)",
@@ -174,6 +177,11 @@ def check_run(cfg: Config) -> Iterator[str]:
             yield f"run.stages: {stage!r} is no stage; must be of {', '.join(STAGES)}"
     if len(set(cfg.run.stages)) < len(cfg.run.stages):
         yield "run.stages: a stage is listed twice"
+    if cfg.run.start_parts and not cfg.run.start_from:
+        yield "run.start_parts: given, but run.start_from names no checkpoint to take them from"
+    for part in cfg.run.start_parts:
+        if part not in PARTS[:3]:
+            yield f"run.start_parts: {part!r} must be of {', '.join(PARTS[:3])}; a language model comes with the whole"
     for tracker in cfg.run.trackers:
         if tracker not in TRACKERS:
             yield f"run.trackers: {tracker!r} must be of {', '.join(TRACKERS)}"
@@ -256,10 +264,11 @@ def check_model(cfg: Config) -> Iterator[str]:
         yield "fusion.depths: a depth is listed twice"
     if any(k < 0 for k in fusion.layers) or len(set(fusion.layers)) < len(fusion.layers):
         yield f"fusion.layers: {list(fusion.layers)} must be different language layers, counted from 0"
-    # without adapters only the U-Net's own halvings matter
-    step = 16 * fusion.grid if fusion.depths else 32
-    if fusion.grid > 0 and unet.size % step:
-        why = f"16 * fusion.grid = {step}" if fusion.depths else "32"
+    yield from check_kind(cfg)
+    step = fusion.unet_step
+    if step > 0 and unet.size % step:
+        sides = {"cross_attention": "grid", "tokens": "token_side"}
+        why = f"16 * fusion.{sides[fusion.kind]} = {step}" if fusion.depths and fusion.kind in sides else "32"
         near = max(1, round(unet.size / step)) * step
         yield f"unet.size: {unet.size} is not divisible by {why}; the nearest that is: {near}"
     if len(unet.decoder_channels) != 5 or any(c < 1 for c in unet.decoder_channels):
@@ -268,6 +277,28 @@ def check_model(cfg: Config) -> Iterator[str]:
         yield "unet.masks: a mask is listed twice"
     if not cfg.language.lora_targets and any(getattr(cfg, s).parts.language.mode == "lora" for s in STAGES):
         yield "language.lora_targets: empty, but the language part trains with mode: lora"
+
+
+def check_kind(cfg: Config) -> Iterator[str]:
+    """What a kind of fusion and the start of its adapters need."""
+    fusion = cfg.fusion
+    if fusion.kind != "cross_attention" and not fusion.depths:
+        yield f"fusion.kind: {fusion.kind}, but fusion.depths is empty, so there are no skips; the baseline has no kind"
+    if fusion.kind != "cross_attention" and cfg.language.image_size:
+        yield (
+            f"fusion.kind: {fusion.kind} goes into the encoder's image tokens, and a language model that has a vision "
+            "tower of its own (language.image_size above 0) reads none of them; set fusion.kind=cross_attention"
+        )
+    if fusion.kind == "film" and "prompt" not in fusion.film.condition:
+        yield (
+            f"fusion.film.condition: {fusion.film.condition!r}, but fusion.kind is film, by which the prompt scales "
+            "the skips; must be prompt or image+prompt"
+        )
+    if fusion.gate_init == 0 and fusion.zero_output:
+        yield (
+            "fusion.gate_init: 0 in front of weights that are 0, too, has no gradient; "
+            "set fusion.zero_output=false, or a gate above 0"
+        )
 
 
 def check_questions(cfg: Config) -> Iterator[str]:
@@ -279,7 +310,7 @@ def check_questions(cfg: Config) -> Iterator[str]:
             yield f"dialogue.questions.{kind}: weight {weight} must be 0 or more"
     if not any(weight > 0 for weight in questions.values()):
         yield "dialogue.questions: no question has a weight above 0"
-    if cfg.dialogue.apart > 0 and cfg.fusion.depths and cfg.fusion.film.condition == "image+prompt":
+    if cfg.dialogue.apart > 0 and cfg.fusion.depths and "prompt" in cfg.fusion.film.condition:
         yield (
             "dialogue.apart: questions that do not see each other cannot share a FiLM condition that reads the prompt; "
             "set dialogue.apart=0 or fusion.film.condition=image"
@@ -316,8 +347,9 @@ def check_modes(stage: StageConfig, name: str) -> Iterator[str]:
 def check_grounding(cfg: Config, losses: list[str], name: str) -> Iterator[str]:
     """What the attention needs to be supervised."""
     remove = f"remove it with {name}.losses.grounding=null"
-    if not cfg.fusion.depths:
-        yield f"{name}.losses.grounding: fusion.depths is empty, so there are no adapters to ground; {remove}"
+    if not cfg.fusion.adapts:
+        why = f"fusion.kind is {cfg.fusion.kind}" if cfg.fusion.depths else "fusion.depths is empty"
+        yield f"{name}.losses.grounding: {why}, so there are no adapters to ground; {remove}"
     if "text" not in losses:
         yield f"{name}.losses.grounding: needs the loss text beside it, whose answers it grounds; {remove}"
     if not cfg.unet.masks:

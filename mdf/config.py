@@ -16,6 +16,7 @@ class RunConfig:
     seed: int = 0  # of weights, order of samples, augmentation and split
     overwrite: bool = False  # true: an existing run of this name is replaced
     start_from: str | None = None  # checkpoint directory whose weights the first stage starts from
+    start_parts: tuple[str, ...] = ()  # of encoder, unet, fusion: what is taken from there; () = the whole model
     precision: str = "auto"  # auto | fp32 | bf16; auto takes bf16 where the processor or GPU has units for it
     threads: int = 0  # CPU threads a process; 0 = cores divided by local processes
     log_every: int = 5  # optimiser steps between two lines of metrics.jsonl
@@ -107,20 +108,45 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class FilmConfig:
-    condition: str = "image"  # none | image | image+prompt: what scales and shifts the skip maps
+    condition: str = "image"  # none | image | prompt | image+prompt: what scales and shifts the skip maps
     hidden: int = 256  # width of the MLP that makes gamma and beta
 
 
 @dataclass(frozen=True)
 class FusionConfig:
-    depths: tuple[int, ...] = (1, 2, 3, 4)  # skips read, 1..4 = strides 2, 4, 8, 16; () = baseline MLLM, no adapters
+    # cross_attention | concat | tokens | film: how skips reach the language model. By gated adapters in its layers; on
+    # channels beside the encoder's image tokens, no token more; as image tokens of their own; or as concat does, with a
+    # prompt that scales them (film.condition). All but the first need a text model (language.image_size: 0)
+    kind: str = "cross_attention"
+    # skips read, 1..4 = strides 2, 4, 8, 16, in the order of the adapters that read them: [4, 3, 2, 1] is deepest
+    # first; () = baseline MLLM, no adapters
+    depths: tuple[int, ...] = (1, 2, 3, 4)
     layers: tuple[int, ...] = ()  # language layers with an adapter; () = spread evenly, `adapters` many
     adapters: int = 4  # number of adapters when `layers` is not given; depth l(k) goes round the list of depths
-    grid: int = 16  # G: each skip map is cut into G x G patches
+    grid: int = 16  # G: each skip map is cut into G x G patches; kind: cross_attention
+    token_side: int = 4  # each skip map becomes side x side image tokens; kind: tokens
     masks: bool = True  # each patch also carries what the U-Net's own masks show in it, and its place in the eye
     width: int = 0  # m, width of memory and adapters; 0 = min(language width, 1024)
     gate_lr: float = 1e-2  # learning rate of the tanh gates, no weight decay
+    gate_init: float = 0.5  # what the gates start at, before tanh; 0 with zero_output: false is Flamingo's start
+    zero_output: bool = True  # the adapters' last layers start at 0, so that step 0 is the pretrained language model
     film: FilmConfig = field(default_factory=FilmConfig)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether there are adapters."""
+        return bool(self.depths) and self.kind == "cross_attention"
+
+    @property
+    def depth_tokens(self) -> int:
+        """Image tokens that the skips take, beside the encoder's."""
+        return len(self.depths) * self.token_side**2 if self.kind == "tokens" else 0
+
+    @property
+    def unet_step(self) -> int:
+        """What the U-Net's side has to be divisible by: 16 times the patches a side, or its own halvings."""
+        side = {"cross_attention": self.grid, "tokens": self.token_side}.get(self.kind, 2)
+        return 16 * side if self.depths else 32
 
 
 @dataclass(frozen=True)

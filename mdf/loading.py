@@ -84,7 +84,8 @@ def find_config(path: str | Path) -> Path:
     folder = bundled("configs")
     name = file.with_suffix("").as_posix().removeprefix("./").removeprefix("configs/")
     known = {f.relative_to(folder).with_suffix("").as_posix(): f for f in sorted(folder.rglob("*.yaml"))}
-    known = {k: f for k, f in known.items() if not k.startswith("accelerate/")}  # those are for `accelerate launch`
+    # those are for `accelerate launch` and for `train.py grid`
+    known = {k: f for k, f in known.items() if not k.startswith(("accelerate/", "grids/"))}
     if name in known and file.suffix in ("", ".yaml"):
         return known[name]
     what = "is a folder" if file.is_dir() else "is no file"

@@ -176,7 +176,7 @@ def tokens_of(cfg: Config, prompts: Prompts) -> MDFProcessor:
         tokenizer,
         Preprocessing(),
         prompts,
-        image_tokens=min(side, rows) * min(side, columns) if own is None else 1,
+        image_tokens=min(side, rows) * min(side, columns) + cfg.fusion.depth_tokens if own is None else 1,
         image_processor=own,
         context_length=encoder.context_length,
         captions=captions_of(encoder.architecture),

@@ -1,11 +1,13 @@
-"""Train a model: every stage of a configuration, on one process or many.
+"""Train a model: every stage of a configuration, on one process or many. Or a grid of them.
 
 python scripts/train.py                                         the quickstart
 accelerate launch scripts/train.py --config odir5k run.name=first
 python scripts/train.py --config odir5k run.name=first --resume
+python scripts/train.py grid variants --out runs/variants       many, one a GPU, with a table
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from mdf.cli import run
@@ -16,7 +18,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="train.py",
         description="Train all stages of a configuration into RUN.DIR/RUN.NAME: checkpoints, metrics, samples.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 143 stopped by SIGTERM after saving.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 143 stopped by SIGTERM after saving. "
+        "`train.py grid --help`: many runs and their table.",
     )
     made.add_argument(
         "--config", metavar="FILE", help="YAML file, or the name of a bundled configuration (default: quickstart)"
@@ -32,9 +35,61 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def grid_parser() -> argparse.ArgumentParser:
+    """The command line of `train.py grid`."""
+    made = argparse.ArgumentParser(
+        prog="train.py grid",
+        description="Train and evaluate every run of a grid, each in its own folder in DIR, and write DIR/table.md "
+        "and table.json. The same command again goes on: done runs are left alone, others resume.",
+        epilog="Exit codes: 0 done, 1 some run failed (listed below the table), 2 wrong input, 143 stopped by SIGTERM.",
+    )
+    made.add_argument("grid", metavar="GRID.yaml", help="grid file, or the name of a bundled one (variants, ablations)")
+    made.add_argument("--out", metavar="DIR", help="folder of the runs (default: runs/GRID)")
+    made.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one a GPU, else 1)")
+    made.add_argument("--dry-run", action="store_true", help="print the runs with their steps, train nothing")
+    return made
+
+
+def grid_main(argv: Sequence[str]) -> int:
+    """`train.py grid`."""
+    args = grid_parser().parse_args(argv)
+    from pathlib import Path
+
+    from mdf.errors import UserError
+    from mdf.training.grid import Runner, plan, refuse_others, scripts, slots, threads_each
+    from mdf.training.grid_file import START, cells_of, read_grid
+
+    if args.jobs < 0:
+        raise UserError("--jobs must be at least 1")
+    grid = read_grid(args.grid)
+    out = Path(args.out or Path("runs") / Path(args.grid).stem)
+    places = slots(args.jobs)
+    cells = cells_of(grid, out, threads_each(len(places)))
+    if args.dry_run:
+        refuse_others(cells)
+        print(plan(cells, grid.evaluate, len(places)))
+        return 0
+    from mdf.evaluation.grid_table import write_table
+
+    folders: dict[str, dict[int, Path]] = {row: {} for row in grid.rows}
+    for cell in cells:
+        if cell.row != START:
+            folders[cell.row][cell.seed] = cell.folder / "evaluation"
+
+    def after(failed: dict[str, str]) -> None:
+        write_table(folders, grid.metrics, failed, out)
+
+    code = Runner(cells, grid, scripts(Path(__file__).parent), places, after).run()
+    print(f"\n{(out / 'table.md').read_text(encoding='utf-8')}\nwritten to {out / 'table.md'} and table.json")
+    return code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load the configuration, train; returns the exit code."""
-    args = parser().parse_intermixed_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] == "grid":
+        return grid_main(words[1:])
+    args = parser().parse_intermixed_args(words)
     from mdf.config import load_config
 
     cfg = load_config(args.config, args.settings)

@@ -10,7 +10,8 @@ from mdf.errors import ConfigError
 from mdf.resources import bundled
 from tests.conftest import REPO
 
-CONFIGS = [f for f in sorted((REPO / "configs").rglob("*.yaml")) if "accelerate" not in f.relative_to(REPO).parts]
+OTHERS = {"accelerate", "grids"}  # no configurations of a run
+CONFIGS = [f for f in sorted((REPO / "configs").rglob("*.yaml")) if not OTHERS & set(f.relative_to(REPO).parts)]
 BASE = """
 run: {name: base, stages: [segment]}
 segment:
@@ -149,7 +150,7 @@ def test_everything_wrong_is_in_one_message_with_its_full_key(base: Path):
         ("run.name=a/b", "must be one folder name"),
         ("run.precision=fp16", "must be one of auto, fp32, bf16"),
         ("fusion.depths=[0, 5]", "must be of 1, 2, 3, 4"),
-        ("fusion.film.condition=text", "must be one of none, image, image+prompt"),
+        ("fusion.film.condition=text", "must be one of none, image, prompt, image+prompt"),
         ("unet.decoder_channels=[8]", "must be five positive widths"),
         ("unet.masks=[]", "unet.masks is empty"),
         ("segment.losses.dice=1", "no such loss"),
@@ -182,6 +183,27 @@ def test_a_wrong_setting_says_what_is_wrong_and_what_would_be_right(base: Path, 
 
 def test_a_table_needs_its_file_as_well_as_the_folder_of_photographs(base: Path):
     assert "data.table: missing" in refusal(base, "data.name=table", "data.root=x")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["fusion.kind=concatenate"], "must be one of cross_attention, concat, tokens, film"),
+        (["fusion.kind=concat", "fusion.depths=[]"], "fusion.kind: concat, but fusion.depths is empty"),
+        (["fusion.kind=film"], "must be prompt or image+prompt"),
+        (["fusion.kind=tokens", "language.image_size=560"], "with a vision tower of its own"),
+        (["fusion.kind=tokens", "fusion.token_side=7"], "unet.size: 256 is not divisible by 16 * fusion.token_side"),
+        (["fusion.gate_init=0"], "set fusion.zero_output=false"),
+        (["fusion.film.condition=prompt"], "dialogue.apart"),
+        (
+            ["fusion.kind=concat", "fuse.losses.grounding=1"],
+            "fusion.kind is concat, so there are no adapters to ground",
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_kind_of_fusion_that_cannot_be_is_refused_with_its_reason(words: list[str], part: str):
+    assert part in refusal(None, *words)
 
 
 def test_without_adapters_the_grid_does_not_bind_the_unet(base: Path):

@@ -155,12 +155,16 @@ def architecture(model: Any, origin: Origin, check: Check) -> str:
     """What the model is made of."""
     encoder, unet, fusion, _ = model.config.sections()
     count = {part: f"{sum(t.numel() for t in getattr(model, part).parameters()):,}" for part in PARTS}
+    route = f"read by adapters before the language layers {', '.join(map(str, model.fusion.layers))}"
+    if not fusion.adapts:
+        route = {"tokens": "as image tokens of their own"}.get(fusion.kind, "beside the image tokens, on channels")
     adapters = (
-        f"skips at strides {', '.join(str(2**d) for d in fusion.depths)} read by adapters before the language layers "
-        f"{', '.join(map(str, model.fusion.layers))}"
+        f"skips at strides {', '.join(str(2**d) for d in fusion.depths)} {route}"
         if fusion.depths
         else "no adapters (baseline): the photograph is a prefix alone"
     )
+    kind = "gated cross-attention" if fusion.adapts else f"prefix ({fusion.kind})"
+    what = f"FiLM and {kind}" if fusion.depths else "prefix"
     masks = f"masks {', '.join(unet.masks)}" + (
         "; STALE, its encoder trained on after them" if model.config.stale_masks else ""
     )
@@ -171,7 +175,7 @@ def architecture(model: Any, origin: Origin, check: Check) -> str:
     rows = [
         ("encoder", encoder.image or encoder.model, count["encoder"], f"{side} px"),
         ("U-Net", unet.encoder, count["unet"], f"{unet.size} px, {masks}"),
-        ("fusion", "FiLM and gated cross-attention" if fusion.depths else "prefix", count["fusion"], adapters),
+        ("fusion", what, count["fusion"], adapters),
         ("language", base, count["language"], f"{origin.dtype}{merged}"),
     ]
     made = f"Exported by mdf {__version__}. Beside the checkpoint, on phantom photographs: {check}."
@@ -353,7 +357,7 @@ def loading(model: Any) -> str:
             f"`{BASE}/` is the whole reading part in transformers' own classes: "
             f'`AutoModelForImageTextToText.from_pretrained("FOLDER/{BASE}", trust_remote_code=False)`.'
         )
-    lacking = "prefix of the photograph" + (" and the adapters" if model.fusion.depths else "")
+    lacking = "prefix of the photograph" + (" and the adapters" if model.fusion.layers else "")
     return text + (
         f'`AutoModelForCausalLM.from_pretrained("FOLDER/{BASE}", trust_remote_code=False)` loads the language model '
         f"alone. It lacks the {lacking}: it sees no photograph, and its answers are not this model's."

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEAD = 64  # width of a head
-GATE = 0.5  # what the gates start at
 
 
 class GatedCrossAttention(nn.Module):
@@ -17,9 +16,10 @@ class GatedCrossAttention(nn.Module):
 
     W_o and the FFN's last layer start at 0: at step 0 the language model is exactly the pretrained one, and yet both
     learn from the first step, as LoRA's B does. Gates that start at 0 in front of random weights, as Flamingo's, were
-    pulled back to 0 before the weights behind them had learnt anything (docs/decisions.md). Both updates are in units
-    of `scale`, the size of the hidden states at this layer of the pretrained language model (SmolLM2: 4 at layer 6, 16
-    at layer 24); without it they would move it by a hundredth and learning would wait for the weights to grow.
+    pulled back to 0 before the weights behind them had learnt anything (docs/decisions.md); `gate` 0 with `zero` False
+    starts so. Both updates are in units of `scale`, the size of the hidden states at this layer of the pretrained
+    language model (SmolLM2: 4 at layer 6, 16 at layer 24); without it they would move it by a hundredth and learning
+    would wait for the weights to grow.
 
     Beside the patches a head may read nothing: a key and a value of zeros, as `add_zero_attn` of torch's own attention
     does. So "there is none" has somewhere to look, and more lesions weigh more against it.
@@ -27,7 +27,8 @@ class GatedCrossAttention(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, width: int, memory_width: int, scale: float = 1.0):
+    def __init__(self, width: int, memory_width: int, scale: float = 1.0, gate: float = 0.5, zero: bool = True):
+        """`gate`: what both gates start at, before tanh; `zero`: W_o and the FFN's last layer start at 0."""
         super().__init__()
         m = memory_width
         self.heads = m // HEAD
@@ -37,9 +38,10 @@ class GatedCrossAttention(nn.Module):
         last = nn.Linear(2 * m, width, bias=False)
         self.ffn = nn.Sequential(nn.Linear(width, 2 * m, bias=False), nn.GELU(), last)
         self.register_buffer("scale", torch.tensor(scale))
-        self.attn_gate, self.ffn_gate = nn.Parameter(torch.full((1,), GATE)), nn.Parameter(torch.full((1,), GATE))
-        nn.init.zeros_(self.o.weight)
-        nn.init.zeros_(last.weight)
+        self.attn_gate, self.ffn_gate = nn.Parameter(torch.full((1,), gate)), nn.Parameter(torch.full((1,), gate))
+        if zero:
+            nn.init.zeros_(self.o.weight)
+            nn.init.zeros_(last.weight)
 
     def lighten(self, dtype: torch.dtype) -> None:
         """Keep the matrices in `dtype`, norms and gates as they are: for a model that answers and is not trained any

@@ -81,7 +81,7 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
             language_layers=language.config.get_text_config().num_hidden_layers,
             cross_layers=cross_layers(language.config),
             embedding_rms=float(embedding.detach().float().pow(2).mean().sqrt()) if load_bases else 1.0,
-            hidden_rms=hidden_rms(language) if load_bases and fusion.depths else None,
+            hidden_rms=hidden_rms(language) if load_bases and fusion.adapts else None,
         )
         self.language = attach_lora(language, lm) if config.lora else language
         self.hooks = hook_adapters(self.language, self.fusion.adapters, self.fusion.layers)
@@ -123,7 +123,7 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
             tokenizer,
             preprocessing_of(cfg),
             prompts,
-            image_tokens=model.fusion.prefix.tokens if model.fusion.prefix else 1,
+            image_tokens=model.fusion.image_tokens,
             image_processor=image_processor_of(cfg) if has_tower(base) else None,
             context_length=model.encoder.context_length,
             diagnoses=diagnoses,
@@ -234,13 +234,13 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
         found = (
             self.features(pixel_values, unet_pixels, masks=masks) if look is None else look(pixel_values, unet_pixels)
         )
-        prefix = self.fusion.prefix(found.tokens) if self.fusion.prefix is not None else None
-        memory = None
-        if self.fusion.depths:
-            skips = [found.maps[d] for d in self.fusion.depths]
-            memory = self.fusion.memory(skips, found.image_embeds, prompt, found.read)
-            if found.maps[-1].requires_grad and not masks:
-                memory = memory + 0.0 * found.maps[-1].sum()  # it feeds no skip: keep DDP from waiting for it
+        prefix, memory = self.fusion.connect(found, prompt)
+        if self.fusion.depths and found.maps[-1].requires_grad and not masks:
+            nothing = 0.0 * found.maps[-1].sum()  # it feeds no skip: keep DDP from waiting for it
+            if memory is not None:
+                memory = memory + nothing
+            elif prefix is not None:
+                prefix = prefix + nothing
         return found.image_embeds, prefix, memory, found.mask_logits
 
     def prompt_of(self, input_ids: Tensor, prompt_mask: Tensor | None) -> Tensor | None:
@@ -336,7 +336,7 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
         if not text:
             return out
         assert input_ids is not None
-        if self.fusion.depths and memory_kv is None:
+        if self.fusion.layers and memory_kv is None:
             if memory is None:
                 raise ValueError("neither pixel_values nor memory was given: the adapters have nothing to read")
             memory_kv = self.fusion.memory_kv(memory)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mdf.batches import Batch
+from mdf.models.features import Features
 from mdf.models.language import bare
 from mdf.models.readings import readings
 from mdf.training.stages import Task
@@ -140,19 +141,16 @@ def costs(model: Any, task: Task, batch: Batch) -> Costs:
 
 
 def connect(model: Any, embeds: Tensor, tokens: Tensor, features: Any, probabilities: Tensor | None) -> None:
-    """What the fusion computes once a photograph: prefix, memory, the adapters' keys and values."""
-    fusion = model.fusion
-    if fusion.prefix is not None:
-        fusion.prefix(tokens)
-    if fusion.depths:
-        words = model.get_input_embeddings().weight
-        prompt = words.new_zeros(1, words.shape[1], dtype=torch.float32) if fusion.uses_prompt else None
-        skips = [features[depth] for depth in fusion.depths]
-        read = None
-        if fusion.masks:
-            assert probabilities is not None
-            read = readings(probabilities, fusion.masks, fusion.grid)
-        fusion.memory_kv(fusion.memory(skips, embeds, prompt, read))
+    """What the fusion computes once a photograph: image tokens, memory, the adapters' keys and values."""
+    fusion, words = model.fusion, model.get_input_embeddings().weight
+    prompt = words.new_zeros(1, words.shape[1], dtype=torch.float32) if fusion.uses_prompt else None
+    read = None
+    if fusion.masks:
+        assert probabilities is not None
+        read = readings(probabilities, fusion.masks, fusion.grid)
+    _, memory = fusion.connect(Features(embeds, tokens, features or [], read), prompt)
+    if memory is not None:
+        fusion.memory_kv(memory)
 
 
 def is_vision(name: str) -> bool:

@@ -206,7 +206,7 @@ def savings(cfg: Config, name: str, *, cuda: bool) -> dict[str, str]:
         found["lora"] = f"{name}.parts.language.mode=lora (then language.quantize=nf4 is possible too)"
     if text and cfg.dialogue.max_length > 256:
         found["length"] = f"dialogue.max_length={cfg.dialogue.max_length // 2} (fewer questions a conversation)"
-    step = 16 * cfg.fusion.grid if cfg.fusion.depths else 32
+    step = cfg.fusion.unet_step
     if "mask" in losses or (text and cfg.fusion.depths):
         smaller = max(step, cfg.unet.size // 2 // step * step)
         if smaller < cfg.unet.size:

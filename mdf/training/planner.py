@@ -114,9 +114,8 @@ def empty_model(cfg: Config, dtype: torch.dtype) -> MDFModel:
     sections = {part: asdict(getattr(cfg, part)) for part in PARTS}
     lora = any(stage_of(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
     model = MDFModel(MDFConfig(mdf=sections, lora=lora), language=language, load_bases=False)
-    tokens = model.fusion.prefix.tokens if model.fusion.prefix is not None else 1
     image = int(getattr(language.config, "image_token_index", 0))
-    model.processor = SimpleNamespace(image_token_id=image, image_tokens=tokens, diagnoses=())  # type: ignore[assignment]
+    model.processor = SimpleNamespace(image_token_id=image, image_tokens=model.fusion.image_tokens, diagnoses=())  # type: ignore[assignment]
     return emptied(model)
 
 

@@ -49,7 +49,7 @@ class Task:
         self.want = tuple(dict.fromkeys(WANT[loss] for loss in self.weights))
         self.contrasts = [loss for loss in self.weights if loss in CONTRASTS]
         self.can_balance = not self.stage.balance and (self.stage.data or cfg.data).name != "shards"
-        self.has_adapters, self.grid = bool(cfg.fusion.depths), cfg.fusion.grid
+        self.reads_skips, self.grid = bool(cfg.fusion.depths), cfg.fusion.grid
         self.look: Look | None = None  # what stands in for a frozen encoder and U-Net, see `remember`
 
     @property
@@ -86,7 +86,7 @@ class Task:
         given: dict[str, Any] = {"want": self.want}
         if "text" in self.want or "contrastive" in self.want:
             given["pixel_values"] = batch.pixel_values
-        if "masks" in self.want or ("text" in self.want and self.has_adapters):
+        if "masks" in self.want or ("text" in self.want and self.reads_skips):
             given["unet_pixels"] = batch.unet_pixels
         if "contrastive" in self.want:
             given |= {"caption_ids": batch.caption_ids, "chunk": self.stage.chunk}

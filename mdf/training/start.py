@@ -8,6 +8,8 @@ import torch
 
 from mdf.config import Config
 from mdf.errors import UserError
+from mdf.files import read_json
+from mdf.models import checkpoint as saved
 from mdf.models.checkpoint import read_config
 from mdf.models.fusion import PARTS, MDFModel, preprocessing_of
 from mdf.models.language import checkpoint_layers, weights_dtype
@@ -25,6 +27,8 @@ FREE = {
     "encoder.std",
     "unet.encoder_lr_scale",
     "fusion.gate_lr",
+    "fusion.gate_init",
+    "fusion.zero_output",
     "language.attention",
     "language.lora_dropout",
     "language.gradient_checkpointing",
@@ -36,6 +40,8 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     refuse(cfg)
     if not cfg.run.start_from:
         return MDFModel.build(cfg, diagnoses, dtype=dtype)
+    if cfg.run.start_parts:
+        return with_parts(cfg, diagnoses, dtype)
     trained = read_config(MDFModel.config_class, Path(cfg.run.start_from))
     # over a base that nothing was trained on yet another number of bits is no change
     bits = None if trained.lora else cfg.language.quantize
@@ -44,16 +50,7 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
     had = {part: asdict(section) for part, section in zip(PARTS, given.config.sections(), strict=True)}
     wrong = [line for line in differ(had, wanted) if lora or given.config.lora or not line.startswith("language.lora")]
-    if wrong:
-        raise UserError(
-            f"run.start_from: {cfg.run.start_from} is another model than this configuration's:\n  " + "\n  ".join(wrong)
-        )
-    shown, expected = given.processor.preprocessing.to_dict(), preprocessing_of(cfg).to_dict()
-    if other := [f"{key}: {shown[key]} there, {expected[key]} here" for key in shown if shown[key] != expected[key]]:
-        raise UserError(
-            f"run.start_from: {cfg.run.start_from} was shown its photographs in another way than this configuration "
-            "would (encoder.weights, mean, std, resize; unet.weights):\n  " + "\n  ".join(other)
-        )
+    refuse_other(cfg, wrong, given.processor.preprocessing.to_dict())
     if lora and not given.config.lora:
         if any(name.startswith("language.") and name not in given.of_base for name, _ in given.named_parameters()):
             raise UserError(
@@ -72,6 +69,44 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     if cfg.language.gradient_checkpointing:
         checkpoint_layers(given.language)
     return given
+
+
+def with_parts(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> MDFModel:
+    """The model of a configuration, whose `run.start_parts` have run.start_from's weights; the rest of that checkpoint,
+    its language model too, may be another.
+    """
+    assert cfg.run.start_from is not None
+    folder, parts = Path(cfg.run.start_from), cfg.run.start_parts
+    trained = read_config(MDFModel.config_class, folder)
+    had = {part: asdict(section) for part, section in zip(PARTS, trained.sections(), strict=True)}  # type: ignore[call-overload]
+    shown = read_json(folder / "preprocessing.json")
+    seen = {k: v for k, v in shown.items() if k.split("_")[0] in parts or (k == "resize" and "encoder" in parts)}
+    refuse_other(cfg, differ(had, {part: sections(cfg)[part] for part in parts}), seen)
+    model = MDFModel.build(cfg, diagnoses, dtype=dtype)
+    given = saved.read_tensors(folder / "model.safetensors")
+    wanted = {n: t for n, t in model.state_dict().items() if n.split(".")[0] in parts}
+    given = {n: t for n, t in given.items() if n.split(".")[0] in parts}
+    saved.refuse(folder, "model.safetensors", sorted(wanted.keys() - given), sorted(given.keys() - wanted))
+    saved.refuse_shapes(folder / "model.safetensors", given, wanted)
+    model.load_state_dict(given, strict=False)
+    model.config.stale_masks = trained.stale_masks and "unet" in parts
+    return model
+
+
+def refuse_other(cfg: Config, wrong: list[str], shown: dict[str, Any]) -> None:
+    """Raise UserError where settings of run.start_from are others (`wrong`), or its photographs were `shown` otherwise
+    than this configuration would.
+    """
+    if wrong:
+        raise UserError(
+            f"run.start_from: {cfg.run.start_from} is another model than this configuration's:\n  " + "\n  ".join(wrong)
+        )
+    expected = preprocessing_of(cfg).to_dict()
+    if other := [f"{key}: {shown[key]} there, {expected[key]} here" for key in shown if shown[key] != expected[key]]:
+        raise UserError(
+            f"run.start_from: {cfg.run.start_from} was shown its photographs in another way than this configuration "
+            "would (encoder.weights, mean, std, resize; unet.weights):\n  " + "\n  ".join(other)
+        )
 
 
 def next_model(cfg: Config, checkpoint: Path, dtype: torch.dtype) -> MDFModel:
