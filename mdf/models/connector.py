@@ -123,10 +123,11 @@ class Fusion(nn.Module):
         if self.depths and hidden:
             self.condition = FilmCondition(embed_dim, language_width if self.uses_prompt else 0, hidden)
         self.masks = masks if self.depths and cfg.masks else ()
+        self.counts = cfg.counts
         self.grid = cfg.grid
         self.film = nn.ModuleList(Film(channels[d - 1], hidden) for d in self.depths)
         self.patches = nn.ModuleList(
-            PatchProjection(channels[d - 1], unet_size // 2**d, cfg.grid, self.width, width(self.masks))
+            PatchProjection(channels[d - 1], unet_size // 2**d, cfg.grid, self.width, width(self.masks, self.counts))
             for d in self.depths
         )
         self.adapters = nn.ModuleList(
@@ -168,7 +169,8 @@ class Fusion(nn.Module):
         patches = [cast(PatchProjection, p) for p in self.patches]
         lines = [f"depth {d} (stride {2**d}): {p.describe()}" for d, p in zip(self.depths, patches, strict=True)]
         if self.masks:
-            lines.append(f"every patch also carries {width(self.masks)} readings of the masks {', '.join(self.masks)}")
+            number = width(self.masks, self.counts)
+            lines.append(f"every patch also carries {number} readings of the masks {', '.join(self.masks)}")
         return lines + [
             f"adapter at layer {k} reads depth {self.depths[self.depth_of(i)]}" for i, k in enumerate(self.layers)
         ]

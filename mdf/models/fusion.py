@@ -213,7 +213,7 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
             if self.fusion.depths and self.fusion.masks:
                 with torch.no_grad():
                     drawn = self.unet.decode(found.maps) if found.mask_logits is None else found.mask_logits
-                    found.read = readings(drawn.sigmoid(), self.fusion.masks, self.fusion.grid)
+                    found.read = readings(drawn.sigmoid(), self.fusion.masks, self.fusion.grid, self.fusion.counts)
         return found
 
     def see(

@@ -151,7 +151,7 @@ def connect(model: Any, embeds: Tensor, tokens: Tensor, features: Any, probabili
         read = None
         if fusion.masks:
             assert probabilities is not None
-            read = readings(probabilities, fusion.masks, fusion.grid)
+            read = readings(probabilities, fusion.masks, fusion.grid, fusion.counts)
         fusion.memory_kv(fusion.memory(skips, embeds, prompt, read))
 
 
