@@ -147,8 +147,8 @@ class LanguageConfig:
 @dataclass(frozen=True)
 class DialogueConfig:
     prompts: str | None = None  # folder of prompt files; null = the ones that come with mdf
-    # weight of each kind of question when a conversation is put together; beside these there are eye, find, grade,
-    # explain, differential, refer, follow_up, unknown and unrecorded (docs/data.md)
+    # weight of each kind of question when a conversation is put together; beside these there are eye, size, distance,
+    # find, grade, explain, differential, refer, follow_up, unknown and unrecorded (docs/data.md)
     questions: dict[str, float] = field(
         default_factory=lambda: {"diagnosis": 1.0, "presence": 2.0, "quadrant": 1.0, "count": 1.0, "report": 0.5}
     )
@@ -157,6 +157,11 @@ class DialogueConfig:
     apart: float = 0.5  # share of photographs whose questions do not see each other, as if each were the first
     diagnosis_first: float = 0.5  # probability that the diagnosis is asked before anything else
     max_length: int = 512  # tokens; a longer conversation loses whole turns, never image tokens
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of questions that are asked, each with a weight above 0."""
+        return tuple(kind for kind, weight in self.questions.items() if weight > 0)
 
 
 @dataclass(frozen=True)

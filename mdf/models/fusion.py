@@ -125,6 +125,7 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
             image_processor=image_processor_of(cfg) if has_tower(base) else None,
             context_length=model.encoder.context_length,
             diagnoses=diagnoses,
+            questions=cfg.dialogue.kinds,
             captions=captions_of(model.encoder.architecture),
         )
         if load_bases:

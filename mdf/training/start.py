@@ -68,6 +68,7 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     given.config.mdf = wanted
     given.encoder.settle(cfg.encoder)
     given.processor.diagnoses = diagnoses
+    given.processor.questions = cfg.dialogue.kinds
     if cfg.language.gradient_checkpointing:
         checkpoint_layers(given.language)
     return given
