@@ -10,7 +10,7 @@ from mdf.errors import ConfigError
 STAGES = ("segment", "align", "fuse")
 PARTS = ("encoder", "unet", "fusion", "language")
 QUESTIONS = (
-    "diagnosis", "presence", "quadrant", "count", "report", "eye",
+    "diagnosis", "presence", "quadrant", "count", "report", "eye", "size", "distance",
     "find", "grade", "explain", "differential", "refer", "follow_up", "unknown", "unrecorded",
 )  # fmt: skip
 CAPTIONS = ("labels", "descriptions", "text", "sentences")

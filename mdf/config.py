@@ -126,6 +126,7 @@ class FusionConfig:
     grid: int = 16  # G: each skip map is cut into G x G patches; kind: cross_attention
     token_side: int = 4  # each skip map becomes side x side image tokens; kind: tokens
     masks: bool = True  # each patch also carries what the U-Net's own masks show in it, and its place in the eye
+    counts: bool = True  # with masks: and how many separate regions the mask of each lesion has
     width: int = 0  # m, width of memory and adapters; 0 = min(language width, 1024)
     gate_lr: float = 1e-2  # learning rate of the tanh gates, no weight decay
     gate_init: float = 0.5  # what the gates start at, before tanh; 0 with zero_output: false is Flamingo's start
@@ -173,8 +174,8 @@ class LanguageConfig:
 @dataclass(frozen=True)
 class DialogueConfig:
     prompts: str | None = None  # folder of prompt files; null = the ones that come with mdf
-    # weight of each kind of question when a conversation is put together; beside these there are eye, find, grade,
-    # explain, differential, refer, follow_up, unknown and unrecorded (docs/data.md)
+    # weight of each kind of question when a conversation is put together; beside these there are eye, size, distance,
+    # find, grade, explain, differential, refer, follow_up, unknown and unrecorded (docs/data.md)
     questions: dict[str, float] = field(
         default_factory=lambda: {"diagnosis": 1.0, "presence": 2.0, "quadrant": 1.0, "count": 1.0, "report": 0.5}
     )
@@ -183,6 +184,11 @@ class DialogueConfig:
     apart: float = 0.5  # share of photographs whose questions do not see each other, as if each were the first
     diagnosis_first: float = 0.5  # probability that the diagnosis is asked before anything else
     max_length: int = 512  # tokens; a longer conversation loses whole turns, never image tokens
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of questions that are asked, each with a weight above 0."""
+        return tuple(kind for kind, weight in self.questions.items() if weight > 0)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from mdf.vocabulary import ancestors, describe, display, from_grade, is_a, kind,
 if TYPE_CHECKING:
     from mdf.dialogue import Prompts
 
-WORDS = {"presence": "finding", "quadrant": "finding", "count": "finding", "grade": "scale", "unknown": "topic"}
+WORDS = dict.fromkeys(("presence", "quadrant", "count", "size", "distance"), "finding")
+WORDS |= {"grade": "scale", "unknown": "topic"}
 ANSWER_WORDS: dict[str, dict[str, tuple[str, ...]]] = {  # of each line that an answer is made of
     "diagnosis": {"answer": ("diagnosis",)},
     "presence": {"yes": (), "no": ()},
@@ -33,6 +34,7 @@ ANSWER_WORDS: dict[str, dict[str, tuple[str, ...]]] = {  # of each line that an 
     "unrecorded": {"answer": ()},
 }
 LISTS = {"grade": "scales", "differential": "by_diagnosis", "follow_up": "by_diagnosis", "unknown": "topics"}
+BANDED = ("count", "size", "distance")  # answered by the band that a number falls into
 RULES = ("default", "uncertain", "ungradable")  # lines of recommendations.yaml beside those of diagnoses
 
 
@@ -176,9 +178,23 @@ def problems(questions: Any) -> list[str]:
         for key, words in ANSWER_WORDS.get(name, {}).items():
             why = misplaced(spec.get(key), words)
             wrong += [f"{name}.{key}: {spec.get(key)!r} {why}"] if why else []
+        if name in BANDED and (why := misbanded(spec.get("bands"))):
+            wrong.append(f"{name}.bands: {why}")
         if name in LISTS:
             wrong += [f"{name}.{LISTS[name]}: {line}" for line in list_problems(name, spec.get(LISTS[name]))]
     return wrong
+
+
+def misbanded(bands: Any) -> str | None:
+    """What is wrong with a list of bands, or None."""
+    if not isinstance(bands, list) or not all(isinstance(b, list) and len(b) == 2 for b in bands) or not bands:
+        return "must be a list of [upper end, answer]"
+    ends, answers = [end for end, _ in bands], [answer for _, answer in bands]
+    if not all(isinstance(answer, str) and answer for answer in answers) or len(set(answers)) < len(answers):
+        return "each band must have an answer of its own, a text"
+    if ends[-1] is not None or not all(isinstance(end, int | float) for end in ends[:-1]):
+        return "the upper ends must be numbers, and the last one null, so that every number has a band"
+    return None if ends[:-1] == sorted(set(ends[:-1])) else "the upper ends must rise"
 
 
 def list_problems(name: str, listed: Any) -> list[str]:

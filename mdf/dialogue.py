@@ -4,6 +4,7 @@ Shapes: T tokens of one conversation. Batches are made in `mdf.batches`.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mdf import curriculum
+from mdf import curriculum, measures
 from mdf.chat_template import control_tokens, render, with_photograph
 from mdf.config import DialogueConfig
 from mdf.errors import UserError
-from mdf.records import FundusRecord
+from mdf.records import Finding, FundusRecord
 from mdf.resources import bundled
 from mdf.vocabulary import display
 
@@ -26,12 +27,19 @@ SMALL_LESIONS = ("microaneurysm", "haemorrhage", "hard_exudate", "cotton_wool_sp
 # Within a conversation no answer may give a later one away: after a report, or "how many", the picture is not needed.
 # What is concluded (differential to follow_up) comes after the diagnosis that it is concluded from.
 ORDER = (
-    "eye", "unknown", "unrecorded", "presence", "quadrant", "count", "find", "diagnosis", "grade",
-    "differential", "explain", "refer", "follow_up", "report",
+    "eye", "unknown", "unrecorded", "presence", "size", "distance", "quadrant", "count", "find", "diagnosis",
+    "grade", "differential", "explain", "refer", "follow_up", "report",
 )  # fmt: skip
 LABELS = {"diagnosis", "grade"}  # one of them at most: "grade 2" names the disease, and often the disease its grade
 # a report is as long as four questions; conversations of one length waste no padding
 LENGTH = {"report": 4, "explain": 3, "differential": 2, "refer": 2, "follow_up": 2}
+# what is asked about one kind of lesion that is there, and what the record knows of it
+ABOUT: dict[str, Callable[[FundusRecord, Finding], Any]] = {
+    "quadrant": lambda record, finding: finding.location or None,
+    "count": lambda record, finding: finding.count,
+    "size": lambda record, finding: measures.reach(record, finding.name),
+    "distance": lambda record, finding: measures.from_fovea(record, finding.name),
+}
 REPORT_TEXTS = (
     "report",
     "caption",
@@ -127,13 +135,13 @@ class Prompts:
         choices = spec["ask"] + (spec.get("more", []) if phrasings == "all" else [])
         return choices[0] if rng is None or phrasings == "first" else choices[int(rng.integers(len(choices)))]
 
-    def count_answer(self, count: int) -> str:
-        """The answer of the band that `count` falls into."""
-        for end, answer in self.questions["count"]["bands"]:
-            if end is None or count <= end:
+    def band(self, kind: str, value: float) -> str:
+        """The answer of the band of `kind` that `value` falls into."""
+        for end, answer in self.questions[kind]["bands"]:
+            if end is None or value <= end:
                 return answer
         raise UserError(
-            f"{self.folder / 'questions.yaml'}: no band of `count` holds {count}; end the list with [null, …]"
+            f"{self.folder / 'questions.yaml'}: no band of `{kind}` holds {value:g}; end the list with [null, …]"
         )
 
 
@@ -167,8 +175,8 @@ def ask(
     """One question of `kind` about the record, or None where the record does not know the answer.
 
     Without `rng` the first phrasing is used; `phrasings` is dialogue.phrasings. `diagnoses` are the candidate names of
-    the diagnosis question; `finding` names the lesion that presence, quadrant and count ask about (drawn by `rng` where
-    it is None).
+    the diagnosis question; `finding` names the lesion that presence and the kinds of ABOUT ask about (drawn by `rng`
+    where it is None).
     """
     if kind == "unrecorded":
         return ask_unrecorded(record, prompts, rng, phrasings)
@@ -204,25 +212,21 @@ def ask(
         return Question(
             kind, phrasing.format(finding=display(finding)), answers[finding not in present], answers, finding
         )
-    if kind == "quadrant":
-        known = [n for n, f in present.items() if f.location and n in SMALL_LESIONS]
-        answers = tuple(sentence(spec["answer"].format(location=q)) for q in QUADRANTS)
-    else:
-        known = [n for n, f in present.items() if f.count is not None and n in SMALL_LESIONS]
-        answers = tuple(band[1] for band in spec["bands"])
+    values = {name: value for name, f in present.items() if (value := ABOUT[kind](record, f)) is not None}
+    known = [name for name in values if name in SMALL_LESIONS]
     if finding is None:
         if not known:
             return None
         finding = known[0 if rng is None else int(rng.integers(len(known)))]
     elif finding not in known:
         return None
-    truth = present[finding]
+    truth = values[finding]
     if kind == "quadrant":
-        answer = sentence(spec["answer"].format(location=truth.location))
+        answers = tuple(sentence(spec["answer"].format(location=q)) for q in QUADRANTS)
+        answer = sentence(spec["answer"].format(location=truth))
         answers = answers if answer in answers else ()  # in several quadrants, or in the macula: no closed list
     else:
-        assert truth.count is not None
-        answer = prompts.count_answer(truth.count)
+        answers, answer = tuple(band[1] for band in spec["bands"]), prompts.band(kind, truth)
     return Question(kind, phrasing.format(finding=display(finding)), answer, answers, finding)
 
 

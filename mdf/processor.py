@@ -68,11 +68,13 @@ class Inputs(dict):
 class MDFProcessor:
     """Tokenizer, preprocessing, prompts and candidate diagnoses of one model.
 
+    `questions` are the kinds that it was trained on; () in a checkpoint from before they were written down.
     `image_tokens` is the number of tokens that a photograph takes in the language model's input; `image_processor`, of
     a language model with a vision tower of its own, cuts its pictures to tiles.
     """
 
     image_processor: Any = None  # of a language model with a vision tower of its own
+    questions: tuple[str, ...] = ()  # kinds
 
     def __init__(
         self,
@@ -83,12 +85,13 @@ class MDFProcessor:
         image_tokens: int,
         context_length: int = 77,
         diagnoses: tuple[str, ...] = (),
+        questions: tuple[str, ...] = (),
         captions: CaptionTokenizer | None = None,
         image_processor: Any = None,
     ):
         self.tokenizer, self.preprocessing, self.prompts = tokenizer, preprocessing, prompts
         self.image_tokens, self.context_length, self.diagnoses = image_tokens, context_length, tuple(diagnoses)
-        self.image_processor = image_processor
+        self.image_processor, self.questions = image_processor, tuple(questions)
         names = IMAGE_TOKENS if image_processor is None else (OWN_IMAGE_TOKEN,)
         self.image_token = choose_token(tokenizer, names, "the image placeholder")
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
@@ -194,6 +197,7 @@ class MDFProcessor:
                     "image_tokens": self.image_tokens,
                     "context_length": self.context_length,
                     "diagnoses": list(self.diagnoses),
+                    "questions": list(self.questions),
                     "tokens": self.tokens(),
                 },
                 indent=1,
@@ -215,6 +219,7 @@ class MDFProcessor:
         if lacking := [name for name in names if name not in values]:
             raise UserError(f"{folder / 'preprocessing.json'}: {', '.join(lacking)} is missing; restore the file")
         extra, tokens = {k: values.pop(k) for k in names}, values.pop("tokens", None)
+        extra["questions"] = values.pop("questions", ())
         expected = extra.pop("hash")
         preprocessing = Preprocessing.from_dict(values)
         if preprocessing.hash() != expected:

@@ -13,6 +13,7 @@ from mdf.config import DialogueConfig, load_config
 from mdf.datasets.phantom import draw_manifest
 from mdf.dialogue import ORDER, QUADRANTS, SMALL_LESIONS, Prompts, Turn, ask, converse, encode, render
 from mdf.errors import UserError
+from mdf.measures import from_fovea, reach
 from mdf.processor import IMAGE_TOKENS, PAD_TOKENS, choose_token
 from mdf.records import Finding, FundusRecord
 from mdf.resources import bundled
@@ -226,7 +227,31 @@ def test_questions_are_answered_truly(records, prompts, kind):
     ],
 )
 def test_bands_hold_their_upper_end(prompts, count, answer):
-    assert prompts.count_answer(count) == answer
+    assert prompts.band("count", count) == answer
+
+
+@pytest.mark.parametrize(("kind", "measure"), [("size", reach), ("distance", from_fovea)])
+def test_sizes_and_distances_are_told_in_bands_of_disc_diameters(records, prompts, kind, measure):
+    bands, answered = prompts.questions[kind]["bands"], set()
+    for record in records:
+        for name in SMALL_LESIONS:
+            question = ask(record, kind, prompts, (), finding=name)
+            if name not in {f.name for f in record.findings}:
+                assert question is None
+                continue
+            value, place = measure(record, name), [answer for _, answer in bands].index(question.answer)
+            ends = [0, *(end for end, _ in bands[:-1]), np.inf]
+            assert ends[place] < value <= ends[place + 1] or (value == 0 and place == 0)
+            assert question.candidates == tuple(answer for _, answer in bands) and question.finding == name
+            assert display(name) in question.text
+            answered.add(place)
+        assert ask(replace(record, boxes={}), kind, prompts, (), np.random.default_rng(0)) is None
+    assert answered == {0, 1, 2}
+
+
+def test_the_default_run_asks_for_no_size_and_no_distance():
+    assert not {"size", "distance"} & set(load_config("quickstart").dialogue.kinds)
+    assert {"size", "distance"} <= set(load_config("study_phantom").dialogue.kinds)
 
 
 def test_what_a_record_does_not_know_is_not_asked(prompts):
@@ -469,6 +494,10 @@ def test_how_questions_are_worded_is_the_configurations_choice(prompts):
         ("diagnosis:\n  ask:", "diagnosis:\n  asks:", "diagnosis.ask: must be a list"),
         ("diagnosis:\n  ask:", "diagnosis: [\n  ask:", "cannot be read"),
         ("    amd: [pattern_dystrophy", "    AMD: [pattern_dystrophy", "'AMD': write amd, the canonical name"),
+        ('    - [null, "More than twenty."]', '    - [50, "More than twenty."]', "count.bands: the upper ends must be"),
+        ('    - [5, "One to five."]', '    - [25, "One to five."]', "count.bands: the upper ends must rise"),
+        ('    - [5, "One to five."]', "    - One to five.", "count.bands: must be a list of [upper end, answer]"),
+        ('    - [2, "Within two', '    - [2, ""] # [2, "Within two', "distance.bands: each band must have an answer"),
         ('  answer: "Grade {value}: {name}."', '  answer: "{grade}"', "'{grade}' must hold {value} and {name}"),
         ('  "yes": "Yes."', '  yes: "Yes."', "presence.yes: None must be a text"),
         ("    glaucoma: Measure", "    glaucoma: # Measure", "by_diagnosis: glaucoma: must be followed by a text"),

@@ -11,7 +11,7 @@ from PIL import Image
 from mdf.dialogue import Turn
 from mdf.errors import UserError
 from mdf.processor import IMAGE_TOKENS, MDFProcessor, choose_token
-from tests.tiny_processor import DIAGNOSES, tiny_processor
+from tests.tiny_processor import DIAGNOSES, QUESTIONS, tiny_processor
 
 TALK = [Turn("system", "Read."), Turn("user", "Which eye is this?"), Turn("assistant", "Left eye.")]
 
@@ -50,7 +50,7 @@ def test_what_was_written_is_read_back(processor, written, picture):
     assert read.preprocessing.hash() == json.loads((written / "preprocessing.json").read_text())["hash"]
     for name in ("image_tokens", "context_length", "diagnoses", "image_token_id", "pad_id"):
         assert getattr(read, name) == getattr(processor, name), name
-    assert read.diagnoses == DIAGNOSES
+    assert read.diagnoses == DIAGNOSES and read.questions == QUESTIONS
     assert read.encode(TALK) == processor.encode(TALK)
     assert read.tokenizer.chat_template == processor.tokenizer.chat_template
     for name, tensor in processor(picture).items():
@@ -60,6 +60,11 @@ def test_what_was_written_is_read_back(processor, written, picture):
     names = {p.name for p in processor.prompts.folder.iterdir() if p.is_file()}
     assert {p.name for p in (written / "prompts").iterdir()} >= names
     assert read.prompts.folder == written / "prompts"  # its own copy: the package's prompts may change later
+
+
+def test_a_checkpoint_from_before_its_questions_were_written_down_names_none(copy):
+    edit(copy, questions=None)
+    assert MDFProcessor.from_pretrained(copy).questions == ()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from mdf.resources import bundled
 from tests.tiny import tiny_language
 
 DIAGNOSES = ("normal", "diabetic_retinopathy", "amd", "glaucoma")
+QUESTIONS = ("presence", "count")
 
 
 def tiny_processor(folder: Path, *, image_tokens: int = 4) -> MDFProcessor:
@@ -21,4 +22,5 @@ def tiny_processor(folder: Path, *, image_tokens: int = 4) -> MDFProcessor:
         Prompts(bundled("prompts")),
         image_tokens=image_tokens,
         diagnoses=DIAGNOSES,
+        questions=QUESTIONS,
     )

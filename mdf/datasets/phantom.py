@@ -139,22 +139,7 @@ def _draw_one(folder: str, size: int, number: int, seed: int, patient: str, eye:
         masks[kind] = f"masks/{name}_{kind}.png" if mask.any() else "masks/empty.png"
         if mask.any():
             _save_mask(Path(folder, masks[kind]), mask)
-    return FundusRecord(
-        id=name,
-        image=image,
-        patient=patient,
-        eye=drawn.eye,
-        diagnosis=drawn.diagnosis,
-        findings=drawn.findings,
-        texts=drawn.texts,
-        masks=masks,
-        points={"disc": list(drawn.disc[:2]), "fovea": list(drawn.fovea)},
-        grade=drawn.grade,
-        camera="phantom",
-        source="phantom",
-        license="CC0-1.0",
-        extra={"seed": seed},
-    )
+    return drawn.record(name, image, patient=patient, masks=masks, extra={"seed": seed})
 
 
 def _save_mask(path: Path, mask: np.ndarray) -> None:

@@ -126,7 +126,9 @@ def make_tasks(
     m, records = material, material.records
     questions, captioned, judged = [], [], None
     if "spatial" in tasks:
-        questions = spatial.spatial_questions(records, m.model.processor.prompts, seed=m.options["seed"])
+        processor = m.model.processor
+        kinds = spatial.kinds_of(processor.questions)
+        questions = spatial.spatial_questions(records, processor.prompts, kinds=kinds, seed=m.options["seed"])
     if "retrieval" in tasks:
         captioned = [i for i, r in enumerate(records) if can_be_aligned(r)]
     if set(tasks) & {"zero_shot", *ASKED_FOR}:

@@ -1,4 +1,5 @@
-"""Questions about small lesions, answered by candidate likelihood: is it there, in which quadrant, how many.
+"""Questions about small lesions, answered by candidate likelihood: is it there, in which quadrant, how many; and of
+checkpoints that were trained on them, how large an area, how far from the fovea.
 
 These need the picture's detail and its place: a model that knows only the diagnosis cannot answer them well.
 """
@@ -14,6 +15,12 @@ from mdf.evaluation.classification import confusion, recalls
 from mdf.records import FundusRecord
 
 KINDS = ("presence", "quadrant", "count")
+MEASURES = ("size", "distance")
+
+
+def kinds_of(trained: Sequence[str]) -> tuple[str, ...]:
+    """What a checkpoint is asked: KINDS always, MEASURES where it was `trained` on them (`processor.questions`)."""
+    return (*KINDS, *(kind for kind in MEASURES if kind in trained))
 
 
 @dataclass(frozen=True)
@@ -28,24 +35,24 @@ class SpatialQuestion:
         return self.question.candidates.index(self.question.answer)
 
 
-def spatial_questions(records: Sequence[FundusRecord], prompts: Prompts, *, seed: int = 0) -> list[SpatialQuestion]:
-    """All questions that the records can answer. Presence is asked for every kind of small lesion as often where it is
-    as where it is not (the rarer side decides how often); count of every lesion whose record knows it, quadrant of
-    those that lie in one alone.
+def spatial_questions(
+    records: Sequence[FundusRecord], prompts: Prompts, *, kinds: Sequence[str] = KINDS, seed: int = 0
+) -> list[SpatialQuestion]:
+    """All questions of `kinds` that the records can answer. Presence is asked for every kind of small lesion as often
+    where it is as where it is not (the rarer side decides how often); count, size and distance of every lesion whose
+    record knows it, quadrant of those that lie in one alone.
     """
     rng = np.random.default_rng(seed)
     chosen: list[SpatialQuestion] = []
     for lesion in SMALL_LESIONS:
         sides: tuple[list[SpatialQuestion], list[SpatialQuestion]] = ([], [])
         for row, record in enumerate(records):
-            question = ask(record, "presence", prompts, (), finding=lesion)
-            if question is not None:
-                item = SpatialQuestion(row, question)
-                sides[item.truth].append(item)
-            for kind in ("quadrant", "count"):
+            for kind in kinds:
                 question = ask(record, kind, prompts, (), finding=lesion)
-                if question is not None and question.candidates:
-                    chosen.append(SpatialQuestion(row, question))
+                if question is None or not question.candidates:
+                    continue
+                item = SpatialQuestion(row, question)
+                (sides[item.truth] if kind == "presence" else chosen).append(item)
         size = min(map(len, sides))
         for side in sides:
             chosen += [side[i] for i in sorted(rng.permutation(len(side))[:size])]
@@ -60,9 +67,11 @@ def spatial_metrics(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """`presence`, `quadrant` and `count`: each `balanced_accuracy` with its interval, `chance` (1 / answers that occur)
-    and `n`; `small_lesions.balanced_accuracy`: the mean of those three that could be asked. `groups` is the patient of
-    each record.
+    """Of each kind that was asked `balanced_accuracy` with its interval, `chance` (1 / answers that occur), `by_name`
+    and `n`; `small_lesions.balanced_accuracy`: the mean of those of KINDS. `groups` is the patient of each record.
+
+    `by_name` is the balanced accuracy of knowing the lesion's name and these records' answers, but no picture: cotton
+    wool spots are few, and exudates lie close together.
     """
     if not questions:
         return {}
@@ -75,14 +84,18 @@ def spatial_metrics(
         rows = np.flatnonzero(kind_of == kind)
         return lambda w: known_mean(recalls(confusion(truth[rows], answer[rows], count, w[:, rows])))
 
-    asked = [kind for kind in KINDS if (kind_of == kind).any()]
+    asked = [kind for kind in (*KINDS, *MEASURES) if (kind_of == kind).any()]
+    lesion = np.array([q.question.finding for q in questions])
     metrics: dict = {}
     for kind in asked:
         rows = kind_of == kind
         metrics[kind] = {"n": int(rows.sum()), "chance": 1 / len(np.unique(truth[rows]))}
+        metrics[kind]["by_name"] = by_name(lesion[rows], truth[rows])
         put(metrics[kind], "balanced_accuracy", balanced(kind), weights)
-    metrics["small_lesions"] = {"n": len(questions)}
-    parts = [balanced(kind) for kind in asked]
+    metrics["small_lesions"] = {"n": int(np.isin(kind_of, KINDS).sum())}
+    parts = [balanced(kind) for kind in asked if kind in KINDS]
+    if not parts:
+        return metrics
     put(
         metrics["small_lesions"],
         "balanced_accuracy",
@@ -90,3 +103,11 @@ def spatial_metrics(
         weights,
     )
     return metrics
+
+
+def by_name(lesion: np.ndarray, truth: np.ndarray) -> float:
+    """The highest balanced accuracy of one answer a lesion; its name and the true answer, [N] each."""
+    names, answers = np.unique(lesion, return_inverse=True)[1], np.unique(truth, return_inverse=True)[1]
+    table = np.zeros((names.max() + 1, answers.max() + 1))
+    np.add.at(table, (names, answers), 1)
+    return float((table / table.sum(0)).max(1).sum() / table.shape[1])

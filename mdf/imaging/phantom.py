@@ -3,21 +3,25 @@
 They are a teaching and testing aid: they look like a retina at a glance, and they are not medical data.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from mdf.errors import UserError
-from mdf.imaging.phantom_anatomy import draw_anatomy, draw_vessels
-from mdf.imaging.phantom_lesions import LESIONS, QUADRANTS, Canvas
+from mdf.imaging.phantom_anatomy import Anatomy, Vessels, draw_anatomy, draw_vessels
+from mdf.imaging.phantom_lesions import CLUSTERED, LESIONS, QUADRANTS, Canvas, Lesion
 from mdf.imaging.phantom_paint import Scene, paint
 from mdf.imaging.phantom_report import write_report
-from mdf.records import Finding
+from mdf.records import Finding, FundusRecord
 
-VERSION = 2  # raised when the same seed draws another photograph
+VERSION = 3  # raised when the same seed draws another photograph, or its record says more
 DIAGNOSES = ("normal", "diabetic_retinopathy", "amd", "glaucoma")
 SHARES = (0.2, 0.4, 0.2, 0.2)  # of the diagnoses; diabetic retinopathy alone has lesions in quadrants
 MASKS = ("vessel", *LESIONS, "disc", "cup", "field")
+LARGE_CUP = 0.6  # cup-disc ratio above which the cup is enlarged
 MIN_SIZE = 96  # pixels; smaller, lesions run together and cannot be counted
 
 
@@ -32,6 +36,38 @@ class Phantom:
     texts: dict[str, str]  # {"report": ...}
     disc: tuple[float, float, float]  # x, y, radius in pixels
     fovea: tuple[float, float]  # x, y in pixels
+    boxes: dict[str, list]  # disc -> [left, top, right, bottom] in pixels, name of a lesion -> a list of them
+
+    def record(self, name: str, image: str, **more: Any) -> FundusRecord:
+        """What a manifest says of it: `name` is the id, `image` the path of the photograph, `more` other fields."""
+        return FundusRecord(
+            id=name,
+            image=image,
+            eye=self.eye,
+            diagnosis=self.diagnosis,
+            findings=self.findings,
+            texts=self.texts,
+            boxes=self.boxes,
+            points={"disc": list(self.disc[:2]), "fovea": list(self.fovea)},
+            grade=self.grade,
+            camera="phantom",
+            source="phantom",
+            license="CC0-1.0",
+            **more,
+        )
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Everything of a phantom photograph that is decided before it is painted."""
+
+    diagnosis: str
+    anatomy: Anatomy
+    vessels: Vessels
+    field: np.ndarray  # bool [S, S]
+    lesions: tuple[Lesion, ...]
+    grade: dict[str, int]
+    rng: np.random.Generator  # in the state in which painting begins
 
 
 def check_size(size: int) -> None:
@@ -50,38 +86,74 @@ def draw(seed: int, size: int = 256, eye: str | None = None) -> Phantom:
     the disc as location and no count. `eye` names the side, otherwise the seed draws it. Raises UserError for a size
     below 96.
     """
+    return finish(sketch(seed, size, eye))
+
+
+def sketch(seed: int, size: int = 256, eye: str | None = None, diagnosis: str | None = None) -> Sketch:
+    """What `draw` paints; `diagnosis` names one of DIAGNOSES, otherwise the seed draws it."""
     check_size(size)
     rng = np.random.default_rng(seed)
-    diagnosis = str(rng.choice(DIAGNOSES, p=SHARES))
+    drawn = str(rng.choice(DIAGNOSES, p=SHARES))
+    diagnosis = diagnosis or drawn
     anatomy = draw_anatomy(rng, size, diagnosis == "glaucoma", eye)
     vessels = draw_vessels(rng, anatomy)
-    y, x = np.ogrid[:size, :size]
-    y, x = y.astype(np.float32), x.astype(np.float32)
+    x, y = _pixels(size)
     inside = np.square(x - anatomy.centre[0]) + np.square(y - anatomy.centre[1]) < anatomy.radius**2
     field = inside & (np.abs(y - anatomy.centre[1]) < anatomy.clip * anatomy.radius)
     canvas = Canvas(rng, anatomy, field, vessels.mask)
-    findings, grade = _lesions(rng, canvas, diagnosis)
+    grade = _lesions(rng, canvas, diagnosis)
+    return Sketch(diagnosis, anatomy, vessels, field, tuple(canvas.lesions), grade, rng)
+
+
+def finish(sketch: Sketch) -> Phantom:
+    """Paint a sketch and write down what it holds. The sketch's generator is left as it is."""
+    rng, anatomy, field = deepcopy(sketch.rng), sketch.anatomy, sketch.field
+    x, y = _pixels(anatomy.size)
     disc = _oval(x, y, anatomy.disc[:2], anatomy.disc[2], anatomy.oval)
     cup = _oval(x, y, anatomy.cup_centre, anatomy.disc[2] * anatomy.cup_ratio, anatomy.oval)
-    masks = {
-        "vessel": vessels.mask & field,
-        **canvas.masks,
-        "disc": (disc < 1) & field,
-        "cup": (cup < 1) & field,
-        "field": field,
-    }
-    image = paint(rng, Scene(anatomy, vessels, canvas.paint, x, y, disc, cup))
+    masks = {"vessel": sketch.vessels.mask & field, **{kind: np.zeros_like(field) for kind in LESIONS}}
+    boxes: dict[str, list] = {"disc": _box(anatomy)}
+    for lesion in sketch.lesions:
+        masks[lesion.kind][lesion.area] |= lesion.inside
+        boxes.setdefault(lesion.kind, []).append(lesion.box)
+    masks |= {"disc": (disc < 1) & field, "cup": (cup < 1) & field, "field": field}
+    image = paint(rng, Scene(anatomy, sketch.vessels, sketch.lesions, x, y, disc, cup))
+    findings = findings_of(anatomy, sketch.lesions)
     return Phantom(
         image=image,
         masks=masks,
-        diagnosis=(diagnosis,),
+        diagnosis=(sketch.diagnosis,),
         findings=findings,
-        grade=grade,
+        grade=sketch.grade,
         eye=anatomy.eye,
-        texts={"report": write_report(rng, anatomy, diagnosis, findings, grade)},
+        texts={"report": write_report(rng, anatomy, sketch.diagnosis, findings, sketch.grade)},
         disc=anatomy.disc,
         fovea=anatomy.fovea,
+        boxes=boxes,
     )
+
+
+def findings_of(anatomy: Anatomy, lesions: Sequence[Lesion]) -> tuple[Finding, ...]:
+    """The findings of an eye with these lesions, in the order of LESIONS."""
+    if anatomy.cup_ratio > LARGE_CUP:
+        return (Finding("enlarged_cup", location="disc"), *findings_of(replace(anatomy, cup_ratio=0.0), lesions))
+    found = []
+    for kind in LESIONS:
+        places = [lesion.where for lesion in lesions if lesion.kind == kind]
+        if places:
+            where = ", ".join(place for place in (*QUADRANTS, "macula") if place in places)
+            found.append(Finding(kind, location=where, count=len(places)))
+    return tuple(found)
+
+
+def _pixels(size: int) -> tuple[np.ndarray, np.ndarray]:
+    y, x = np.ogrid[:size, :size]
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def _box(anatomy: Anatomy) -> list[float]:
+    (x, y, high), wide = anatomy.disc, anatomy.disc[2] / anatomy.oval
+    return [x - wide + 0.5, y - high + 0.5, x + wide + 0.5, y + high + 0.5]  # a pixel's middle is half way to the next
 
 
 def _oval(x: np.ndarray, y: np.ndarray, centre: tuple[float, ...], radius: float, oval: float) -> np.ndarray:
@@ -89,14 +161,12 @@ def _oval(x: np.ndarray, y: np.ndarray, centre: tuple[float, ...], radius: float
     return np.sqrt(np.square((x - centre[0]) * (oval / radius)) + np.square((y - centre[1]) / radius))
 
 
-def _lesions(rng: np.random.Generator, canvas: Canvas, diagnosis: str) -> tuple[tuple[Finding, ...], dict[str, int]]:
-    if diagnosis == "glaucoma":
-        return (Finding("enlarged_cup", location="disc"),), {}
+def _lesions(rng: np.random.Generator, canvas: Canvas, diagnosis: str) -> dict[str, int]:
+    """Place the lesions of a diagnosis on the canvas; its grade."""
     if diagnosis == "amd":
-        drusen = canvas.place("drusen", "macula", int(rng.integers(5, 26)))
-        return (Finding("drusen", location="macula", count=drusen),), {}
-    if diagnosis == "normal":
-        return (), {}
+        canvas.place("drusen", "macula", int(rng.integers(5, 26)))
+    if diagnosis != "diabetic_retinopathy":
+        return {}
     grade = int(rng.integers(1, 4))
     wanted = {"cotton_wool_spot": 0, "haemorrhage": 0, "hard_exudate": 0, "microaneurysm": int(rng.integers(3, 13))}
     if grade > 1:
@@ -104,18 +174,11 @@ def _lesions(rng: np.random.Generator, canvas: Canvas, diagnosis: str) -> tuple[
         kinds = kinds or [str(rng.choice(("haemorrhage", "hard_exudate")))]
         ranges = {"cotton_wool_spot": (1, 5), "haemorrhage": (2, 11), "hard_exudate": (4, 15)}
         wanted.update({kind: int(rng.integers(*ranges[kind])) for kind in kinds})
-    findings = []
     for kind in ("cotton_wool_spot", "haemorrhage", "hard_exudate", "microaneurysm"):  # the large ones need room first
         where = list(rng.permutation(QUADRANTS)[: 1 if rng.uniform() < 0.7 else 2])
         counts = [wanted[kind]] if len(where) == 1 else [wanted[kind] - wanted[kind] // 2, wanted[kind] // 2]
         if kind == "haemorrhage" and grade == 3:  # severe: more than 20, in every quadrant
             where, counts = list(QUADRANTS), [int(count) for count in rng.integers(6, 9, size=4)]
-        placed = {
-            str(quadrant): canvas.place(kind, str(quadrant), count, kind == "hard_exudate")
-            for quadrant, count in zip(where, counts, strict=True)
-        }
-        found = [quadrant for quadrant in QUADRANTS if placed.get(quadrant)]
-        if found:
-            findings.append(Finding(kind, location=", ".join(found), count=sum(placed.values())))
-    order = {kind: place for place, kind in enumerate(LESIONS)}
-    return tuple(sorted(findings, key=lambda finding: order[finding.name])), {"icdr": grade}
+        for quadrant, count in zip(where, counts, strict=True):
+            canvas.place(kind, str(quadrant), count, clustered=kind in CLUSTERED)
+    return {"icdr": grade}

@@ -1,5 +1,6 @@
 """Lesions of a phantom eye: where they lie, their outlines and how they colour the retina."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,17 +30,45 @@ LOOKS = {
     "drusen": Look((1.9, 3.4), 0.9, (0.98, 0.83, 0.42), (0.6, 0.85), 0.06),
 }
 LESIONS = tuple(LOOKS)
+CLUSTERED = ("hard_exudate",)  # lie close together
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One lesion where it was placed; lengths in pixels."""
+
+    kind: str
+    where: str  # quadrant, or macula
+    x: float
+    y: float
+    outer: float  # radius that holds it
+    area: tuple[slice, slice]  # rows and columns of the photograph that it colours, h x w of them
+    inside: np.ndarray  # bool [h, w], its mask
+    cover: np.ndarray  # float32 [h, w], how much of the retina's colour it takes away, 0..1
+
+    @property
+    def box(self) -> list[int]:
+        """Left, top, right and bottom edge of its mask in the photograph; a pixel is from its number to the next."""
+        rows, columns = np.flatnonzero(self.inside.any(axis=1)), np.flatnonzero(self.inside.any(axis=0))
+        left, top = self.area[1].start, self.area[0].start
+        return [int(v) for v in (left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1)]
 
 
 class Canvas:
     """Places lesions one after the other, so that none touches another, a vessel's middle or a forbidden region."""
 
-    def __init__(self, rng: np.random.Generator, eye: Anatomy, field: np.ndarray, vessels: np.ndarray):
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        eye: Anatomy,
+        field: np.ndarray,
+        vessels: np.ndarray,
+        lesions: Sequence[Lesion] = (),
+    ):
+        """`field` and `vessels` bool [S, S]; `lesions` are there already."""
         self.rng, self.eye, self.vessels = rng, eye, vessels
         self.field = field
-        self.taken: list[tuple[float, float, float]] = []  # x, y, outer radius of every lesion so far
-        self.masks = {kind: np.zeros_like(field) for kind in LESIONS}
-        self.paint: list[tuple[slice, slice, np.ndarray, tuple[float, float, float]]] = []
+        self.lesions = list(lesions)
 
     def place(self, kind: str, where: str, count: int, clustered: bool = False) -> int:
         """Draw up to `count` lesions in quadrant `where` (or "macula"); returns how many found room."""
@@ -60,8 +89,7 @@ class Canvas:
                     float(np.arctan2(y - self.eye.disc[1], x - self.eye.disc[0]) + self.rng.normal(0, 0.25)),
                     shape[3],
                 )
-            self._draw(kind, x, y, shape)
-            self.taken.append((x, y, outer))
+            self._draw(kind, where, x, y, outer, shape)
             placed += 1
             if clustered and heart is None:
                 heart = (x, y)
@@ -109,20 +137,22 @@ class Canvas:
                 return False
             if np.hypot(x - eye.fovea[0], y - eye.fovea[1]) < 0.3 * eye.distance + outer:
                 return False
-        if any((x - ox) ** 2 + (y - oy) ** 2 < (outer + other + GAP) ** 2 for ox, oy, other in self.taken):
+        if any((x - o.x) ** 2 + (y - o.y) ** 2 < (outer + o.outer + GAP) ** 2 for o in self.lesions):
             return False
         reach = 0.6 * outer if kind in ("cotton_wool_spot", "haemorrhage") else outer + 0.6
         top, left = max(int(y - reach), 0), max(int(x - reach), 0)
         around = self.vessels[top : int(y + reach) + 2, left : int(x + reach) + 2]
         return not around.any() if kind != "cotton_wool_spot" else around.mean() < 0.1
 
-    def _draw(self, kind: str, x: float, y: float, shape: tuple[float, float, float, np.ndarray]) -> None:
+    def _draw(
+        self, kind: str, where: str, x: float, y: float, outer: float, shape: tuple[float, float, float, np.ndarray]
+    ) -> None:
         look, unit, (radius, length, turn, waves) = LOOKS[kind], self.eye.unit, shape
         edge = look.edge * unit
         reach = int(radius * length * (1 + look.ragged) + 3 * edge) + 2
         left, top = max(round(x) - reach, 0), max(round(y) - reach, 0)
         area = np.s_[top : round(y) + reach + 1, left : round(x) + reach + 1]
-        rows, columns = self.masks[kind][area].shape
+        rows, columns = self.field[area].shape
         dx = (np.arange(columns) + left - x)[None, :]
         dy = (np.arange(rows) + top - y)[:, None]
         along, across = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
@@ -134,8 +164,7 @@ class Canvas:
         cover = 1 / (1 + np.exp(np.clip((distance - radius) / max(edge, 0.15) * 2.2, -30, 30)))
         inside = distance < radius
         inside[round(y) - top, round(x) - left] = True
-        self.masks[kind][area] |= inside
         strength = self.rng.uniform(*look.strength)
         if kind == "haemorrhage":
             cover = cover * (0.85 + 0.15 * np.clip(distance / radius, 0, 1))
-        self.paint.append((*area, (strength * cover).astype(np.float32), look.colour))
+        self.lesions.append(Lesion(kind, where, x, y, outer, area, inside, (strength * cover).astype(np.float32)))

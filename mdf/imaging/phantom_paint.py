@@ -1,6 +1,7 @@
 """The colours of a phantom photograph: retina, disc, vessels, lesions, then light, lens and sensor."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,16 +9,18 @@ from PIL import Image
 from scipy import ndimage
 
 from mdf.imaging.phantom_anatomy import Anatomy, Vessels
+from mdf.imaging.phantom_lesions import LOOKS, Lesion
 
 COARSE = 64  # cells a side of the grid on which everything smooth is worked out
-Patch = tuple[slice, slice, np.ndarray, tuple[float, float, float]]  # rows, columns, cover 0..1, colour
+BLUR = (0.2, 0.65)  # standard deviation of the lens' blur, pixels of a 256-pixel photograph
+TAPS = 0.4  # variance of one three-tap mean at the most
 
 
 @dataclass(frozen=True)
 class Scene:
     eye: Anatomy
     vessels: Vessels
-    lesions: list[Patch]
+    lesions: Sequence[Lesion]
     x: np.ndarray  # float32 [1, S], pixel coordinates
     y: np.ndarray  # float32 [S, 1]
     disc: np.ndarray  # float32 [S, S], distance from the middle, 1 on the outline
@@ -30,9 +33,22 @@ def paint(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     image = _retina(rng, scene)
     _disc(rng, scene, image)
     _vessels(rng, scene, image)
-    for rows, columns, cover, colour in scene.lesions:
-        _blend(image[:, rows, columns], _colour(*colour) * (0.75 + 0.35 * image[:, rows, columns].mean()), cover)
+    for lesion in scene.lesions:
+        patch = image[:, *lesion.area]
+        _blend(patch, _colour(*LOOKS[lesion.kind].colour) * (0.75 + 0.35 * patch.mean()), lesion.cover)
     return _photograph(rng, scene, image)
+
+
+def disc_area(eye: Anatomy) -> tuple[slice, slice]:
+    """Rows and columns that disc and cup are painted in."""
+    reach = int(1.6 * eye.disc[2] * eye.oval)
+    rows, columns = (slice(max(int(c) - reach, 0), int(c) + reach) for c in (eye.disc[1], eye.disc[0]))
+    return rows, columns
+
+
+def blur_reach(size: int) -> int:
+    """Pixels that the blur of a photograph of `size` pixels carries a change at the most."""
+    return max(1, math.ceil((BLUR[1] * size / 256) ** 2 / TAPS))
 
 
 def _retina(rng: np.random.Generator, scene: Scene) -> np.ndarray:
@@ -83,8 +99,7 @@ def _pigment(rng: np.random.Generator, eye: Anatomy, image: np.ndarray) -> None:
 
 def _disc(rng: np.random.Generator, scene: Scene, image: np.ndarray) -> None:
     eye, retina = scene.eye, image[:, ::8, ::8].mean(axis=(1, 2))[:, None, None]
-    reach = int(1.6 * eye.disc[2] * eye.oval)
-    rows, columns = (slice(max(int(c) - reach, 0), int(c) + reach) for c in (eye.disc[1], eye.disc[0]))
+    rows, columns = disc_area(eye)
     patch, disc, cup = image[:, rows, columns], scene.disc[rows, columns], scene.cup[rows, columns]
     shade = 1 + 0.04 * rng.standard_normal(disc.shape, dtype=np.float32)
     if rng.uniform() < 0.3:  # a paler crescent beside the disc, as in short-sighted eyes
@@ -133,7 +148,7 @@ def _photograph(rng: np.random.Generator, scene: Scene, image: np.ndarray) -> np
     if eye.clip < 1:
         edge = np.minimum(edge, eye.clip * eye.radius - np.abs(scene.y - eye.centre[1]))
     image *= np.clip(edge / (1.6 * eye.unit) + 0.5, 0, 1)
-    _blur(image, rng.uniform(0.2, 0.65) * eye.unit)
+    _blur(image, rng.uniform(*BLUR) * eye.unit)
     curve = np.linspace(0, 1, 1024, dtype=np.float32) ** rng.uniform(0.85, 1.2) * 255
     image *= 1023
     image = np.take(curve, np.clip(image, 0, 1023, out=image).astype(np.int16))
@@ -170,8 +185,8 @@ def _blend(planes: np.ndarray, colour: np.ndarray, cover: np.ndarray) -> None:
 
 
 def _blur(planes: np.ndarray, sigma: float) -> None:
-    """Gaussian blur of [3, S, S] in place by repeated three-tap means, each of variance at most 0.4."""
-    passes = max(1, math.ceil(sigma**2 / 0.4))
+    """Gaussian blur of [3, S, S] in place by repeated three-tap means, each of variance at most TAPS."""
+    passes = max(1, math.ceil(sigma**2 / TAPS))
     share = sigma**2 / passes / 2
     step = np.empty_like(planes)
     for _ in range(passes):

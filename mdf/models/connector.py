@@ -147,10 +147,11 @@ class Fusion(nn.Module):
             image = embed_dim if "image" in cfg.film.condition else 0
             self.condition = FilmCondition(image, language_width if self.uses_prompt else 0, hidden)
         self.masks = masks if self.depths and cfg.masks else ()
+        self.counts = cfg.counts
         self.grid = memory_grid(cfg, self.prefix, unet_size)
         self.film = nn.ModuleList(Film(channels[d - 1], hidden, self.kind == "film") for d in self.depths)
         self.patches = nn.ModuleList(
-            PatchProjection(channels[d - 1], unet_size // 2**d, self.grid, self.width, width(self.masks))
+            PatchProjection(channels[d - 1], unet_size // 2**d, self.grid, self.width, width(self.masks, self.counts))
             for d in self.depths
         )
         self.adapters = nn.ModuleList(
@@ -220,7 +221,8 @@ class Fusion(nn.Module):
         patches = [cast(PatchProjection, p) for p in self.patches]
         lines = [f"depth {d} (stride {2**d}): {p.describe()}" for d, p in zip(self.depths, patches, strict=True)]
         if self.masks:
-            lines.append(f"every patch also carries {width(self.masks)} readings of the masks {', '.join(self.masks)}")
+            number = width(self.masks, self.counts)
+            lines.append(f"every patch also carries {number} readings of the masks {', '.join(self.masks)}")
         if self.beside is not None:
             lines.append(f"{self.kind}: patches lie beside the encoder's {self.image_tokens} image tokens, on channels")
         if self.tokens is not None:

@@ -127,6 +127,7 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
             image_processor=image_processor_of(cfg) if has_tower(base) else None,
             context_length=model.encoder.context_length,
             diagnoses=diagnoses,
+            questions=cfg.dialogue.kinds,
             captions=captions_of(model.encoder.architecture),
         )
         if load_bases:
@@ -215,7 +216,7 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
             if self.fusion.depths and self.fusion.masks:
                 with torch.no_grad():
                     drawn = self.unet.decode(found.maps) if found.mask_logits is None else found.mask_logits
-                    found.read = readings(drawn.sigmoid(), self.fusion.masks, self.fusion.grid)
+                    found.read = readings(drawn.sigmoid(), self.fusion.masks, self.fusion.grid, self.fusion.counts)
         return found
 
     def see(

@@ -1,7 +1,8 @@
-"""What the U-Net itself reads in each patch: how much of each mask is there, and where the patch lies in the eye.
+"""What the U-Net itself reads in each patch: how much of each mask is there, how many regions the masks have, and where
+the patch lies in the eye.
 
-Shapes: B photographs, K masks, U the U-Net's input side, G patches a side, R = 2K readings, 6 more with a disc, and one
-more with a disc and a cup.
+Shapes: B photographs, K masks, N of them lesions', U the U-Net's input side, G patches a side, R = 2K readings, 6 more
+with a disc, one more with a disc and a cup, and N + 10 more where regions are counted.
 """
 
 import torch
@@ -10,20 +11,32 @@ from torch import Tensor
 
 DISC, CUP = "disc", "cup"  # the disc tells the nasal side
 PLACE = 6  # numbers that say where a patch lies in the eye
+ANATOMY = ("vessel", "artery", "vein", "macula", "fovea", DISC, CUP)  # masks whose regions are not counted
+STEPS = 10  # of a number on its scale: half octaves of 1 + number, the last ends at 44
 
 
-def width(masks: tuple[str, ...]) -> int:
+def lesions(masks: tuple[str, ...]) -> list[int]:
+    """The numbers of the masks whose regions are counted."""
+    return [k for k, name in enumerate(masks) if name not in ANATOMY]
+
+
+def width(masks: tuple[str, ...], counts: bool = False) -> int:
     """R, the readings of a patch."""
-    return 2 * len(masks) + (PLACE if DISC in masks else 0) + ({DISC, CUP} <= set(masks))
+    counted = len(lesions(masks)) if counts else 0
+    whole = 2 * len(masks) + (PLACE if DISC in masks else 0) + ({DISC, CUP} <= set(masks))
+    return whole + (counted + STEPS if counted else 0)
 
 
-def readings(probabilities: Tensor, masks: tuple[str, ...], grid: int) -> Tensor:
+def readings(probabilities: Tensor, masks: tuple[str, ...], grid: int, counts: bool = False) -> Tensor:
     """Mask probabilities [B,K,U,U] -> [B,G²,R] in float32, without gradient.
 
     Of each mask the root of its share of the patch (a microaneurysm is a hundredth of it) and its highest probability.
     With a disc mask the patch's place in the eye's own frame: temporal is positive in both eyes. The language model
     names quadrants in this frame, and would otherwise have to learn that left and right change places with the eye.
     With a cup mask too, every patch knows the cup-disc ratio.
+
+    With `counts` every patch knows how many regions each lesion's mask has, and on a scale how many has the lesion that
+    lies in it: attention averages patches and cannot count them.
     """
     p = probabilities.detach().float()
     found = [F.adaptive_avg_pool2d(p, grid).sqrt(), F.adaptive_max_pool2d(p, grid)]
@@ -33,7 +46,29 @@ def readings(probabilities: Tensor, masks: tuple[str, ...], grid: int) -> Tensor
         if CUP in masks:
             ratio = cup_disc_ratio(p[:, masks.index(CUP)], disc)
             found.append(ratio[:, None, None, None].expand(-1, 1, grid, grid))
+    if counts and (counted := lesions(masks)):
+        number = regions(p[:, counted])
+        found.append((number.log1p() / 3)[..., None, None].expand(-1, -1, grid, grid))
+        found.append((found[1][:, counted, None] * scale(number)[..., None, None]).amax(1))
     return torch.cat(found, 1).flatten(2).transpose(1, 2)
+
+
+def regions(probabilities: Tensor) -> Tensor:
+    """Probabilities [...,U,U] -> float32 [...], how many regions above a half there are, less the holes in them.
+
+    That is the Euler number (pixels - edges + corners; pixels that share a corner are one region): no labels, no loop.
+    Below 0 it is 0, as in a net with more meshes than threads.
+    """
+    on = F.pad(probabilities > 0.5, (1, 1, 1, 1))
+    across, down = on[..., 1:] | on[..., :-1], on[..., 1:, :] | on[..., :-1, :]
+    corners = across[..., 1:, :] | across[..., :-1, :]
+    pixels, edges, corners = on.sum((-2, -1)), across.sum((-2, -1)) + down.sum((-2, -1)), corners.sum((-2, -1))
+    return (pixels - edges + corners).clamp(min=0).float()
+
+
+def scale(number: Tensor) -> Tensor:
+    """Numbers [...] -> [...,STEPS] of 0 to 1: how far each half octave of 1 + number is filled, as in a thermometer."""
+    return (2 * (number[..., None] + 1).log2() - torch.arange(STEPS, device=number.device)).clamp(0, 1)
 
 
 def cup_disc_ratio(cup: Tensor, disc: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def connect(model: Any, embeds: Tensor, tokens: Tensor, features: Any, probabili
     read = None
     if fusion.masks:
         assert probabilities is not None
-        read = readings(probabilities, fusion.masks, fusion.grid)
+        read = readings(probabilities, fusion.masks, fusion.grid, fusion.counts)
     _, memory = fusion.connect(Features(embeds, tokens, features or [], read), prompt)
     if memory is not None:
         fusion.memory_kv(memory)

@@ -14,6 +14,7 @@ from mdf.models.checkpoint import read_config
 from mdf.models.fusion import PARTS, MDFModel, preprocessing_of
 from mdf.models.language import checkpoint_layers, weights_dtype
 from mdf.models.quantization import refuse_missing
+from mdf.trained_on import TrainedOn
 from mdf.training.launch import yes
 
 # settings of the model's sections that weights do not depend on; `weights` only says whether there were any
@@ -66,6 +67,7 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     given.config.mdf = wanted
     given.encoder.settle(cfg.encoder)
     given.processor.diagnoses = diagnoses
+    given.processor.questions = cfg.dialogue.kinds
     if cfg.language.gradient_checkpointing:
         checkpoint_layers(given.language)
     return given
@@ -90,6 +92,7 @@ def with_parts(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> M
     saved.refuse_shapes(folder / "model.safetensors", given, wanted)
     model.load_state_dict(given, strict=False)
     model.config.stale_masks = trained.stale_masks and "unet" in parts
+    model.trained_on = TrainedOn.read(folder)
     return model
 
 

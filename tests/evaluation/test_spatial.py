@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mdf.dialogue import Prompts
-from mdf.evaluation.spatial import spatial_metrics, spatial_questions
+from mdf.evaluation.spatial import KINDS, MEASURES, by_name, kinds_of, spatial_metrics, spatial_questions
+from mdf.imaging.phantom import draw
 from mdf.records import Finding, FundusRecord
 from mdf.resources import bundled
 
@@ -45,3 +46,41 @@ def test_metrics_by_hand():
     assert metrics["quadrant"]["balanced_accuracy"] == metrics["count"]["balanced_accuracy"] == 1
     assert metrics["small_lesions"]["balanced_accuracy"] == pytest.approx(np.mean([0.5, 1, 1]))
     assert spatial_metrics([], [], []) == {}
+
+
+def test_size_and_distance_are_asked_of_checkpoints_that_were_trained_on_them():
+    assert kinds_of(()) == kinds_of(("eye", "presence")) == KINDS
+    assert kinds_of(("distance", "size", "count")) == (*KINDS, *MEASURES)
+    prompts = Prompts(bundled("prompts"))
+    drawn = [draw(seed, 96).record(str(seed), f"{seed}.png") for seed in range(12)]
+    plain, more = (spatial_questions(drawn, prompts, kinds=kinds) for kinds in (KINDS, (*KINDS, *MEASURES)))
+    assert [q for q in more if q.question.kind in KINDS] == plain
+    lesions = sum(f.count is not None for r in drawn for f in r.findings)
+    for kind in MEASURES:
+        mine = [q for q in more if q.question.kind == kind]
+        assert len(mine) == lesions and len({q.truth for q in mine}) > 1
+    assert spatial_questions(records(), prompts, kinds=MEASURES) == [], "these records have no boxes"
+
+
+def test_other_kinds_leave_the_mean_of_small_lesions_as_it_was():
+    prompts = Prompts(bundled("prompts"))
+    drawn = [draw(seed, 96).record(str(seed), f"{seed}.png") for seed in range(12)]
+    groups = [r.id for r in drawn]
+    rng = np.random.default_rng(0)
+    more = spatial_questions(drawn, prompts, kinds=(*KINDS, *MEASURES))
+    answers = [int(rng.integers(len(q.question.candidates))) for q in more]
+    plain = [(q, a) for q, a in zip(more, answers, strict=True) if q.question.kind in KINDS]
+    with_measures = spatial_metrics(more, answers, groups, resamples=20)
+    without = spatial_metrics([q for q, _ in plain], [a for _, a in plain], groups, resamples=20)
+    assert set(with_measures) == {*KINDS, *MEASURES, "small_lesions"}
+    assert with_measures["small_lesions"] == without["small_lesions"]
+    alone = [(q, a) for q, a in zip(more, answers, strict=True) if q.question.kind == "size"]
+    only = spatial_metrics([q for q, _ in alone], [a for _, a in alone], groups, resamples=20)
+    assert set(only) == {"size", "small_lesions"} and "balanced_accuracy" not in only["small_lesions"]
+
+
+def test_what_the_name_alone_tells():
+    names = np.array(["a", "a", "a", "b", "b", "b"])
+    assert by_name(names, np.array([0, 0, 0, 2, 2, 2])) == 1, "the name tells everything"
+    assert by_name(names, np.array([0, 1, 1, 0, 1, 1])) == 0.5, "it tells nothing: chance"
+    assert by_name(names, np.array([0, 0, 1, 1, 1, 0])) == pytest.approx(2 / 3)

@@ -25,6 +25,7 @@ def test_files_are_what_was_drawn(drawn):
         for name, path in record.masks.items():
             assert np.array_equal(load_mask(manifest.path(path)), phantom.masks[name]), name
         assert record.findings == phantom.findings and record.texts == phantom.texts and record.eye == phantom.eye
+        assert record.boxes == phantom.boxes and record.points["fovea"] == list(phantom.fovea)
 
 
 def test_patients_have_one_split_and_two_different_eyes(drawn):

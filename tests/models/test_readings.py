@@ -1,10 +1,20 @@
-"""What the U-Net's masks tell of a patch: what is in it, and where it lies in the eye."""
+"""What the U-Net's masks tell of a patch: what is in it, how many of it there are, and where it lies in the eye."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
+from mdf.errors import UserError
+from mdf.imaging.phantom import draw
+from mdf.imaging.phantom_lesions import LESIONS
+from mdf.models.fusion import MDFModel
 from mdf.models.patches import PatchProjection
-from mdf.models.readings import cup_disc_ratio, readings, width
+from mdf.models.readings import STEPS, cup_disc_ratio, readings, regions, scale, width
+from mdf.training.start import first_model
+from tests.tiny import tiny_config
 
 MASKS = ("vessel", "haemorrhage", "disc")
 TEMPORAL, DOWN = 2 * len(MASKS), 2 * len(MASKS) + 1  # their places among the readings
@@ -67,3 +77,80 @@ def test_readings_change_the_memory_and_teach_the_unet_nothing():
     assert not torch.allclose(memory, other)
     memory.sum().backward()
     assert p.grad is None and projection.reading.weight.grad.abs().sum() > 0
+
+
+EIGHT = np.ones((3, 3))
+
+
+def labelled(mask: np.ndarray) -> int:
+    """Regions of a mask bool [U,U] less their holes, by scipy's labels."""
+    holes = ndimage.label(np.pad(~mask, 1, constant_values=True))[1] - 1
+    return ndimage.label(mask, EIGHT)[1] - holes
+
+
+def test_regions_are_counted_as_labels_count_them():
+    noise = torch.rand(6, 2, 48, 48, generator=torch.Generator().manual_seed(0))
+    share = torch.linspace(0.02, 0.7, 6)[:, None, None, None]
+    masks = noise < share
+    wanted = [[max(0, labelled(mask.numpy())) for mask in row] for row in masks]
+    assert regions(masks.float()).tolist() == wanted and max(map(max, wanted)) > 100
+    full = torch.zeros(3, 9, 9)
+    full[1], full[2, 2:7, 2:7], full[2, 4, 4] = 1.0, 1.0, 0.0
+    assert regions(full).tolist() == [0, 1, 0], "none, one over the whole picture, a ring"
+    assert regions(full.bfloat16()).tolist() == [0, 1, 0]
+
+
+def test_lesions_of_phantoms_are_counted_exactly():
+    seen = set()
+    for seed in range(24):
+        phantom = draw(seed, 128)
+        masks = torch.from_numpy(np.stack([phantom.masks[kind] for kind in LESIONS])).float()
+        counts = {f.name: f.count for f in phantom.findings}
+        assert regions(masks).tolist() == [counts.get(kind, 0) for kind in LESIONS], seed
+        seen |= set(counts)
+    assert seen >= set(LESIONS)
+
+
+def test_the_scale_fills_by_half_octaves():
+    filled = scale(torch.tensor([0.0, 1.0, 3.0, 5.0, 6.0, 44.0, 1000.0]))
+    assert filled.shape == (7, STEPS) and (filled[:, 1:] <= filled[:, :-1]).all()
+    assert filled.sum(1).tolist() == pytest.approx([0, 2, 4, 2 * np.log2(6), 2 * np.log2(7), 10, 10], abs=0.02)
+
+
+def test_every_patch_knows_how_many_lesions_there_are_and_how_many_of_the_kind_that_it_holds():
+    masks = ("vessel", "haemorrhage", "drusen", "disc")
+    p = torch.zeros(1, 4, 32, 32)
+    p[0, 0, 16] = p[0, 3, 14:18, 24:28] = 1.0
+    p[0, 1, 4, 2:31:4] = 1.0  # eight haemorrhages in the row of patches at the top
+    p[0, 2, 30, 1] = 0.8  # one faint druse at the bottom
+    plain, found = readings(p, masks, 4)[0], readings(p, masks, 4, counts=True)[0]
+    assert found.shape[-1] == width(masks, True) == width(masks) + 2 + STEPS
+    assert torch.equal(found[:, : width(masks)], plain)
+    haemorrhages, drusen, own = found[:, width(masks)], found[:, width(masks) + 1], found[:, -STEPS:]
+    assert haemorrhages.tolist() == pytest.approx([np.log(9) / 3] * 16)
+    assert drusen.tolist() == pytest.approx([np.log(2) / 3] * 16), "vessels and disc are not counted"
+    assert own.any(1).nonzero().flatten().tolist() == [0, 1, 2, 3, 12]
+    torch.testing.assert_close(own[2], scale(torch.tensor(8.0)))
+    torch.testing.assert_close(own[12], scale(torch.tensor(1.0)) * 0.8)
+    assert width(("vessel", "disc"), True) == width(("vessel", "disc")), "without lesions there is nothing to count"
+
+
+def test_a_checkpoint_from_before_regions_were_counted_still_answers_as_it_did(tmp_path):
+    masks = ("vessel", "haemorrhage", "disc")
+    cfg = tiny_config(
+        tmp_path, **{"unet.masks": masks, "fusion.counts": False, "run.start_from": str(tmp_path / "old")}
+    )
+    model = MDFModel.build(cfg, ("normal", "amd")).eval()
+    model.save_pretrained(tmp_path / "old")
+    file = tmp_path / "old" / "config.json"
+    config = json.loads(file.read_text())
+    assert config["mdf"]["fusion"].pop("counts") is False
+    file.write_text(json.dumps(config))
+    read = MDFModel.from_pretrained(tmp_path / "old")
+    assert not read.fusion.counts and read.fusion.patches[0].reading.weight.shape[1] == width(masks)
+    pixels = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(read.see(*pixels)[2], model.see(*pixels)[2])
+    assert not first_model(cfg, ("normal",), torch.float32).fusion.counts
+    now = tiny_config(tmp_path, **{"unet.masks": masks, "run.start_from": str(tmp_path / "old")})
+    with pytest.raises(UserError, match=r"fusion\.counts: False there, True here"):
+        first_model(now, ("normal",), torch.float32)
