@@ -20,6 +20,7 @@ from mdf.evaluation.ranking import SINGLE, macro
 from mdf.prototypes import single_truth, truth_table
 
 ROBUST = ("balanced_accuracy", "macro_auroc")  # do not change with how frequent a class is
+COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")  # between two models
 COUNTED = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")  # read from the confusion matrix
 NAMES = (*COUNTED, *(f"macro_{name}" for name in SINGLE))
 SHOWN = 3  # photographs named in a message

@@ -55,12 +55,15 @@ def subgroup_metrics(
         names = sorted(set(who.tolist()), key=lambda name: (name == UNKNOWN, name))
         for name in names:
             inside = who == name
-            row = part["groups"][name] = {
+            row: dict = {
                 "n": int(inside.sum()),
                 "patients": len({groups[i] for i in np.flatnonzero(inside).tolist()}),
             }
+            part["groups"][name] = row
             for metric_name, metric in metrics.items():
                 values[name, metric_name] = put(row, metric_name, within(metric, inside), weights)
+                if row["patients"] < 2:  # drawn or not, it is the same photographs
+                    row[f"{metric_name}_ci"] = None
         for metric_name in metrics:
             rows = {n: r for n, r in part["groups"].items() if n != UNKNOWN and r["patients"] >= FEWEST}
             points = {n: r[metric_name] for n, r in rows.items() if not np.isnan(r[metric_name])}
