@@ -31,8 +31,8 @@ or those of --classes. A photograph or patient in both is refused.
 Every number comes with a 95 % interval from 1000 resamples of whole patients.
 
 evaluations side by side, each with a --help of its own:
-  compare A B         every number of two evaluations, with differences
-  paired A --with B   is the difference of two probes more than the choice of patients?
+  compare A B …       every number of two or more evaluations, with differences to the first and their intervals
+  paired A --with B   is the difference of two models more than the choice of patients?
   transfer A B C …    one Markdown table, a row a data set, a column a task
   baseline            train what every checkpoint has to beat: a linear probe, and a plainly fine-tuned CNN
   layers              where is the information about the diagnosis lost? a probe on every part of a checkpoint
@@ -56,34 +56,47 @@ trained on ODIR-5K, judged on other cameras:
 
 
 def compare_main(argv: list[str]) -> None:
-    """`evaluate.py compare A B`."""
+    """`evaluate.py compare A B …`."""
     parser = argparse.ArgumentParser(
-        prog="evaluate.py compare", description="Print the metrics of two evaluations side by side."
+        prog="evaluate.py compare",
+        description="Print the metrics of two or more evaluations side by side, with the differences to the first.",
+        epilog="A difference has an interval where predictions.jsonl of both is there: patients are resampled once for "
+        "both. An interval that leaves 0 out is more than the choice of patients.",
     )
-    parser.add_argument("first", metavar="A", help="folder with metrics.json, or a run folder")
-    parser.add_argument("second", metavar="B", help="likewise; differences are B - A")
+    parser.add_argument("folders", metavar="A", nargs="+", help="folders with metrics.json, or run folders")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
     args = parser.parse_args(argv)
     from mdf.evaluation.compare import compare
 
-    print(compare(args.first, args.second))
+    print(compare(args.folders, seed=args.seed))
 
 
 def paired_main(argv: list[str]) -> None:
-    """`evaluate.py paired A… --with B…`."""
+    """`evaluate.py paired A… --with B… --with C…`."""
     parser = argparse.ArgumentParser(
         prog="evaluate.py paired",
-        description="Compare two encoders' probes on the same photographs: B - A, patients resampled once for both.",
+        description="Compare two or more models on the same photographs: B - A, patients resampled once for both.",
         epilog="Several folders a side are folds: evaluations of one fold each, joined.",
     )
-    parser.add_argument("first", metavar="A", nargs="+", help="folders that --tasks probe wrote with --out")
-    parser.add_argument("--with", dest="second", metavar="B", nargs="+", required=True, help="likewise")
-    parser.add_argument("--task", default="probe", choices=["probe", "zero_shot"], help="whose answers (%(default)s)")
+    parser.add_argument("first", metavar="A", nargs="+", help="folders that evaluate.py wrote with --out")
+    parser.add_argument(
+        "--with", dest="others", metavar="B", nargs="+", action="append", required=True, help="likewise; again for C"
+    )
+    parser.add_argument(
+        "--task",
+        default="probe",
+        choices=["diagnosis", "probe", "zero_shot"],
+        help="whose answers: diagnosis is the language model's own (%(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
     args = parser.parse_args(argv)
     from mdf.evaluation.compare import table
     from mdf.evaluation.paired import paired
 
-    print(table(paired(args.first, args.second, task=args.task, seed=args.seed)))
+    for number, other in enumerate(args.others):
+        text = table(paired(args.first, other, task=args.task, seed=args.seed))
+        heading = "" if len(args.others) == 1 else f"{' '.join(args.first)}  with  {' '.join(other)}\n"
+        print(("\n" if number else "") + heading + text)
 
 
 def transfer_main(argv: list[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+Metric = Callable[[np.ndarray], np.ndarray]  # weights [R, N] -> values [R], NaN where it is not defined
 RESAMPLES = 1000
 CHUNK = 100  # resamples worked on at once, which bounds the memory
 
@@ -26,42 +27,46 @@ def resample(groups: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
     return counts[:, index].astype(np.float32)
 
 
-def with_interval(
-    metric: Callable[[np.ndarray], np.ndarray], weights: np.ndarray
-) -> tuple[float, list[float] | None, np.ndarray]:
-    """Point value, its 95 % interval and the R values behind it.
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part` / `whole`, NaN where `whole` is 0."""
+    part, whole = np.broadcast_arrays(part, whole)
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
-    `metric` maps weights [r, N] to values [r], NaN where it is not defined. Resamples without a value are left out of
-    the interval; where fewer than half have one there is no interval (None).
+
+def percentiles(values: np.ndarray) -> list[float] | None:
+    """The 95 % interval of the R values of a metric. Resamples without a value (NaN) are left out; where fewer than
+    half have one there is no interval (None).
+    """
+    known = values[~np.isnan(values)]
+    if len(known) * 2 < len(values):
+        return None
+    return [float(v) for v in np.percentile(known, [2.5, 97.5])]
+
+
+def with_interval(metric: Metric, weights: np.ndarray) -> tuple[float, list[float] | None, np.ndarray]:
+    """Point value, its 95 % interval and the R values behind it, see `percentiles`.
+
+    Where every resample is the same, which is so where there is one patient only, there is no interval.
     """
     point = float(metric(np.ones((1, weights.shape[1])))[0])
     values = np.concatenate([metric(weights[i : i + CHUNK].astype(np.float64)) for i in range(0, len(weights), CHUNK)])
-    known = values[~np.isnan(values)]
-    if len(known) * 2 < len(values):
-        return point, None, values
-    return point, [float(v) for v in np.percentile(known, [2.5, 97.5])], values
+    return point, None if (weights == 1).all() else percentiles(values), values
 
 
 def known_mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis, leaving NaN out; NaN where nothing is known."""
     known = ~np.isnan(values)
-    count = known.sum(axis=-1)
-    return np.where(count > 0, np.where(known, values, 0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+    return ratio(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
 
 
-def weighted_mean(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def weighted_mean(values: np.ndarray) -> Metric:
     """The metric "mean of one value a photograph"; `values` float [N], NaN = not assessed."""
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
-
-    def metric(weights: np.ndarray) -> np.ndarray:
-        total = weights @ known
-        return np.where(total > 0, (weights @ filled) / np.maximum(total, 1), np.nan)
-
-    return metric
+    return lambda weights: ratio(weights @ filled, weights @ known)
 
 
-def put(metrics: dict, name: str, metric: Callable[[np.ndarray], np.ndarray], weights: np.ndarray) -> np.ndarray:
+def put(metrics: dict, name: str, metric: Metric, weights: np.ndarray) -> np.ndarray:
     """Write `name` and `name`_ci into `metrics`; returns the R values for differences between metrics."""
     metrics[name], metrics[f"{name}_ci"], values = with_interval(metric, weights)
     return values

@@ -1,23 +1,75 @@
-"""How well the diagnosis is named: accuracy, balanced accuracy, macro F1 and macro AUROC, each with a patient-clustered
-interval.
+"""How well the diagnosis is named: accuracy, balanced accuracy, F1, kappa, AUROC, AUPRC and sensitivity at a
+specificity, each with a patient-clustered interval, and by class.
 
 Shapes: N photographs, C candidate diagnoses, R resamples.
 
 A photograph may have several true diagnoses. A prediction is right when it is one of them; it is then counted under the
-predicted one, otherwise under the first of the true ones. For the AUROC every true diagnosis is a positive of its
-class. A class without a photograph (in the data, or in a resample) has no recall: macro means run over the classes that
-are there.
+predicted one, otherwise under the first of the true ones. For what ranks scores (AUROC, AUPRC, sensitivity at a
+specificity) every true diagnosis is a positive of its class. A class without a photograph (in the data, or in a
+resample) has no recall: macro means run over the classes that are there. Several answers to one photograph are judged
+by `multi_label`.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mdf.evaluation.bootstrap import RESAMPLES, known_mean, put, resample
+from mdf.errors import UserError
+from mdf.evaluation.bootstrap import RESAMPLES, Metric, known_mean, put, ratio, resample
+from mdf.evaluation.ranking import SINGLE, macro
 from mdf.prototypes import single_truth, truth_table
 
 ROBUST = ("balanced_accuracy", "macro_auroc")  # do not change with how frequent a class is
-NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")
+COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")  # between two models
+COUNTED = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")  # read from the confusion matrix
+NAMES = (*COUNTED, *(f"macro_{name}" for name in SINGLE))
+SHOWN = 3  # photographs named in a message
+
+
+def refuse_too_few(truth: Sequence[Sequence[str]], classes: Sequence[str], groups: Sequence[str]) -> None:
+    """Raise UserError where these photographs cannot be judged: fewer than two classes, one patient only, or a true
+    diagnosis that is none of `classes`. Needs no model: ask it before the photographs are looked at.
+    """
+    table = truth_table(truth, classes)
+    strange = sorted({name for names in truth for name in names} - set(classes))
+    if strange:
+        raise UserError(
+            f"{', '.join(strange[:SHOWN])}{' …' if len(strange) > SHOWN else ''}: true diagnoses that are none of the "
+            f"classes judged ({', '.join(classes)}); map them to these, or judge them as well"
+        )
+    if lonely := np.flatnonzero(~table.any(axis=1)).tolist():
+        raise UserError(f"{len(lonely)} of {len(truth)} photographs have no true diagnosis ({shown(groups, lonely)})")
+    there = [name for c, name in enumerate(classes) if table[:, c].any()]
+    if len(there) < 2:
+        raise UserError(
+            f"all {len(truth)} photographs are of the class {there[0] if there else '(none)'}: telling classes apart "
+            "needs two or more; evaluate photographs of other classes as well, or leave these tasks out"
+        )
+    if len(set(groups)) < 2:
+        raise UserError(
+            f"all {len(truth)} photographs are of one patient: what is true of one says nothing of others, and there "
+            "is no interval; evaluate photographs of several patients"
+        )
+
+
+def refuse_unusable(probabilities: np.ndarray, classes: Sequence[str], groups: Sequence[str]) -> None:
+    """Raise UserError where scores [N,C] are not numbers, or not one a photograph and class."""
+    if probabilities.shape != (len(groups), len(classes)):
+        raise UserError(
+            f"scores are {list(probabilities.shape)} for {len(groups)} photographs and {len(classes)} classes"
+        )
+    wrong = np.flatnonzero(~np.isfinite(probabilities).all(axis=1)).tolist()
+    if wrong:
+        raise UserError(
+            f"the scores of {len(wrong)} of {len(groups)} photographs are not numbers ({shown(groups, wrong)}); "
+            "nothing was judged. The checkpoint's weights or its precision are broken: run it in float32, or take "
+            "another checkpoint of its run"
+        )
+
+
+def shown(groups: Sequence[str], rows: Sequence[int]) -> str:
+    """The first of the photographs, for a message."""
+    return ", ".join(groups[i] for i in rows[:SHOWN]) + (" …" if len(rows) > SHOWN else "")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -35,55 +87,55 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, count: int, weights: np.
 
 def recalls(matrix: np.ndarray) -> np.ndarray:
     """float [R, C], NaN for a class without a photograph."""
-    right, total = np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(axis=2)
-    return np.where(total > 0, right / np.maximum(total, 1), np.nan)
+    return ratio(np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(axis=2))
 
 
-def accuracy(truth: np.ndarray, predicted: np.ndarray, count: int) -> Callable[[np.ndarray], np.ndarray]:
+def precisions(matrix: np.ndarray) -> np.ndarray:
+    """float [R, C], NaN for a class that was never named."""
+    return ratio(np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(axis=1))
+
+
+def f1s(matrix: np.ndarray) -> np.ndarray:
+    """float [R, C], NaN for a class that is neither there nor named."""
+    return ratio(2 * np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(axis=2) + matrix.sum(axis=1))
+
+
+def accuracy(truth: np.ndarray, predicted: np.ndarray, count: int) -> Metric:
     """The metric "share that is right"."""
-    return lambda weights: (weights @ (truth == predicted)) / weights.sum(axis=1)
+    return lambda weights: ratio(weights @ (truth == predicted), weights.sum(axis=1))
 
 
-def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray, count: int) -> Callable[[np.ndarray], np.ndarray]:
+def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray, count: int) -> Metric:
     """The metric "mean recall of the classes that are there"."""
     return lambda weights: known_mean(recalls(confusion(truth, predicted, count, weights)))
 
 
-def macro_f1(truth: np.ndarray, predicted: np.ndarray, count: int) -> Callable[[np.ndarray], np.ndarray]:
+def macro_f1(truth: np.ndarray, predicted: np.ndarray, count: int) -> Metric:
     """The metric "mean F1 of the classes that are there"."""
 
     def metric(weights: np.ndarray) -> np.ndarray:
         matrix = confusion(truth, predicted, count, weights)
-        rows, columns = matrix.sum(axis=2), matrix.sum(axis=1)
-        f1 = 2 * np.diagonal(matrix, axis1=1, axis2=2) / np.maximum(rows + columns, 1)
-        return known_mean(np.where(rows > 0, f1, np.nan))
+        return known_mean(np.where(matrix.sum(axis=2) > 0, f1s(matrix), np.nan))
 
     return metric
 
 
-def auroc(positive: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The metric "chance that a positive has the higher score", ties count half; `positive` and `score` [N].
+def kappa(truth: np.ndarray, predicted: np.ndarray, count: int, *, quadratic: bool = False) -> Metric:
+    """The metric "agreement beyond chance" (Cohen 1960), from class numbers int [N]; with `quadratic`, a disagreement
+    weighs the square of its distance (Cohen 1968), for classes in an order such as grades.
 
-    NaN where a resample holds no positive or no negative.
+    NaN where truth and prediction are one and the same class throughout.
     """
-    order = np.argsort(score, kind="stable")
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(score[order])) + 1])
+    number = np.arange(count)
+    penalty = (number[:, None] - number) ** 2 if quadratic else (number[:, None] != number)
 
     def metric(weights: np.ndarray) -> np.ndarray:
-        drawn = weights[:, order]
-        positives = np.add.reduceat(drawn * positive[order], starts, axis=1)
-        negatives = np.add.reduceat(drawn * ~positive[order], starts, axis=1)
-        below = np.cumsum(negatives, axis=1) - negatives
-        pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-        return np.where(pairs > 0, (positives * (below + negatives / 2)).sum(axis=1) / np.maximum(pairs, 1), np.nan)
+        matrix = confusion(truth, predicted, count, weights)
+        chance = matrix.sum(axis=2)[:, :, None] * matrix.sum(axis=1)[:, None, :]
+        total = matrix.sum(axis=(1, 2))
+        return 1 - ratio((penalty * matrix).sum(axis=(1, 2)) * total, (penalty * chance).sum(axis=(1, 2)))
 
     return metric
-
-
-def macro_auroc(table: np.ndarray, probabilities: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The metric "mean one-versus-rest AUROC of the classes that are there"; both arrays [N, C]."""
-    single = [auroc(table[:, c], probabilities[:, c]) for c in range(table.shape[1])]
-    return lambda weights: known_mean(np.stack([metric(weights) for metric in single], axis=1))
 
 
 def classification_metrics(
@@ -96,29 +148,67 @@ def classification_metrics(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """Metrics of N photographs by name, each with `NAME_ci`; `recall` holds that of every class that is there.
+    """Metrics of N photographs by name, each with `NAME_ci`; `recall` holds that of every class that is there, and
+    `confusion` the matrix (truth in rows, in the order of `classes`).
 
     `truth` names at least one of `classes` a photograph; `probabilities` float [N, C]; `groups` is the patient of each;
-    `only` some of NAMES.
+    `only` some of NAMES. Raises UserError, see `refuse_too_few` and `refuse_unusable`.
     """
     classes = list(classes)
-    single = single_truth(truth, probabilities.argmax(axis=1), classes)
+    refuse_too_few(truth, classes, groups)
+    refuse_unusable(probabilities, classes, groups)
     weights = resample(groups, resamples=resamples, seed=seed)
     metrics: dict = {}
     for name in only:
         put(metrics, name, named_metric(name, truth, probabilities, classes), weights)
-    matrix = confusion(single, probabilities.argmax(axis=1), len(classes), np.ones((1, len(truth))))
+    predicted = probabilities.argmax(axis=1)
+    single = single_truth(truth, predicted, classes)
+    matrix = confusion(single, predicted, len(classes), np.ones((1, len(truth))))
     metrics["recall"] = {n: float(r) for n, r in zip(classes, recalls(matrix)[0], strict=True) if not np.isnan(r)}
+    metrics["confusion"] = {"classes": classes, "counts": matrix[0].astype(int).tolist()}
     metrics["n"] = len(truth)
     return metrics
 
 
 def named_metric(
     name: str, truth: Sequence[Sequence[str]], probabilities: np.ndarray, classes: Sequence[str]
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Metric:
     """One of NAMES as a function of weights [R, N]; arguments as in `classification_metrics`."""
-    if name == "macro_auroc":
-        return macro_auroc(truth_table(truth, classes), probabilities)
+    if name not in COUNTED:
+        return macro(SINGLE[name.removeprefix("macro_")], truth_table(truth, classes), probabilities)
     predicted = probabilities.argmax(axis=1)
-    made = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1}[name]
+    made = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1, "kappa": kappa}[name]
     return made(single_truth(truth, predicted, list(classes)), predicted, len(classes))
+
+
+def class_table(
+    truth: Sequence[Sequence[str]],
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    groups: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, dict]:
+    """By class that is there: `n` (photographs it is true of), `precision`, `recall` and `f1` of the likeliest class,
+    `auroc`, `auprc` and the sensitivities at a specificity of the class against the rest, each with `NAME_ci`.
+    Arguments as in `classification_metrics`.
+    """
+    classes = list(classes)
+    refuse_too_few(truth, classes, groups)
+    refuse_unusable(probabilities, classes, groups)
+    weights, table = resample(groups, resamples=resamples, seed=seed), truth_table(truth, classes)
+    predicted = probabilities.argmax(axis=1)
+    single = single_truth(truth, predicted, classes)
+
+    def counted(of: Callable[[np.ndarray], np.ndarray], c: int) -> Metric:
+        return lambda w: of(confusion(single, predicted, len(classes), w))[:, c]
+
+    found: dict[str, dict] = {}
+    for c in np.flatnonzero(table.any(axis=0)).tolist():
+        row = found[classes[c]] = {"n": int(table[:, c].sum())}
+        for name, of in (("precision", precisions), ("recall", recalls), ("f1", f1s)):
+            put(row, name, counted(of, c), weights)
+        for name, ranked in SINGLE.items():
+            put(row, name, ranked(table[:, c], probabilities[:, c]), weights)
+    return found

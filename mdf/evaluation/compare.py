@@ -1,21 +1,33 @@
-"""Two evaluations side by side."""
+"""Evaluations side by side."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from mdf.errors import UserError
+from mdf.evaluation.paired import FILE, paired
+
+# where in metrics.json the figures of a task stand whose answers are in predictions.jsonl
+PAIRED = {"classification": "diagnosis", "probe": "probe", "zero_shot.names": "zero_shot"}
+WIDTH = 44  # of the names, where none is longer
 
 
-def read_metrics(path: str | Path) -> dict:
-    """metrics.json of an evaluation folder, a run folder or the file itself."""
+def find_metrics(path: str | Path) -> Path:
+    """metrics.json of an evaluation folder, a run folder or the file itself. Raises UserError where there is none."""
     path = Path(path)
     for file in (path, path / "metrics.json", path / "evaluation" / "metrics.json"):
         if file.is_file():
-            try:
-                return json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise UserError(f"{file} is not JSON ({error}); give the metrics.json that evaluate.py wrote") from None
+            return file
     raise UserError(f"{path}: no metrics.json there; give a folder that scripts/evaluate.py wrote with --out")
+
+
+def read_metrics(path: str | Path) -> dict:
+    """What `find_metrics` finds."""
+    file = find_metrics(path)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}); give the metrics.json that evaluate.py wrote") from None
 
 
 def flatten(metrics: dict, prefix: str = "") -> dict[str, object]:
@@ -44,21 +56,80 @@ def shown(flat: dict[str, object]) -> list[str]:
 def table(metrics: dict) -> str:
     """One evaluation as text, a line a number."""
     flat = flatten(metrics)
-    return "\n".join(f"{name:<44} {cell(flat, name)}" for name in shown(flat))
+    names = shown(flat)
+    width = max([WIDTH, *map(len, names)])
+    return "\n".join(f"{name:<{width}} {cell(flat, name)}" for name in names)
 
 
-def compare(first: str | Path, second: str | Path) -> str:
-    """Both tables with the differences (second minus first). Says so where they were not measured on the same data."""
-    a, b = read_metrics(first), read_metrics(second)
-    flat_a, flat_b = flatten(a), flatten(b)
-    names = shown(flat_a) + [n for n in shown(flat_b) if n not in flat_a]
-    lines = []
-    if a.get("data_sha256") != b.get("data_sha256") or a.get("ids_sha256") != b.get("ids_sha256"):
-        lines.append("NOT THE SAME PHOTOGRAPHS: the differences below are not only the models'.")
-    lines += [f"A  {first}  ({a.get('checkpoint')})", f"B  {second}  ({b.get('checkpoint')})", ""]
-    lines.append(f"{'':<44} {'A':<24} {'B':<24} {'B - A':>8}")
-    for name in names:
-        x, y = flat_a.get(name), flat_b.get(name)
-        difference = f"{y - x:+8.3f}" if isinstance(x, float) and isinstance(y, float) else ""
-        lines.append(f"{name:<44} {cell(flat_a, name):<24} {cell(flat_b, name):<24} {difference}".rstrip())
+def compare(folders: Sequence[str | Path], *, resamples: int = 1000, seed: int = 0) -> str:
+    """All evaluations as one table, a line a number, and how far each lies from the first. A difference has an interval
+    where predictions.jsonl of both is there, from patients resampled once for both. Says so where the evaluations were
+    not of the same photographs. Raises UserError for fewer than two, and for what cannot be read.
+    """
+    if len(folders) < 2:
+        raise UserError(f"{len(folders)} evaluations to compare; name two or more")
+    all_metrics = [read_metrics(folder) for folder in folders]
+    letters = [chr(ord("A") + i) if i < 26 else f"#{i + 1}" for i in range(len(folders))]
+    flats = [flatten(metrics) for metrics in all_metrics]
+    names = list(dict.fromkeys(name for flat in flats for name in shown(flat)))
+    notes, differences = [], []
+    for letter, folder, metrics, flat in list(zip(letters, folders, all_metrics, flats, strict=True))[1:]:
+        if any(all_metrics[0].get(k) != metrics.get(k) for k in ("data_sha256", "ids_sha256")):
+            notes.append(f"NOT THE SAME PHOTOGRAPHS as A in {letter}: the differences are not only the models'.")
+            differences.append(differ(flats[0], flat, names, {}))
+            continue
+        intervals, reasons = paired_intervals(folders[0], folder, flats[0], flat, resamples=resamples, seed=seed)
+        notes += [f"{letter} - A: no interval of {reason}" for reason in reasons]
+        differences.append(differ(flats[0], flat, names, intervals))
+    rows = [["", *letters, *(f"{letter} - A" for letter in letters[1:])]]
+    rows += [[name, *(cell(f, name) for f in flats), *(d.get(name, "") for d in differences)] for name in names]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[0] = max(WIDTH, widths[0])
+    lines = [*notes]
+    lines += [f"{n}  {f}  ({m.get('checkpoint')})" for n, f, m in zip(letters, folders, all_metrics, strict=True)]
+    lines.append("")
+    lines += ["  ".join(f"{text:<{w}}" for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
+
+
+def differ(
+    first: dict[str, object], second: dict[str, object], names: Sequence[str], intervals: dict[str, list[float]]
+) -> dict[str, str]:
+    """{name: second - first as text}, of the figures that both have."""
+    found = {}
+    for name in names:
+        x, y = first.get(name), second.get(name)
+        if isinstance(x, float) and isinstance(y, float):
+            low_high = intervals.get(name)
+            found[name] = f"{y - x:+.3f}" + (f" [{low_high[0]:+.3f}, {low_high[1]:+.3f}]" if low_high else "")
+    return found
+
+
+def paired_intervals(
+    first: str | Path,
+    second: str | Path,
+    first_flat: dict[str, object],
+    second_flat: dict[str, object],
+    *,
+    resamples: int,
+    seed: int,
+) -> tuple[dict[str, list[float]], list[str]]:
+    """{name: interval of second - first}, and why there is none of a task that both evaluated."""
+    files = [find_metrics(path).parent / FILE for path in (first, second)]
+    intervals: dict[str, list[float]] = {}
+    reasons = []
+    for prefix, task in PAIRED.items():
+        if not all(any(name.startswith(f"{prefix}.") for name in flat) for flat in (first_flat, second_flat)):
+            continue
+        if lacking := [str(file) for file in files if not file.is_file()]:
+            reasons.append(f"{prefix}: there is no {' and no '.join(lacking)}")
+            continue
+        try:
+            difference = paired(files[:1], files[1:], task=task, resamples=resamples, seed=seed)["difference"]
+        except UserError as error:
+            reasons.append(f"{prefix}: {error}")
+            continue
+        for name, value in difference.items():
+            if name.endswith("_ci") and value is not None:
+                intervals[f"{prefix}.{name.removesuffix('_ci')}"] = value
+    return intervals, reasons

@@ -1,4 +1,4 @@
-"""Two encoders on the same photographs: is the difference more than the choice of patients?"""
+"""Two models on the same photographs: is the difference more than the choice of patients?"""
 
 import json
 from collections.abc import Sequence
@@ -8,19 +8,23 @@ import numpy as np
 
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import patient_groups
-from mdf.evaluation.classification import ROBUST, classification_metrics
+from mdf.evaluation.classification import COMPARED, classification_metrics
 from mdf.evaluation.probe import paired_difference
 
 FILE = "predictions.jsonl"
+TASKS = ("diagnosis", "probe", "zero_shot")
+# what the task's probabilities and the true classes are called in a line
+KEYS = {"diagnosis": ("probabilities", "truth")} | {task: (task, "labels") for task in TASKS[1:]}
 SHOWN = 3  # photographs named in a message
 
 
 def read_answers(folders: Sequence[str | Path], task: str) -> dict[str, dict]:
-    """{id: its line} of predictions.jsonl in all folders, the photographs that `task` judged.
+    """{id: its line} of predictions.jsonl in all folders, the photographs that `task`, one of TASKS, judged.
 
     Raises UserError for a missing file, one without the task, or a photograph that stands in two folders.
     """
     found: dict[str, dict] = {}
+    table, _ = KEYS[task]
     for folder in map(Path, folders):
         path = folder / FILE if folder.is_dir() else folder
         try:
@@ -29,7 +33,7 @@ def read_answers(folders: Sequence[str | Path], task: str) -> dict[str, dict]:
             raise UserError(
                 f"{path} cannot be read ({error}); give a folder that evaluate.py wrote with --out"
             ) from None
-        lines = [line for line in lines if task in line]
+        lines = [line for line in lines if table in line]
         if not lines:
             raise UserError(f"{path} holds no answers of the task {task}; evaluate with --tasks {task}")
         twice = [line["id"] for line in lines if line["id"] in found]
@@ -47,10 +51,12 @@ def paired(
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict:
-    """{first, second: their balanced accuracy and macro AUROC, difference: second - first}, each with `NAME_ci`.
+    """{first, second: each of COMPARED, difference: second - first}, each with `NAME_ci`; `task` is one of TASKS.
 
-    Raises UserError where the two sides did not judge the same photographs, or not in the same classes.
+    Raises UserError where the two sides did not judge the same photographs, or not in the same classes, and for what
+    cannot be judged, see `classification_metrics`.
     """
+    key, labels = KEYS[task]
     a, b = read_answers(first, task), read_answers(second, task)
     lonely = sorted(a.keys() ^ b.keys())
     if lonely:
@@ -60,19 +66,22 @@ def paired(
             "use the same manifest, split and folds"
         )
     ids = sorted(a)
-    classes = list(a[ids[0]][task])
+    classes = list(a[ids[0]][key])
     for name in ids:
-        if set(b[name][task]) != set(classes) or set(a[name]["labels"]) != set(b[name]["labels"]):
+        if set(b[name][key]) != set(classes) or set(a[name][labels]) != set(b[name][labels]):
             raise UserError(
                 f"the two sides were not judged in the same classes (photograph {name}); give both the same --classes"
+                if task != "diagnosis"
+                else f"the two checkpoints do not know the same diagnoses, or not the same true ones (photograph "
+                f"{name}); what they name cannot be compared"
             )
-    truth = [a[name]["labels"] for name in ids]
+    truth = [a[name][labels] for name in ids]
     groups = patient_groups([a[name]["patient"] for name in ids], ids)
-    tables = [np.array([[side[name][task][c] for c in classes] for name in ids]) for side in (a, b)]
-    options: dict = {"resamples": resamples, "seed": seed}
+    tables = [np.array([[side[name][key][c] for c in classes] for name in ids], dtype=float) for side in (a, b)]
+    options: dict = {"only": COMPARED, "resamples": resamples, "seed": seed}
     metrics: dict = {}
     for name, table in zip(("first", "second"), tables, strict=True):
-        part = classification_metrics(truth, table, classes, groups, only=ROBUST, **options)
-        metrics[name] = {k: v for k, v in part.items() if k != "recall"}
+        part = classification_metrics(truth, table, classes, groups, **options)
+        metrics[name] = {k: v for k, v in part.items() if k not in ("recall", "confusion")}
     metrics["difference"] = paired_difference(truth, tables[0], tables[1], classes, groups, **options)
     return metrics

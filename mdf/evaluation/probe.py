@@ -157,15 +157,16 @@ def paired_difference(
     classes: Sequence[str],
     groups: Sequence[str],
     *,
+    only: Sequence[str] = ROBUST,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """`second` minus `first` in each of ROBUST, with `NAME_ci`: both tables [N,C] are of the same photographs, and each
+    """`second` minus `first` in each of `only`, with `NAME_ci`: both tables [N,C] are of the same photographs, and each
     resample of patients is drawn once for both. An interval above 0 says that the second is better.
     """
     weights = resample(groups, resamples=resamples, seed=seed)
     metrics: dict = {"n": len(truth)}
-    for name in ROBUST:
+    for name in only:
         a, b = (named_metric(name, truth, table, classes) for table in (first, second))
         put(metrics, name, difference(a, b), weights)
     return metrics

@@ -1,13 +1,21 @@
-"""How well the masks are drawn: Dice at 0.5 inside the field of view, mean over photographs.
+"""How well the masks are drawn: Dice, IoU, clDice of vessels and AUROC by pixel inside the field of view, mean over
+photographs.
 
 Shapes: N photographs, K masks, U the U-Net's input side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 
-from mdf.evaluation.bootstrap import RESAMPLES, put, resample, weighted_mean
+from mdf.errors import UserError
+from mdf.evaluation.bootstrap import RESAMPLES, put, ratio, resample, weighted_mean
+from mdf.evaluation.ranking import auroc
+
+LINES = ("vessel", "artery", "vein")  # masks of thin branching things, for which clDice says whether they connect
+# the eight neighbours of a pixel, clockwise from the one above
+NEIGHBOURS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 
 
 def dice(
@@ -25,18 +33,87 @@ def dice(
     return overlap, np.where(known & (true_size == 0), marked_size / area, np.nan)
 
 
+def further(
+    probabilities: np.ndarray, masks: np.ndarray, known: np.ndarray, field: np.ndarray, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """`iou`, `cldice` and `auroc` by pixel, float [N, K] each, of photographs whose true mask has pixels, else NaN; the
+    second of masks in LINES alone. Arguments as in `dice`; `names` are those of the K masks.
+
+    Raises UserError for probabilities that are not numbers.
+    """
+    if not np.isfinite(probabilities).all():
+        raise UserError(
+            "the masks' probabilities are not all numbers; nothing was judged. The checkpoint's U-Net or its precision "
+            "is broken: run it in float32, or take another checkpoint of its run"
+        )
+    marked, true = (probabilities >= 0.5) & field, (masks > 0.5) & field
+    drawn = known & true.any(axis=(2, 3))
+    both, either = ((a).sum(axis=(2, 3)) for a in (marked & true, marked | true))
+    found = {"iou": np.where(drawn, ratio(both, either), np.nan)}
+    found |= {name: np.full(drawn.shape, np.nan) for name in ("cldice", "auroc")}
+    for n, k in np.argwhere(drawn).tolist():
+        inside = field[n, 0]
+        if names[k] in LINES:
+            found["cldice"][n, k] = cldice(marked[n, k], true[n, k])
+        pixels = true[n, k][inside]
+        found["auroc"][n, k] = auroc(pixels, probabilities[n, k][inside])(np.ones((1, len(pixels))))[0]
+    return found
+
+
+def cldice(marked: np.ndarray, true: np.ndarray) -> float:
+    """Harmonic mean of the share of the marked mask's centre line that lies in the true mask and of the share of the
+    true mask's centre line that is marked (Shit et al. 2021); both bool [U, U], `true` not empty.
+    """
+    line, true_line = thin(marked), thin(true)
+    right = (line & true).sum() / max(int(line.sum()), 1)
+    whole = (true_line & marked).sum() / true_line.sum()
+    return float(2 * right * whole / (right + whole)) if right + whole else 0.0
+
+
+def thin(mask: np.ndarray) -> np.ndarray:
+    """bool [H, W]: the centre lines of a mask, one pixel wide and connected as it is (Zhang & Suen 1984).
+
+    Written out, since scikit-image would be a dependency for this alone.
+    """
+    padded = np.pad(mask.astype(bool), 1)
+    height, width = mask.shape
+    inside = padded[1:-1, 1:-1]
+    while True:
+        before = inside.sum()
+        for removable in _removable():
+            code = np.zeros(mask.shape, dtype=np.uint8)
+            for bit, (down, right) in enumerate(NEIGHBOURS):
+                code |= padded[1 + down : 1 + down + height, 1 + right : 1 + right + width].astype(np.uint8) << bit
+            inside &= ~removable[code]
+        if inside.sum() == before:
+            return inside.copy()
+
+
+@cache
+def _removable() -> tuple[np.ndarray, np.ndarray]:
+    """bool [256] for the two halves of a pass: whether a pixel with these neighbours (bit k: NEIGHBOURS[k]) may go."""
+    around = (np.arange(256)[:, None] >> np.arange(8)) & 1 == 1
+    count = around.sum(axis=1)
+    pieces = (~around & np.roll(around, -1, axis=1)).sum(axis=1)
+    edge = (count >= 2) & (count <= 6) & (pieces == 1)
+    up, right, down, left = (around[:, k] for k in (0, 2, 4, 6))
+    return edge & ~(up & right & down) & ~(right & down & left), edge & ~(up & right & left) & ~(up & down & left)
+
+
 def segmentation_metrics(
     overlap: np.ndarray,
     wrong: np.ndarray,
     names: Sequence[str],
     groups: Sequence[str],
+    more: Mapping[str, np.ndarray] | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
     """Per mask: `dice` with `dice_ci` over photographs whose true mask has pixels, `n` (photographs whose mask is
     known), `n_drawn` (of those, with pixels) and `marked_where_none` (mean share of the field marked where the true
-    mask is empty). A mask that no photograph knows is left out. Both arrays [N, K] as from `dice`.
+    mask is empty). A mask that no photograph knows is left out. Both arrays [N, K] as from `dice`; `more` are those
+    of `further`, by name, each put beside `dice` where it applies.
     """
     weights = resample(groups, resamples=resamples, seed=seed)
     metrics: dict = {}
@@ -47,6 +124,9 @@ def segmentation_metrics(
         metrics[name] = {"n": int(drawn.sum() + empty.sum()), "n_drawn": int(drawn.sum())}
         if drawn.any():
             put(metrics[name], "dice", weighted_mean(overlap[:, k]), weights)
+            for measure, values in (more or {}).items():
+                if not np.isnan(values[:, k]).all():
+                    put(metrics[name], measure, weighted_mean(values[:, k]), weights)
         if empty.any():
             put(metrics[name], "marked_where_none", weighted_mean(wrong[:, k]), weights)
     return metrics

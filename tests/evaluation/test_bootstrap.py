@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
+from scipy.stats import norm
 
 from mdf.evaluation.bootstrap import patient_groups, put, resample, weighted_mean, with_interval
+from mdf.evaluation.ranking import auroc
 
 
 def test_whole_patients_are_drawn():
@@ -35,3 +38,53 @@ def test_unknown_values_are_left_out_and_too_few_give_no_interval():
     assert with_interval(weighted_mean(values), resample(list("abcd")))[0] == 0.5
     point, interval, _ = with_interval(lambda w: np.full(len(w), np.nan), resample(list("abcd")))
     assert np.isnan(point) and interval is None
+
+
+def test_one_patient_alone_has_no_interval():
+    metrics: dict = {}
+    put(metrics, "x", weighted_mean(np.array([1.0, 0.0, 1.0])), resample(["a", "a", "a"]))
+    assert metrics == {"x": 2 / 3, "x_ci": None}
+
+
+def test_shares_are_those_of_weights_below_one():
+    assert weighted_mean(np.array([1.0, 0.0]))(np.array([[0.1, 0.3]]))[0] == 0.25
+
+
+def covered(simulate, true: float, *, sets: int, clustered: bool) -> float:
+    """Share of `sets` simulated data sets whose 95 % interval holds the true value."""
+    held = 0
+    for seed in range(sets):
+        metric, groups = simulate(np.random.default_rng(seed))
+        who = groups if clustered else [str(i) for i in range(len(groups))]
+        metrics: dict = {}
+        put(metrics, "x", metric, resample(who, resamples=400, seed=seed))
+        held += metrics["x_ci"][0] <= true <= metrics["x_ci"][1]
+    return held / sets
+
+
+PATIENTS, EACH = 80, 4  # patients of a simulated data set and photographs of each
+
+
+def an_accuracy(rng: np.random.Generator):
+    """Some patients are easy and some hard; 7 of 10 photographs are answered rightly in the long run."""
+    easy = np.repeat(rng.beta(1.4, 0.6, PATIENTS), EACH)
+    right = (rng.random(PATIENTS * EACH) < easy).astype(float)
+    return weighted_mean(right), [str(i // EACH) for i in range(PATIENTS * EACH)]
+
+
+def an_auroc(rng: np.random.Generator):
+    """All photographs of a patient have the disease or none; the score has a part of the patient and one of its own."""
+    ill = np.repeat(np.arange(PATIENTS) % 2 == 0, EACH)
+    score = 1.0 * ill + np.repeat(rng.normal(size=PATIENTS), EACH) + rng.normal(size=PATIENTS * EACH)
+    return auroc(ill, score), [str(i // EACH) for i in range(PATIENTS * EACH)]
+
+
+@pytest.mark.parametrize(
+    ("simulate", "true"),
+    [(an_accuracy, 0.7), (an_auroc, norm.cdf(1 / 2))],  # a positive less a negative: mean 1, variance 4
+)
+def test_the_interval_holds_the_truth_as_often_as_it_says_and_only_by_patient(simulate, true):
+    by_patient = covered(simulate, true, sets=300, clustered=True)
+    by_photograph = covered(simulate, true, sets=300, clustered=False)
+    assert 0.92 <= by_patient <= 0.98
+    assert by_photograph < 0.88  # photographs of a patient taken for independent: too narrow

@@ -1,9 +1,17 @@
 import json
 
+import numpy as np
 import pytest
 
 from mdf.errors import UserError
 from mdf.evaluation.compare import compare
+from mdf.evaluation.paired import paired
+from tests.evaluation.predictions import CLASSES, write_evaluation
+from tests.scripts import run
+
+
+def line_of(text: str, name: str) -> list[str]:
+    return next(x for x in text.splitlines() if x.startswith(name)).split()
 
 
 def test_side_by_side(tmp_path):
@@ -16,10 +24,9 @@ def test_side_by_side(tmp_path):
         }
         (tmp_path / name / "evaluation").mkdir(parents=True)
         (tmp_path / name / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
-    text = compare(tmp_path / "a", tmp_path / "b")
-    assert "NOT THE SAME PHOTOGRAPHS" in text
-    line = next(x for x in text.splitlines() if x.startswith("classification.accuracy"))
-    assert line.split() == [
+    text = compare([tmp_path / "a", tmp_path / "b"])
+    assert "NOT THE SAME PHOTOGRAPHS as A in B" in text
+    assert line_of(text, "classification.accuracy") == [
         "classification.accuracy",
         "0.500",
         "[0.100,",
@@ -30,4 +37,79 @@ def test_side_by_side(tmp_path):
         "+0.250",
     ]
     with pytest.raises(UserError, match=r"no metrics\.json"):
-        compare(tmp_path, tmp_path / "b")
+        compare([tmp_path, tmp_path / "b"])
+    with pytest.raises(UserError, match="two or more"):
+        compare([tmp_path / "a"])
+
+
+def test_three_checkpoints_with_paired_intervals(tmp_path, capsys):
+    folders = [write_evaluation(tmp_path / name, skill=skill) for name, skill in (("a", 0.5), ("b", 1.5), ("c", 0.5))]
+    assert run("evaluate.py", "compare", *folders) == 0
+    text = capsys.readouterr().out
+    assert "NOT THE SAME" not in text and "no interval" not in text
+    assert line_of(text, "A ")[1] == str(folders[0]) and line_of(text, "C ")[1] == str(folders[2])
+    numbers = [float(word.strip("[],")) for word in line_of(text, "classification.balanced_accuracy")[1:]]
+    a, b, c, b_less_a, b_less_a_ci, c_less_a, c_less_a_ci = (
+        numbers[0], numbers[3], numbers[6], numbers[9], numbers[10:12], numbers[12], numbers[13:15],
+    )  # fmt: skip
+    assert b_less_a == pytest.approx(b - a, abs=2e-3) and b_less_a_ci[0] > 0
+    assert c == a and c_less_a == 0 and c_less_a_ci == [0, 0]
+    expected = paired(folders[:1], folders[1:2], task="diagnosis")["difference"]["balanced_accuracy_ci"]
+    assert b_less_a_ci == pytest.approx(expected, abs=6e-4)
+    assert len(line_of(text, "classification.macro_auprc")) == 1 + 3 * 3 + 2  # differences, but not their intervals
+
+
+def test_without_the_answers_there_is_a_difference_and_no_interval(tmp_path):
+    a, b = (write_evaluation(tmp_path / name, skill=skill) for name, skill in (("a", 0.5), ("b", 1.5)))
+    (b / "predictions.jsonl").unlink()
+    text = compare([a, b])
+    assert "B - A: no interval of classification: there is no" in text
+    assert len(line_of(text, "classification.accuracy")) == 8
+
+
+def test_two_models_diagnoses_are_compared_patient_by_patient(tmp_path):
+    a, b = (write_evaluation(tmp_path / name, skill=skill) for name, skill in (("a", 0.8), ("b", 1.2)))
+    metrics = paired([a], [b], task="diagnosis")
+    both = [json.loads((folder / "metrics.json").read_text())["classification"] for folder in (a, b)]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
+        assert metrics["first"][name] == pytest.approx(both[0][name], abs=1e-4)
+        assert metrics["difference"][name] == pytest.approx(both[1][name] - both[0][name], abs=1e-4)
+        low, high = metrics["difference"][f"{name}_ci"]
+        assert low <= metrics["difference"][name] <= high
+        # narrower than the two intervals apart, since both were right or wrong of the same photographs
+        assert high - low < np.diff(both[0][f"{name}_ci"]) + np.diff(both[1][f"{name}_ci"])
+
+
+def test_several_models_are_each_compared_with_the_first(tmp_path, capsys):
+    a, b, c = (str(write_evaluation(tmp_path / n, skill=s)) for n, s in (("a", 0.5), ("b", 1.0), ("c", 2.0)))
+    assert run("evaluate.py", "paired", a, "--with", b, "--with", c, "--task", "diagnosis") == 0
+    said = capsys.readouterr().out
+    assert f"{a}  with  {b}" in said and f"{a}  with  {c}" in said and said.count("difference.macro_f1") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"probabilities": dict.fromkeys(("normal", "amd", "myopia"), 1 / 3)}, "do not know the same diagnoses"),
+        ({"truth": ["cataract"]}, "not the same true ones"),
+        ({"probabilities": dict.fromkeys(CLASSES, float("nan"))}, "are not numbers"),
+    ],
+)
+def test_answers_that_cannot_be_compared_are_said(tmp_path, capsys, change, said):
+    a, b = (write_evaluation(tmp_path / name, skill=1.0) for name in ("a", "b"))
+    path = b / "predictions.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(lines[0]) | change), *lines[1:]]))
+    assert run("evaluate.py", "paired", a, "--with", b, "--task", "diagnosis") == 2
+    assert said in capsys.readouterr().err
+    text = compare([a, b])  # the table stands all the same
+    assert "no interval of classification" in text and "classification.accuracy" in text
+
+
+def test_labels_that_no_class_stands_for_are_said(tmp_path, capsys):
+    a, b = (write_evaluation(tmp_path / name, skill=1.0) for name in ("a", "b"))
+    for folder in (a, b):
+        path = folder / "predictions.jsonl"
+        path.write_text(path.read_text().replace('"truth": ["amd"]', '"truth": ["cataract"]'))
+    assert run("evaluate.py", "paired", a, "--with", b, "--task", "diagnosis") == 2
+    assert "cataract: true diagnoses that are none of the classes" in capsys.readouterr().err

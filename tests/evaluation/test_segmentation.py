@@ -1,6 +1,10 @@
 import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn.metrics import jaccard_score, roc_auc_score
 
-from mdf.evaluation.segmentation import dice, segmentation_metrics
+from mdf.errors import UserError
+from mdf.evaluation.segmentation import dice, further, segmentation_metrics, thin
 
 
 def test_dice_inside_the_field_by_hand():
@@ -26,3 +30,100 @@ def test_a_mask_that_nobody_drew_is_left_out():
     nothing = np.full((2, 2), np.nan)
     nothing[:, 0] = 0.5
     assert list(segmentation_metrics(nothing, np.full((2, 2), np.nan), ["vessel", "disc"], ["a", "b"])) == ["vessel"]
+
+
+def vessels(seed: int, shift: int = 0, width: int = 2) -> np.ndarray:
+    """bool [96,96]: a few wavy vessels."""
+    rng = np.random.default_rng(seed)
+    down, across = np.mgrid[:96, :96]
+    mask = np.zeros((96, 96), dtype=bool)
+    for _ in range(4):
+        start, slope, wave = rng.uniform(10, 86), rng.uniform(-0.5, 0.5), rng.uniform(3, 9)
+        line = start + shift + slope * (across - 48) + wave * np.sin(across / rng.uniform(8, 15))
+        mask |= np.abs(down - line) <= width
+    return mask
+
+
+def one(probabilities: np.ndarray, mask: np.ndarray, field: np.ndarray | None = None, name: str = "vessel") -> dict:
+    field = np.ones(mask.shape, dtype=bool) if field is None else field
+    known = np.array([[True]])
+    return further(probabilities[None, None], mask[None, None].astype(float), known, field[None, None], [name])
+
+
+def test_overlap_and_ranking_equal_scikit_learn_inside_the_field():
+    rng = np.random.default_rng(0)
+    mask, field = vessels(0), np.ones((96, 96), dtype=bool)
+    field[:, 70:] = False
+    probabilities = np.clip(0.4 * mask + rng.random((96, 96)).round(1) * 0.6, 0, 1)
+    found = one(probabilities, mask, field)
+    inside, score = mask[field], probabilities[field]
+    assert found["iou"][0, 0] == pytest.approx(jaccard_score(inside, score >= 0.5))
+    assert found["auroc"][0, 0] == pytest.approx(roc_auc_score(inside, score))
+    changed = probabilities.copy()
+    changed[:, 70:] = 1  # outside the field: does not count
+    assert one(changed, mask, field) == pytest.approx(found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_centre_lines_are_thin_connected_and_in_the_middle(seed):
+    mask = vessels(seed, width=3)
+    line = thin(mask)
+    around = np.ones((3, 3))
+    assert not (line & ~mask).any() and line.sum() < 0.3 * mask.sum()
+    assert ndimage.label(line, around)[1] == ndimage.label(mask, around)[1]
+    solid = ndimage.binary_erosion(line, np.ones((2, 2)))  # a square of four is nowhere, but where lines meet
+    assert solid.sum() < 0.05 * line.sum()
+    assert np.array_equal(thin(line), line)
+    assert not thin(np.zeros((5, 5), dtype=bool)).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_centre_lines_are_nearly_those_of_scikit_image(seed):
+    morphology = pytest.importorskip("skimage.morphology", reason="the extra `images`")
+    mask, near = vessels(seed, width=3), np.ones((3, 3))
+    ours, theirs = thin(mask), morphology.skeletonize(mask)
+    # theirs differs in corners: each lies within a pixel of the other
+    assert (ndimage.binary_dilation(theirs, near) & ours).sum() >= 0.99 * ours.sum()
+    assert (ndimage.binary_dilation(ours, near) & theirs).sum() >= 0.99 * theirs.sum()
+
+
+def test_cldice_asks_for_connection_and_not_for_width():
+    mask = vessels(1)
+    wider = one(vessels(1, width=3).astype(float), mask)
+    assert wider["cldice"][0, 0] > 0.95 and wider["iou"][0, 0] < 0.8
+    torn = mask.copy()
+    torn[:, ::3] = False
+    torn[:, 1::3] = False
+    assert one(torn.astype(float), mask)["cldice"][0, 0] < 0.8
+    assert one(mask.astype(float), mask)["cldice"][0, 0] == 1
+    assert one(np.zeros((96, 96)), mask)["cldice"][0, 0] == 0
+
+
+def test_only_vessels_have_it_and_empty_or_unknown_masks_have_nothing():
+    mask = vessels(2)
+    assert np.isnan(one(mask.astype(float), mask, name="hard_exudate")["cldice"][0, 0])
+    empty = one(mask.astype(float), np.zeros_like(mask))
+    assert all(np.isnan(values).all() for values in empty.values())
+    unknown = further(
+        mask[None, None].astype(float), mask[None, None], np.array([[False]]), np.ones((1, 1, 96, 96), bool), ["vessel"]
+    )
+    assert all(np.isnan(values).all() for values in unknown.values())
+
+
+def test_they_stand_beside_dice_with_their_intervals():
+    masks = np.stack([vessels(i) for i in range(6)])[:, None]
+    rng = np.random.default_rng(1)
+    probabilities = np.clip(masks * 0.5 + rng.random(masks.shape) * 0.6, 0, 1)
+    arguments = probabilities, masks.astype(float), np.ones((6, 1), dtype=bool), np.ones((6, 1, 96, 96), dtype=bool)
+    metrics = segmentation_metrics(
+        *dice(*arguments), ["vessel"], list("aabbcd"), further(*arguments, ["vessel"]), resamples=100
+    )["vessel"]
+    for name in ("dice", "iou", "cldice", "auroc"):
+        low, high = metrics[f"{name}_ci"]
+        assert low <= metrics[name] <= high
+    assert metrics["iou"] < metrics["dice"]
+
+
+def test_probabilities_that_are_not_numbers_are_said():
+    with pytest.raises(UserError, match="not all numbers"):
+        one(np.full((96, 96), np.nan), vessels(0))
