@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mdf import cli
 from mdf.evaluation.tasks import DEFAULT_TASKS, EMBEDDING_TASKS, FEATURES, GENERATED, check_words
-from mdf.evaluation.verbs import baseline_main, layers_main
+from mdf.evaluation.verbs import VERBS
 
 DESCRIPTION = """\
 Evaluate a checkpoint on the photographs of a manifest; writes OUT/metrics.json and OUT/predictions.jsonl.
@@ -55,78 +55,10 @@ trained on ODIR-5K, judged on other cameras:
 """
 
 
-def compare_main(argv: list[str]) -> None:
-    """`evaluate.py compare A B …`."""
-    parser = argparse.ArgumentParser(
-        prog="evaluate.py compare",
-        description="Print the metrics of two or more evaluations side by side, with the differences to the first.",
-        epilog="A difference has an interval where predictions.jsonl of both is there: patients are resampled once for "
-        "both. An interval that leaves 0 out is more than the choice of patients.",
-    )
-    parser.add_argument("folders", metavar="A", nargs="+", help="folders with metrics.json, or run folders")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
-    args = parser.parse_args(argv)
-    from mdf.evaluation.compare import compare
-
-    print(compare(args.folders, seed=args.seed))
-
-
-def paired_main(argv: list[str]) -> None:
-    """`evaluate.py paired A… --with B… --with C…`."""
-    parser = argparse.ArgumentParser(
-        prog="evaluate.py paired",
-        description="Compare two or more models on the same photographs: B - A, patients resampled once for both.",
-        epilog="Several folders a side are folds: evaluations of one fold each, joined.",
-    )
-    parser.add_argument("first", metavar="A", nargs="+", help="folders that evaluate.py wrote with --out")
-    parser.add_argument(
-        "--with", dest="others", metavar="B", nargs="+", action="append", required=True, help="likewise; again for C"
-    )
-    parser.add_argument(
-        "--task",
-        default="probe",
-        choices=["diagnosis", "probe", "zero_shot"],
-        help="whose answers: diagnosis is the language model's own (%(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
-    args = parser.parse_args(argv)
-    from mdf.evaluation.compare import table
-    from mdf.evaluation.paired import paired
-
-    for number, other in enumerate(args.others):
-        text = table(paired(args.first, other, task=args.task, seed=args.seed))
-        heading = "" if len(args.others) == 1 else f"{' '.join(args.first)}  with  {' '.join(other)}\n"
-        print(("\n" if number else "") + heading + text)
-
-
-def transfer_main(argv: list[str]) -> None:
-    """`evaluate.py transfer A B C …`."""
-    parser = argparse.ArgumentParser(
-        prog="evaluate.py transfer",
-        description="One Markdown table of several evaluations: a row a data set and measure, a column a task "
-        "(zero-shot, probe, few shots, retrieval), each with its interval and with what guessing reaches.",
-        epilog="Rows can be compared only where classes and checkpoint are the same: the lines below the table say.",
-    )
-    parser.add_argument("folders", metavar="A", nargs="+", help="folders that evaluate.py wrote with --out, in order")
-    parser.add_argument(
-        "--few-shot",
-        default="clap",
-        metavar="METHOD",
-        help="clap (the class-adaptive probe, default), tip_adapter or tip_adapter_f",
-    )
-    parser.add_argument("--out", metavar="FILE.md", help="also write the table to this file")
-    args = parser.parse_args(argv)
-    from mdf.evaluation.transfer import transfer
-
-    print(transfer(args.folders, method=args.few_shot, out=args.out), end="")
-
-
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
-    verbs = {"compare": compare_main, "paired": paired_main, "transfer": transfer_main, "baseline": baseline_main}
-    verbs["layers"] = layers_main
-    if argv and argv[0] in verbs:
-        return verbs[argv[0]](argv[1:])
+    if argv and argv[0] in VERBS:
+        return VERBS[argv[0]](argv[1:])
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -198,6 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     from mdf.evaluation.compare import table
     from mdf.evaluation.controls import verdict
     from mdf.evaluation.evaluate import draw, evaluate
+    from mdf.evaluation.operating_point import read_operating_point
     from mdf.evaluation.overlap import STAMP, chosen_by, find_overlap, refuse_overlap, training_manifests
     from mdf.inference.predictor import load_embedder, load_model
     from mdf.trained_on import TrainedOn
@@ -206,6 +139,9 @@ def main(argv: list[str] | None = None) -> None:
         model = load_embedder(checkpoint, args.encoder, args.weights, args.size, args.device)
     else:
         model = load_model(checkpoint, args.device)
+    point = None
+    if checkpoint is not None and "diagnosis" in tasks:
+        point = read_operating_point(checkpoint, model.processor.diagnoses)
     judged = draw(records, args.limit, args.seed)
     found: dict = {}
     if checkpoint is not None:
@@ -227,6 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         learn_from=learn_from,
         batch_size=args.batch_size,
         generated=args.generated,
+        point=point,
         overlap=found,
         checkpoint=str(checkpoint or f"{args.encoder} {args.weights or 'random'}"),
         seed=args.seed,

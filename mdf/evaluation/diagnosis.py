@@ -7,11 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from mdf.dialogue import Turn, diagnosis_answer
-from mdf.evaluation.classification import classification_metrics, softmax
+from mdf.errors import UserError
+from mdf.evaluation.calibration import calibration_metrics
+from mdf.evaluation.classification import ROBUST, class_table, classification_metrics, named_metric, softmax
+from mdf.evaluation.multi_label import multi_label_metrics
+from mdf.evaluation.operating_point import SPLIT, OperatingPoint, fit_operating_point
+from mdf.evaluation.photographs import Progress, batches, load_inputs
+from mdf.evaluation.selective import abstention_metrics, selective_metrics
+from mdf.evaluation.subgroups import columns_of, subgroup_metrics
 from mdf.evaluation.task import Material
 from mdf.processor import Inputs
+from mdf.records import Manifest
 
 
 def candidate_probabilities(model: Any, inputs: Inputs, question: str, candidates: Sequence[str]) -> np.ndarray:
@@ -50,9 +59,35 @@ class Diagnosis:
         return np.stack([self.found[i] for i in self.material.judged])
 
     def metrics(self) -> dict:
-        m = self.material
+        """`classification`, `calibration`, `selective` and `subgroups`; with an operating point `decided` (each
+        diagnosis by its threshold), `calibrated` and `abstention` as well.
+        """
+        m, table = self.material, self.table()
         truth, groups = m.known(m.judged)
-        return {"classification": classification_metrics(truth, self.table(), m.classes, groups, **m.options)}
+        given = truth, table, m.classes, groups
+        found = {
+            "classification": classification_metrics(*given, **m.options)
+            | {"per_class": class_table(*given, **m.options)},
+            "calibration": calibration_metrics(*given, **m.options),
+            "selective": selective_metrics(*given, **m.options),
+        }
+        metrics = {name: named_metric(name, truth, table, m.classes) for name in ROBUST}
+        columns = columns_of([m.records[i] for i in m.judged])
+        if columns:
+            found["subgroups"] = subgroup_metrics(metrics, columns, groups, **m.options)
+        if m.point is not None:
+            honest = m.point.calibrate(table)
+            found["calibrated"] = calibration_metrics(truth, honest, m.classes, groups, **m.options)
+            found["decided"] = multi_label_metrics(
+                [tuple(n for n in names if n in m.point.decided) for names in truth],
+                m.point.decide(table),
+                m.point.decided,
+                groups,
+                **m.options,
+            )
+            below = m.point.abstain_below
+            found["abstention"] = abstention_metrics(truth, honest, m.classes, groups, below, **m.options)
+        return found
 
     def line(self, row: int) -> dict:
         if row not in self.found:
@@ -60,3 +95,25 @@ class Diagnosis:
         p = self.found[row]
         named = {name: round(float(v), 6) for name, v in zip(self.material.classes, p, strict=True)}
         return {"probabilities": named, "predicted": self.material.classes[int(p.argmax())]}
+
+
+def fit(model: Any, manifest: Manifest, *, batch_size: int = 32, risk: float | None = None) -> OperatingPoint:
+    """The operating point of a model from the val split of a manifest, see `fit_operating_point`.
+
+    Raises UserError where the split has no photograph with a diagnosis that the model knows.
+    """
+    m = Material.of(model, manifest.split(SPLIT), manifest, batch_size, 0, 0)
+    if not m.judged:
+        raise UserError(
+            f"the {SPLIT} split has no photograph with a diagnosis that the checkpoint knows; `prepare.py split` makes "
+            "a split"
+        )
+    task, progress = Diagnosis(m), Progress("photographs", len(m.records))
+    with torch.inference_mode():
+        for rows in batches(len(m.records), batch_size):
+            inputs, _ = load_inputs(model, m.records[rows.start : rows.stop], manifest)
+            task.see(rows, model.look(inputs), None)
+            progress.step(len(rows))
+    truth, groups = m.known(m.judged)
+    splits = [m.records[i].split for i in m.judged]
+    return fit_operating_point(truth, task.table(), m.classes, groups, splits, manifest.sha256, risk=risk)

@@ -13,11 +13,13 @@ import torch
 from mdf.captions import can_be_aligned
 from mdf.errors import UserError
 from mdf.evaluation import spatial
+from mdf.evaluation.classification import refuse_too_few
 from mdf.evaluation.controls import Controls
 from mdf.evaluation.diagnosis import Diagnosis
 from mdf.evaluation.embedding_tasks import EmbeddingTasks, Settings, plan
 from mdf.evaluation.generation import Generation
 from mdf.evaluation.masks import Masks
+from mdf.evaluation.operating_point import OperatingPoint
 from mdf.evaluation.photographs import Progress, batches, load_inputs
 from mdf.evaluation.small_lesions import SmallLesions
 from mdf.evaluation.task import Material, Task
@@ -48,6 +50,7 @@ def evaluate(
     batch_size: int = 32,
     generated: int = GENERATED,
     checkpoint: str = "",
+    point: OperatingPoint | None = None,
     overlap: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     resamples: int = 1000,
@@ -57,7 +60,8 @@ def evaluate(
     `classes`, `folds` and `features` are for the embedding tasks, see `embedding_tasks.Settings`; for those an
     `Embedder` does as `model`. `learn_from` is another manifest than `manifest`, whose train and val splits a probe and
     few shots learn from; the classes are then those that both know, unless `classes` names others. At most `generated`
-    photographs are put into words (0 = all). `overlap` is what `find_overlap` found and was allowed; it is stamped.
+    photographs are put into words (0 = all). `point` is the checkpoint's operating point, where one was fitted.
+    `overlap` is what `find_overlap` found and was allowed; it is stamped.
 
     Diagnosis, generate and controls use the photographs with a true diagnosis among the model's candidates, the others
     are counted aloud; a task that the records know nothing about is left out, said aloud. Raises UserError where
@@ -67,7 +71,7 @@ def evaluate(
     if not records:
         raise UserError("no photograph to evaluate: the split is empty; try --split all")
     model.eval()
-    material = Material.of(model, records, manifest, batch_size, resamples, seed)
+    material = Material.of(model, records, manifest, batch_size, resamples, seed, point)
     if learn_from is not None:
         learnt = learnt_records(learn_from)
         refuse_shared(records, manifest, learnt, learn_from)
@@ -137,7 +141,7 @@ def make_tasks(
     if missing and set(tasks) & {"diagnosis", "generate", "controls"}:
         print(f"{missing} of {len(records)} photographs have no diagnosis that the checkpoint knows: not judged on it")
     reasons: dict[str, Any] = {
-        "diagnosis": not m.judged and "no photograph has a diagnosis that the checkpoint knows",
+        "diagnosis": unjudged(m),
         "masks": "masks" in tasks
         and not any(n in r.masks for r in records for n in m.model.config.masks)
         and "no photograph has one of the checkpoint's masks",
@@ -180,6 +184,18 @@ def make_tasks(
     if not wanted:
         raise UserError(f"none of the tasks {', '.join(tasks)} can be evaluated on these {len(records)} photographs")
     return doing
+
+
+def unjudged(m: Material) -> str | None:
+    """Why the diagnosis cannot be judged on these photographs, None where it can."""
+    if not m.judged:
+        return "no photograph has a diagnosis that the checkpoint knows"
+    try:
+        truth, groups = m.known(m.judged)
+        refuse_too_few(truth, m.classes, groups)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _finite(value: Any) -> Any:

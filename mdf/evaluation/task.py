@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mdf.evaluation.bootstrap import patient_groups
+from mdf.evaluation.operating_point import OperatingPoint
 from mdf.processor import Inputs
 from mdf.prototypes import truths
 from mdf.records import FundusRecord, Manifest
@@ -28,10 +29,18 @@ class Material:
     judged: list[int]  # rows with one
     batch_size: int
     options: dict  # of the bootstrap: resamples, seed
+    point: OperatingPoint | None = None  # of the checkpoint, where one was fitted
 
     @classmethod
     def of(
-        cls, model: Any, records: Sequence[FundusRecord], manifest: Manifest, batch_size: int, resamples: int, seed: int
+        cls,
+        model: Any,
+        records: Sequence[FundusRecord],
+        manifest: Manifest,
+        batch_size: int,
+        resamples: int,
+        seed: int,
+        point: OperatingPoint | None = None,
     ) -> "Material":
         """Raises nothing: what is missing is for the tasks to refuse."""
         classes = list(model.processor.diagnoses)
@@ -46,6 +55,7 @@ class Material:
             [i for i, names in enumerate(truth) if names],
             batch_size,
             {"resamples": resamples, "seed": seed},
+            point,
         )
 
     def draw(self, rows: Sequence[int], limit: int) -> list[int]:

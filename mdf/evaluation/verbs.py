@@ -1,6 +1,73 @@
-"""Options of the verbs `evaluate.py baseline` and `evaluate.py layers`; no torch before they are read."""
+"""The verbs of evaluate.py, `evaluate.py compare A B` and so on: their options; no torch before these are read."""
 
 import argparse
+
+
+def compare_main(argv: list[str]) -> None:
+    """`evaluate.py compare A B …`."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py compare",
+        description="Print the metrics of two or more evaluations side by side, with the differences to the first.",
+        epilog="A difference has an interval where predictions.jsonl of both is there: patients are resampled once for "
+        "both. An interval that leaves 0 out is more than the choice of patients.",
+    )
+    parser.add_argument("folders", metavar="A", nargs="+", help="folders with metrics.json, or run folders")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
+    args = parser.parse_args(argv)
+    from mdf.evaluation.compare import compare
+
+    print(compare(args.folders, seed=args.seed))
+
+
+def paired_main(argv: list[str]) -> None:
+    """`evaluate.py paired A… --with B… --with C…`."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py paired",
+        description="Compare two or more models on the same photographs: B - A, patients resampled once for both.",
+        epilog="Several folders a side are folds: evaluations of one fold each, joined.",
+    )
+    parser.add_argument("first", metavar="A", nargs="+", help="folders that evaluate.py wrote with --out")
+    parser.add_argument(
+        "--with", dest="others", metavar="B", nargs="+", action="append", required=True, help="likewise; again for C"
+    )
+    parser.add_argument(
+        "--task",
+        default="probe",
+        choices=["diagnosis", "probe", "zero_shot"],
+        help="whose answers: diagnosis is the language model's own (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
+    args = parser.parse_args(argv)
+    from mdf.evaluation.compare import table
+    from mdf.evaluation.paired import paired
+
+    for number, other in enumerate(args.others):
+        text = table(paired(args.first, other, task=args.task, seed=args.seed))
+        heading = "" if len(args.others) == 1 else f"{' '.join(args.first)}  with  {' '.join(other)}\n"
+        print(("\n" if number else "") + heading + text)
+
+
+def transfer_main(argv: list[str]) -> None:
+    """`evaluate.py transfer A B C …`."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py transfer",
+        description="One Markdown table of several evaluations: a row a data set and measure, a column a task "
+        "(zero-shot, probe, few shots, retrieval), each with its interval and with what guessing reaches.",
+        epilog="Rows can be compared only where classes and checkpoint are the same: the lines below the table say.",
+    )
+    parser.add_argument("folders", metavar="A", nargs="+", help="folders that evaluate.py wrote with --out, in order")
+    parser.add_argument(
+        "--few-shot",
+        default="clap",
+        metavar="METHOD",
+        help="clap (the class-adaptive probe, default), tip_adapter or tip_adapter_f",
+    )
+    parser.add_argument("--out", metavar="FILE.md", help="also write the table to this file")
+    args = parser.parse_args(argv)
+    from mdf.evaluation.transfer import transfer
+
+    print(transfer(args.folders, method=args.few_shot, out=args.out), end="")
+
 
 BASELINE = """\
 Train two baselines on the train split of a manifest, choose on val, judge on test: a linear probe on the frozen encoder
@@ -55,7 +122,7 @@ def baseline_main(argv: list[str]) -> None:
         name=f"{args.encoder} {args.weights} {args.size} px",
         seed=args.seed,
     )
-    print(compare(f"{args.out}/probe", f"{args.out}/cnn"))
+    print(compare([f"{args.out}/probe", f"{args.out}/cnn"]))
 
 
 LAYERS = """\
@@ -103,3 +170,56 @@ def layers_main(argv: list[str]) -> None:
     )
     print(table_of(report["layers"]))
     print(f"\n{verdict(report['layers'])}; a guess reaches {report['chance']:.3f}")
+
+
+CALIBRATE = """\
+Fit the operating point of a checkpoint on the val split and write it into the checkpoint: the temperature that makes
+its probabilities honest, a threshold of each diagnosis and, with --risk, the confidence below which it does not answer.
+An evaluation then says what is reached at that point, too. The test split is never looked at.
+"""
+
+
+def calibrate_main(argv: list[str]) -> None:
+    """`evaluate.py calibrate`."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py calibrate", description=CALIBRATE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", metavar="DIR", required=True, help="checkpoint folder, or a run folder")
+    parser.add_argument("--data", metavar="M.jsonl", required=True, help="manifest with a val split")
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the photographs, where they have moved")
+    parser.add_argument(
+        "--risk", type=float, metavar="R", help="share of wrong answers that is accepted, 0.1 say (default: answer all)"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photographs at once (%(default)s)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    args = parser.parse_args(argv)
+    from mdf.errors import UserError
+
+    if args.batch_size < 1 or not (args.risk is None or 0 < args.risk < 1):
+        raise UserError("--batch-size must be at least 1, --risk above 0 and below 1")
+    from mdf.evaluation.diagnosis import fit
+    from mdf.inference.gate import resolve_checkpoint
+    from mdf.inference.predictor import load_model
+    from mdf.records import read_manifest
+
+    checkpoint = resolve_checkpoint(args.checkpoint)
+    manifest = read_manifest(args.data, data_root=args.data_root)
+    point = fit(load_model(checkpoint, args.device), manifest, batch_size=args.batch_size, risk=args.risk)
+    point.write(checkpoint)
+    print(f"fitted on {point.n} photographs of the val split; temperature {point.temperature:.3f}")
+    for name in point.classes:
+        limit = point.thresholds.get(name)
+        print(f"  {name:<28} {'none: validation has no such photograph' if limit is None else f'{limit:.3f}'}")
+    if point.abstain_below:
+        print(f"not answered below a confidence of {point.abstain_below:.3f}")
+    print(f"written to {checkpoint / 'operating_point.json'}")
+
+
+VERBS = {
+    "compare": compare_main,
+    "paired": paired_main,
+    "transfer": transfer_main,
+    "baseline": baseline_main,
+    "calibrate": calibrate_main,
+    "layers": layers_main,
+}

@@ -1,13 +1,16 @@
 """The real scripts on a tiny checkpoint that learnt nothing: what they write, say and refuse."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mdf.dialogue import Turn
+from mdf.errors import UserError
 from mdf.evaluation.compare import flatten
 from mdf.evaluation.diagnosis import candidate_probabilities
 from mdf.evaluation.evaluate import evaluate
@@ -52,7 +55,10 @@ def test_same_numbers_whatever_the_batch(checkpoint, tmp_path):
     ]
     assert both[0].keys() == both[1].keys()
     for name, value in both[0].items():
-        assert value == pytest.approx(both[1][name], abs=1e-4), name
+        if isinstance(value, list) and value and isinstance(value[0], list):
+            assert np.allclose(value, both[1][name], atol=1e-4), name  # a curve or a confusion matrix
+        else:
+            assert value == pytest.approx(both[1][name], abs=1e-4, nan_ok=True), name
 
 
 def test_the_script_writes_metrics_and_predictions(checkpoint, tmp_path):
@@ -134,3 +140,28 @@ def test_help_teaches_without_loading_torch(name):
     )
     assert done.returncode == 0 and "example" in done.stdout
     assert done.stdout.strip().endswith("False")
+
+
+def test_an_operating_point_is_fitted_on_validation_and_reported(checkpoint, tmp_path, capsys):
+    shutil.copytree(checkpoint.run / "best", tmp_path / "best")
+    args = ("--checkpoint", tmp_path / "best", "--data", checkpoint.data)
+    assert run("evaluate.py", "calibrate", *args) == 0
+    assert "of the val split" in capsys.readouterr().out
+    point = json.loads((tmp_path / "best" / "operating_point.json").read_text())
+    assert point["n"] == len(checkpoint.manifest.split("val")) and point["split"] == "val"
+    assert run("evaluate.py", *args, "--split", "all", "--tasks", "diagnosis", "--out", tmp_path / "a") == 0
+    found = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert {"calibrated", "decided", "abstention", "calibration", "selective", "subgroups"} <= found.keys()
+    assert found["abstention"]["coverage"] == 1  # no risk was named: everything is answered
+    assert run("evaluate.py", "calibrate", *args, "--risk", "2") == 2
+
+
+def test_one_class_or_one_patient_is_told_apart_from_nothing(checkpoint, tmp_path, capsys):
+    records = checkpoint.manifest.split("all")
+    alike = [r for r in records if r.diagnosis == records[0].diagnosis]
+    evaluate(checkpoint.model, alike, checkpoint.manifest, tmp_path, tasks=["diagnosis", "masks"], resamples=10)
+    assert "task diagnosis left out: all" in capsys.readouterr().out
+    one = [replace(r, patient="P1") for r in records]
+    with pytest.raises(UserError, match="none of the tasks"):
+        evaluate(checkpoint.model, one, checkpoint.manifest, tmp_path, tasks=["diagnosis"], resamples=10)
+    assert "one patient" in capsys.readouterr().out
