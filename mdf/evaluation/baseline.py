@@ -150,7 +150,8 @@ def train_both(
         model.encoder, photographs, splits["train"], splits["val"], judged.classes, recipe, folder / "last"
     )
     cnn = training.fit()
-    table = probabilities(cnn, photographs, [records[i] for i in rows], training.precision, "photographs to judge")
+    once = Photographs(model.processor.preprocessing, manifest, limit=0)
+    table = probabilities(cnn, once, [records[i] for i in rows], training.precision, "photographs to judge")
     part = {
         "features": "fine-tuned",
         "classes": len(judged.classes),

@@ -209,12 +209,11 @@ def verdict(report: Mapping[str, Mapping[str, Any]]) -> str:
     """One sentence: the best probe of each part of the model, in the order in which a photograph goes through them."""
     best: dict[str, str] = {}
     for layer, part in report.items():
-        group = layer if layer == ANSWER else layer.partition(".")[0]
-        group = "answer's scores, probed" if layer == SCORES else group
+        group = layer if layer in (SCORES, ANSWER) else layer.partition(".")[0]
         if group not in best or part["balanced_accuracy"] > report[best[group]]["balanced_accuracy"]:
             best[group] = layer
     return "best of each part, balanced accuracy: " + ", ".join(
-        f"{group} {report[layer]['balanced_accuracy']:.3f}" + (f" ({layer})" if "." in layer[:-1] else "")
+        f"{group} {report[layer]['balanced_accuracy']:.3f}" + (f" ({layer})" if layer != group else "")
         for group, layer in best.items()
     )
 
