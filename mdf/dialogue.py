@@ -26,7 +26,7 @@ SMALL_LESIONS = ("microaneurysm", "haemorrhage", "hard_exudate", "cotton_wool_sp
 # Within a conversation no answer may give a later one away: after a report, or "how many", the picture is not needed.
 # What is concluded (differential to follow_up) comes after the diagnosis that it is concluded from.
 ORDER = (
-    "eye", "unknown", "unrecorded", "presence", "quadrant", "count", "find", "diagnosis", "grade",
+    "eye", "unknown", "unrecorded", "presence", "quadrant", "count", "find", "diagnosis", "grade", "severity",
     "differential", "explain", "refer", "follow_up", "report",
 )  # fmt: skip
 LABELS = {"diagnosis", "grade"}  # one of them at most: "grade 2" names the disease, and often the disease its grade

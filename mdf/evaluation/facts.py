@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from mdf.captions import split_sentences
-from mdf.evaluation.rewording import prepared
+from mdf.evaluation.rewording import CUP_DISC, GRADE, GRADE_VALUE, GRADED, UK_CODE, prepared
 from mdf.evaluation.wording import Name, Wording, wording
 from mdf.vocabulary import NORMAL, entries, fold, is_a, scales, written
 
@@ -27,17 +27,6 @@ GAP = 4  # words between a number and what it counts
 COMMA = "xxcomma"
 ROMAN = {"i": "1", "ii": "2", "iii": "3", "iv": "4", "v": "5"}
 SIDED = {"eye", "fundus", "retina", "disc", "optic", "macula", "fovea", "photograph", "image"}  # "left" before these
-RATIO_NAME = (
-    r"(?:vertical |horizontal )?(?:cup[\s/-]*(?:to[\s-]*)?dis[ck](?:[\s-]*ratio)?|c\s*[/:]\s*d(?:[\s-]*ratio)?|v?cdr)"
-)
-RATIO_VALUE = r"(0?[.,]\d+|1[.,]0)(?:\s*(?:-|–|to)\s*(0?[.,]\d+|1[.,]0))?"
-CUP_DISC = re.compile(
-    rf"\b{RATIO_NAME}\b(?:\s+\w+){{0,3}}?\s*[=:~≈]?\s*{RATIO_VALUE}|{RATIO_VALUE}\s+{RATIO_NAME}\b", re.IGNORECASE
-)
-UK_CODE = re.compile(r"\bR([0-3](?:[LHAS])?)\s*M([01])\b(?:\s*P[01]\b)?")
-GRADED = r"(?:scale|score|grade|stage|category|level|class)"
-GRADE_VALUE = r"(R?[0-6](?![\d.,]\d)[LHAS]?|I{1,3}|IV|V)\b"
-GRADE = re.compile(rf"\b(?:grade|stage|category|level|class)\s*(?:is|of|:|=)?\s*{GRADE_VALUE}", re.IGNORECASE)
 DASH = re.compile(r"\s[-–]\s")
 MEASURE = "\0"  # where a ratio or a grade stood
 EYE_BEHIND = re.compile(r"[\s,]*(?:(?:in|of|on) )?(?:the )?(right|left) eye\b", re.IGNORECASE)
@@ -165,9 +154,8 @@ class Reader:
         clause = UK_CODE.sub(uk, CUP_DISC.sub(ratio, clause))
         if scales:  # "ICDR 2", "KWB III"
             called = "|".join(r"[\s-]+".join(map(re.escape, s.split())) for s in sorted(scales, key=len, reverse=True))
-            clause = re.sub(
-                rf"\b(?:{called})\s*(?:{GRADED})?\s*[:=]?\s*{GRADE_VALUE}", graded, clause, flags=re.IGNORECASE
-            )
+            pattern = rf"\b(?:{called})\s*(?:{GRADED})?\s*[:=]?\s*{GRADE_VALUE}"
+            clause = re.sub(pattern, graded, clause, flags=re.IGNORECASE)
         clause = GRADE.sub(graded, clause)
         for behind in re.finditer(MEASURE + EYE_BEHIND.pattern, clause, re.IGNORECASE):
             self.remember(behind[1].lower())
@@ -191,13 +179,9 @@ class Reader:
                 self.statement(statement, place)
             return
         words = fold(head).split()
-        self.look_aside(words)
-        self.clause(rest, tuple(str(f.value) for f in self.scan(words, self.words.places)) or place)
-
-    def look_aside(self, words: list[str]) -> None:
-        """Take note of the eye that a heading names."""
         for side in self.sides(words):
             self.remember(str(side.value))
+        self.clause(rest, tuple(str(f.value) for f in self.scan(words, self.words.places)) or place)
 
     def remember(self, side: str) -> None:
         self.eye = side
@@ -266,10 +250,9 @@ class Reader:
                 return
             if not own:
                 yield fact
+            status = DENIED if fact.status == AFFIRMED else fact.status
             for structure in dict.fromkeys(str(s.value) for s in own if s.value):
-                yield replace(
-                    fact, name=structure, status=DENIED if fact.status == AFFIRMED else fact.status, places=()
-                )
+                yield replace(fact, name=structure, status=status, places=())
         elif name.denied_only:
             if fact.status == DENIED and fact.name == "abnormal":
                 yield from self.meant(replace(fact, name=NORMAL, status=AFFIRMED), Name(NORMAL), words, found)
@@ -297,11 +280,7 @@ class Reader:
     def cues(self, words: list[str]) -> list[tuple[Found, str, str]]:
         """Words of denial, doubt and the like, in order, with status and side; those of `void` have none."""
         found = self.scan(words, self.words.cues)
-        return [
-            (f, status, side)
-            for f in found
-            for side, status in self.words.cues[" ".join(words[f.start : f.end])].items()
-        ]
+        return [(f, status, side) for f in found if isinstance(f.value, Mapping) for side, status in f.value.items()]
 
     def is_spared(self, words: list[str], place: Found) -> bool:
         """Whether a place is named as where something is not, or only as the landmark of another ("temporal to the
@@ -323,9 +302,8 @@ class Reader:
         joined, placed = -1, False  # end of the mark before, and whether that one had a preposition
         for mark in marks:
             goes_on = 0 <= mark.start - joined <= 2 and words[mark.start - 1] in (COMMA, "and", "or")
-            placed = (
-                placed if goes_on else any(w in self.words.within for w in words[max(0, mark.start - 3) : mark.start])
-            )
+            back = words[max(0, mark.start - 3) : mark.start]
+            placed = placed if goes_on else any(w in self.words.within for w in back)
             joined = mark.end
             owner = max((n.start for n in names if n.end <= mark.start), default=None)
             if owner is not None and (placed or not any(n.start >= mark.end for n in names)):
@@ -333,7 +311,7 @@ class Reader:
             else:
                 ahead.append(mark)
         owner = next((n.start for n in names if n.start >= found.start and n.start in behind), None)
-        adjectives = [m for m in ahead if 0 <= found.start - m.end <= 1 and m.start]
+        adjectives = [m for m in ahead if 0 <= found.start - m.end <= 1]
         if adjectives and not last:
             chosen = adjectives
         elif owner is not None:
@@ -371,11 +349,10 @@ class Reader:
         """Where words say which eye."""
         found = []
         for i, word in enumerate(words):
-            if word in ("bilateral", "bilaterally") or (
-                word in ("both", "either", "each") and words[i + 1 : i + 2] == ["eye"]
-            ):
+            behind = words[i + 1] if i + 1 < len(words) else ""
+            if word in ("bilateral", "bilaterally") or (word in ("both", "either", "each") and behind == "eye"):
                 found.append(Found(i, i + 1, "both"))
-            elif word in ("left", "right") and words[i + 1 : i + 2] and words[i + 1] in SIDED:
+            elif word in ("left", "right") and behind in SIDED:
                 found.append(Found(i, i + 1, word))
         return found
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mdf.curriculum import CATARACT_SCORE as SCALE
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, put, resample, weighted_mean
 from mdf.records import FundusRecord
 
-SCALE, LOWEST, HIGHEST, STEP = "csdi", 0.0, 10.0, 0.5
+LOWEST, HIGHEST, STEP = 0.0, 10.0, 0.5
 NUMBER = r"(\d{1,3}(?:[.,]\d+)?)"
 SCORE = re.compile(
     rf"{NUMBER}\s*(?:/|out of|of)\s*10\b(?![.,]\d)"

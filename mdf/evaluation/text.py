@@ -66,7 +66,7 @@ class Bleu:
     """
 
     def __init__(self, generated: Sequence[str], references: Sequence[Sequence[str]], chinese: bool = False):
-        from sacrebleu.metrics import BLEU
+        from sacrebleu import BLEU, __version__
 
         logging.getLogger("sacrebleu").setLevel(logging.ERROR)  # it advises against scores of single sentences
         scorer = BLEU(lowercase=True, tokenize="zh" if chinese else "13a", effective_order=True)
@@ -78,8 +78,7 @@ class Bleu:
             score = scorer.sentence_score(generated[row], list(texts))
             counts[row] = [score.sys_len, score.ref_len, *score.counts, *score.totals]
         self.counts = counts
-        version = scorer.get_signature().info.get("version")
-        self.signature = f"case:lc|eff:no|tok:{'zh' if chinese else '13a'}|smooth:exp|version:{version}"
+        self.signature = f"case:lc|eff:no|tok:{'zh' if chinese else '13a'}|smooth:exp|version:{__version__}"
 
     def metric(self, order: int) -> Callable[[np.ndarray], np.ndarray]:
         """BLEU-`order` as a function of weights [R,N]; NaN where no photograph with a reference is drawn."""

@@ -87,8 +87,8 @@ def name_table(raw: Mapping[str, Any]) -> dict[str, Name]:
     """
     known, ambiguous = entries(), set(folded(raw["ambiguous"]))
     table: dict[str, Name] = {fold(p): Name(name, True) for name, ps in raw["generic"].items() for p in ps}
-    for phrase, name in spellings().items():
-        entry = known[name]
+    for spelling, name in spellings().items():
+        phrase, entry = " ".join(spelling.split()), known[name]
         if phrase in ambiguous or (entry.kind == "quality" and " " not in phrase):
             continue
         if entry.kind != "absence":

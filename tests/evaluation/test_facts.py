@@ -100,7 +100,7 @@ def test_doubt(text, expected):
         ("Diabetic retinopathy screening photograph.", "odiabetic_retinopathy"),
         ("Check for signs of macular oedema (OCT to confirm).", "omacular_oedema"),
         ("Besides glaucoma, think of optic atrophy.", "oglaucoma ooptic_atrophy"),
-        ("Typical of glaucoma: Rim notch and disc haemorrhage.", "oglaucoma orim_thinning odisc_haemorrhage"),
+        ("Typical of glaucoma: Rim notch and disc haemorrhage.", "orim_thinning odisc_haemorrhage"),
         ("Less clear than in a healthy eye.", "onormal"),
         ("Otherwise normal.", "onormal"),
         ("No other haemorrhages.", "ohaemorrhage"),
