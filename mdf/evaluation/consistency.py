@@ -74,19 +74,20 @@ class Known:
     def __init__(self, record: FundusRecord):
         self.record = record
         self.findings = {f.name: f for f in record.findings or ()}
-        named = [d for d in record.diagnosis or () if kind(d) in ("diagnosis", "finding")]
-        specific = [d for d in (*named, *self.findings) if d not in GENERAL]
-        self.true = tuple(dict.fromkeys(specific))
+        self.named = [d for d in record.diagnosis or () if kind(d) in ("diagnosis", "finding")]
+        self.true = tuple(dict.fromkeys(d for d in (*self.named, *self.findings) if d not in GENERAL))
+        self.broad = [d for d in self.named if d in GENERAL]  # "other disease" may be any that is one
         self.denied = [d for name in record.diagnosis or () if (d := entries()[name].denies)]
-        self.only_denials = bool(self.denied) and not named
 
     def assessed(self, name: str) -> bool:
         """Whether the record says if `name` is there."""
         if name == LESION or kind(name) == "finding":
             return self.record.findings is not None
-        if self.only_denials:
-            return any(is_a(name, d) for d in self.denied)
-        return self.record.diagnosis is not None
+        if any(is_a(name, broad) for broad in self.broad):
+            return False
+        if self.named or self.record.diagnosis == ():
+            return True
+        return any(is_a(name, d) for d in self.denied)  # all that "no glaucoma" says; "blurred" says nothing
 
     def supports(self, name: str) -> bool | None:
         """Whether a claim is right; None where that is not known."""

@@ -96,6 +96,16 @@ def test_no_glaucoma_alone_says_nothing_of_other_diseases():
     assert of("Cataract. Drusen.", record)["unjudged"] == 2
 
 
+def test_a_label_that_may_be_many_diseases_judges_none_of_them():
+    other = FundusRecord(id="3", image="3.png", diagnosis=("other",))
+    assert of("Macular hole. No retinal detachment.", other)["unjudged"] == 1
+    assert "negative_confirmed" not in of("No retinal detachment.", other)
+    assert of("Glaucoma.", other)["unsupported_claim"] == 1, "which is a disease with a name of its own"
+    assert of("Normal fundus.", other)["contradiction"] == 1
+    blurred = FundusRecord(id="3", image="3.png", diagnosis=("blurred",))
+    assert of("Glaucoma.", blurred)["unjudged"] == 1
+
+
 def test_the_broader_name_is_no_error_and_no_recall_of_the_stage():
     staged = replace(DIABETIC, diagnosis=("moderate_npdr",), findings=None)
     metrics = of("Diabetic retinopathy.", staged)

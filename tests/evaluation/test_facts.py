@@ -1,5 +1,6 @@
 """What reports say, sentence by sentence. `said` writes a fact as + affirmed, - denied, ? uncertain, o told aside."""
 
+import numpy as np
 import pytest
 
 from mdf.errors import UserError
@@ -254,6 +255,54 @@ def test_cup_disc_ratios(text, ratios):
 @pytest.mark.parametrize("text", ["", "   ", "\n.;:,", "提示轻度白内障。", "???", "0.4", "a" * 5000])
 def test_texts_that_say_nothing(text):
     assert read_facts(text).facts == ()
+
+
+def test_nonsense_is_read_without_an_error_and_names_only_what_there_is():
+    """A model may say anything: words of reports in any order, with any signs between them."""
+    rng = np.random.default_rng(0)
+    words = [
+        "no",
+        "not",
+        "drusen",
+        "haemorrhages",
+        "grade",
+        "2",
+        "ICDR",
+        "C/D",
+        "0.7",
+        "OD",
+        "left eye",
+        "both",
+        "normal",
+        "disc",
+    ]
+    words += [
+        "and",
+        "or",
+        "with",
+        ",",
+        ";",
+        ":",
+        "(",
+        ")",
+        "?",
+        "-",
+        ".",
+        "\n",
+        "R1M0",
+        "3-5",
+        ">20",
+        "macula",
+        "absent",
+        "possible",
+        "\0",
+    ]
+    for _ in range(300):
+        text = " ".join(rng.choice(words, rng.integers(1, 30)))
+        read = read_facts(text)
+        assert all(f.name in entries() or f.name == "lesion" for f in read.facts)
+        assert {f.status for f in read.facts} <= set(SIGNS) and read.eyes <= {"left", "right"}
+        assert read == read_facts.__wrapped__(text), "the same text is read the same way"
 
 
 def test_every_name_of_the_vocabulary_is_read_as_it_is_displayed():
