@@ -78,7 +78,8 @@ def reference_fact_metrics(
         if not texts:
             continue
         said, wanted = statements(text), set().union(*map(statements, texts))
-        rows[row] = len(said & wanted), len(said), len(wanted)
+        if wanted:  # else there is nothing to be compared with
+            rows[row] = len(said & wanted), len(said), len(wanted)
         ratios[row] = (
             cup_disc(text),
             np.nanmean(known) if (known := [c for t in texts if (c := cup_disc(t)) == c]) else np.nan,

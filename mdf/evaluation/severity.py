@@ -14,10 +14,10 @@ from mdf.evaluation.bootstrap import RESAMPLES, put, resample, weighted_mean
 from mdf.records import FundusRecord
 
 LOWEST, HIGHEST, STEP = 0.0, 10.0, 0.5
-NUMBER = r"(\d{1,3}(?:[.,]\d+)?)"
+NUMBER = r"(?<![\d.,])(\d{1,3}(?:[.,]\d+)?)(?!\d|[.,]\d)"
 SCORE = re.compile(
     rf"{NUMBER}\s*(?:/|out of|of)\s*10\b(?![.,]\d)"
-    rf"|\b(?:score|severity|graded?)\b(?:\s+\w+){{0,4}}?\s*[:=]?\s*{NUMBER}\b(?!\s*(?:%|/|out of|of)\s*\d)",
+    rf"|\b(?:score|severity|graded?)\b(?:\s+[a-z]+){{0,4}}?\s*[:=]?\s*{NUMBER}\b(?!\s*(?:%|/|out of|of)\s*\d)",
     re.IGNORECASE,
 )
 # words on how much a cataract veils, in the order of their degree; the texts of CSDI use them, "mild to moderate" too
