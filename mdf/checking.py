@@ -11,7 +11,7 @@ STAGES = ("segment", "align", "fuse")
 PARTS = ("encoder", "unet", "fusion", "language")
 QUESTIONS = (
     "diagnosis", "presence", "quadrant", "count", "report", "eye", "size", "distance",
-    "find", "grade", "explain", "differential", "refer", "follow_up", "unknown", "unrecorded",
+    "find", "grade", "severity", "explain", "differential", "refer", "follow_up", "unknown", "unrecorded",
 )  # fmt: skip
 CAPTIONS = ("labels", "descriptions", "text", "sentences")
 DRAWN = {"descriptions", "sentences"}  # of these: a photograph has several

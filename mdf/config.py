@@ -175,7 +175,7 @@ class LanguageConfig:
 class DialogueConfig:
     prompts: str | None = None  # folder of prompt files; null = the ones that come with mdf
     # weight of each kind of question when a conversation is put together; beside these there are eye, size, distance,
-    # find, grade, explain, differential, refer, follow_up, unknown and unrecorded (docs/data.md)
+    # find, grade, severity, explain, differential, refer, follow_up, unknown and unrecorded (docs/data.md)
     questions: dict[str, float] = field(
         default_factory=lambda: {"diagnosis": 1.0, "presence": 2.0, "quadrant": 1.0, "count": 1.0, "report": 0.5}
     )

@@ -1,8 +1,8 @@
 """The curriculum: questions that lead from what is seen to what follows from it, each answered by the record alone.
 
-find, grade, explain, differential, refer, follow_up; unknown (what no colour photograph tells) and unrecorded (what
-this record lacks). Words and lists are in prompts/questions.yaml, referral in prompts/recommendations.yaml; names,
-stages and expert descriptions come from the vocabulary.
+find, grade, severity, explain, differential, refer, follow_up; unknown (what no colour photograph tells) and unrecorded
+(what this record lacks). Words and lists are in prompts/questions.yaml, referral in prompts/recommendations.yaml;
+names, stages and expert descriptions come from the vocabulary.
 """
 
 import string
@@ -28,6 +28,7 @@ ANSWER_WORDS: dict[str, dict[str, tuple[str, ...]]] = {  # of each line that an 
     "report": {"answer": ("report",)},
     "find": {"some": ("findings",), "none": ()},
     "grade": {"answer": ("value", "name")},
+    "severity": {"answer": ("score",)},
     "explain": {"answer": ("diagnosis",), "some": ("findings",), "none": (), "typical": ("diagnosis", "description")},
     "differential": {"answer": ("diagnosis", "others")},
     "unknown": {"answer": ("topic", "source")},
@@ -35,6 +36,7 @@ ANSWER_WORDS: dict[str, dict[str, tuple[str, ...]]] = {  # of each line that an 
 }
 LISTS = {"grade": "scales", "differential": "by_diagnosis", "follow_up": "by_diagnosis", "unknown": "topics"}
 BANDED = ("count", "size", "distance")  # answered by the band that a number falls into
+CATARACT_SCORE = "csdi"  # name of the score in a record's `grade`
 RULES = ("default", "uncertain", "ungradable")  # lines of recommendations.yaml beside those of diagnoses
 
 
@@ -98,6 +100,17 @@ def grade(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | N
     return Fact(spec["answer"].format(value=shown, name=name), spec["scales"][scale])
 
 
+def severity(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | None) -> Fact | None:
+    """The score of a cataract, 0 to 10, which is no grade of a scale: its values have no names."""
+    score = record.grade.get(CATARACT_SCORE)
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 10:
+        where = f"record {record.id}: grade.{CATARACT_SCORE}"
+        raise UserError(f"{where}: {score!r} must be a number from 0 to 10; correct it")
+    return Fact(prompts.spec("severity")["answer"].format(score=f"{score:g}"))
+
+
 def explain(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator | None) -> Fact | None:
     if not record.diagnosis:
         return None
@@ -142,6 +155,7 @@ def unknown(record: FundusRecord, prompts: "Prompts", rng: np.random.Generator |
 ANSWERS: dict[str, Callable[[FundusRecord, "Prompts", np.random.Generator | None], Fact | None]] = {
     "find": find,
     "grade": grade,
+    "severity": severity,
     "explain": explain,
     "refer": refer,
     "differential": differential,

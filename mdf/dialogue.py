@@ -28,7 +28,7 @@ SMALL_LESIONS = ("microaneurysm", "haemorrhage", "hard_exudate", "cotton_wool_sp
 # What is concluded (differential to follow_up) comes after the diagnosis that it is concluded from.
 ORDER = (
     "eye", "unknown", "unrecorded", "presence", "size", "distance", "quadrant", "count", "find", "diagnosis",
-    "grade", "differential", "explain", "refer", "follow_up", "report",
+    "grade", "severity", "differential", "explain", "refer", "follow_up", "report",
 )  # fmt: skip
 LABELS = {"diagnosis", "grade"}  # one of them at most: "grade 2" names the disease, and often the disease its grade
 # a report is as long as four questions; conversations of one length waste no padding

@@ -407,6 +407,15 @@ def test_the_score_of_csdi_is_not_taken_for_a_grade_of_cataract(prompts):
         answer(replace(DIABETIC, grade={"icdr": 7}), "grade", prompts)
 
 
+def test_a_cataract_is_scored_where_the_record_has_a_score(prompts):
+    assert answer(replace(DIABETIC, grade={"csdi": 6.5}), "severity", prompts) == "Severity 6.5 of 10."
+    assert answer(replace(DIABETIC, grade={"csdi": 4.0}), "severity", prompts) == "Severity 4 of 10."
+    assert answer(DIABETIC, "severity", prompts) is None
+    for wrong in (11, "dense", True):
+        with pytest.raises(UserError, match=r"record d: grade\.csdi: .* must be a number from 0 to 10"):
+            answer(replace(DIABETIC, grade={"csdi": wrong}), "severity", prompts)
+
+
 def test_referral_is_the_clinicians_line_of_the_diagnosis_or_of_the_nearest_broader_one(prompts):
     rules = prompts.recommendations
     for diagnosis, line in (("moderate_npdr", "moderate_npdr"), ("dry_amd", "amd"), ("macular_hole", "default")):
@@ -464,7 +473,8 @@ def test_a_curriculum_goes_from_what_is_seen_to_what_follows_and_repeats_nothing
             words += prompts.questions["grade"]["scales"].values() if kind == "grade" else []
             kinds_of |= {line.format(finding=w, topic=w, scale=w): kind for w in words}
     met = set()
-    for i, record in enumerate([*records, *records, DIABETIC]):
+    scored = replace(DIABETIC, grade={"csdi": 4.0})
+    for i, record in enumerate([*records, *records, DIABETIC, *[scored] * 4]):
         turns = converse(record, prompts, cfg, DIAGNOSES, np.random.default_rng(i))
         kinds = [kinds_of[t.content] for t in turns[1::2]]
         assert kinds == sorted(kinds, key=ORDER.index)

@@ -148,7 +148,9 @@ def make_tasks(
         "retrieval": not captioned and "no photograph has a diagnosis, findings or a text",
         "spatial": not questions and "no photograph has findings",
     }
-    reasons["generate"] = reasons["controls"] = reasons["diagnosis"]
+    reasons["controls"] = reasons["diagnosis"]
+    told = m.judged or any(can_be_aligned(r) for r in records)
+    reasons["generate"] = not told and "no photograph has a diagnosis, findings or a text"
     if judged is not None:
         left = len(records) - len(judged.judged)
         if left:
