@@ -17,15 +17,15 @@ def width(masks: tuple[str, ...]) -> int:
     return 2 * len(masks) + (PLACE if DISC in masks else 0) + ({DISC, CUP} <= set(masks))
 
 
-def readings(probabilities: Tensor, masks: tuple[str, ...], grid: int) -> Tensor:
-    """Mask probabilities [B,K,U,U] -> [B,G²,R] in float32, without gradient.
+def readings(probabilities: Tensor, masks: tuple[str, ...], grid: int, *, follow: bool = False) -> Tensor:
+    """Mask probabilities [B,K,U,U] -> [B,G²,R] in float32, without gradient unless `follow`.
 
     Of each mask the root of its share of the patch (a microaneurysm is a hundredth of it) and its highest probability.
     With a disc mask the patch's place in the eye's own frame: temporal is positive in both eyes. The language model
     names quadrants in this frame, and would otherwise have to learn that left and right change places with the eye.
     With a cup mask too, every patch knows the cup-disc ratio.
     """
-    p = probabilities.detach().float()
+    p = (probabilities if follow else probabilities.detach()).float()
     found = [F.adaptive_avg_pool2d(p, grid).sqrt(), F.adaptive_max_pool2d(p, grid)]
     if DISC in masks:
         disc = p[:, masks.index(DISC)]
