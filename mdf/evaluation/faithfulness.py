@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mdf.dialogue import SMALL_LESIONS, Turn, ask
+from mdf.dialogue import SMALL_LESIONS, Turn, ask, diagnosis_answer
 from mdf.errors import UserError
 from mdf.evaluation import pointing
 from mdf.evaluation.bootstrap import RESAMPLES, patient_groups, put, resample, weighted_mean
@@ -22,6 +22,7 @@ from mdf.models.attribution import patch_attribution
 from mdf.models.degraded import blurred
 from mdf.models.readings import DISC
 from mdf.processor import Inputs
+from mdf.prototypes import truths
 from mdf.records import FundusRecord, Manifest
 from mdf.vocabulary import display
 
@@ -68,14 +69,15 @@ def map_questions(
     for name in (name for name in SMALL_LESIONS if name in drawn):
         text = prompts.phrasing("presence", None).format(finding=display(name))
         found.append(MapQuestion(row, name, drawn[name], text, (spec["yes"], spec["no"])))
-    others = {DISC: "eye"} if DISC in drawn else {}
-    if VESSEL in drawn and not found:
-        others[VESSEL] = "diagnosis"
-    for name, kind in others.items():
-        question = ask(record, kind, prompts, model.processor.diagnoses)
-        if question is not None and question.answer in question.candidates:
-            rest = tuple(c for c in question.candidates if c != question.answer)
-            found.append(MapQuestion(row, name, drawn[name], question.text, (question.answer, *rest)))
+    diagnoses = model.processor.diagnoses
+    if VESSEL in drawn and not found and (true := truths([record], diagnoses)[0]):
+        names = [true[0], *(d for d in diagnoses if d not in true)]
+        answers = tuple(diagnosis_answer(prompts, (name,)) for name in names)
+        found.append(MapQuestion(row, VESSEL, drawn[VESSEL], prompts.phrasing("diagnosis", None), answers))
+    eye = ask(record, "eye", prompts, diagnoses) if DISC in drawn else None
+    if eye is not None:
+        rest = tuple(c for c in eye.candidates if c != eye.answer)
+        found.append(MapQuestion(row, DISC, drawn[DISC], eye.text, (eye.answer, *rest)))
     return found
 
 
@@ -96,8 +98,8 @@ class Faithfulness:
         resamples: int = RESAMPLES,
         seed: int = 0,
     ):
-        """`curves`: of so many photographs, the first that have a lesion, one lesion's deletion and insertion curves are
-        drawn; 0 = none. Raises UserError for a model without adapters.
+        """`curves`: of how many photographs, the first that have a lesion, one lesion's deletion and insertion curves
+        are drawn; 0 = none. Raises UserError for a model without adapters.
         """
         if not model.fusion.depths:
             raise UserError("task maps: the checkpoint has no adapters (fusion.depths: []), so that there are no maps")

@@ -71,8 +71,8 @@ def patch_attribution(
         rows: for each conversation its photograph of `inputs`; None = its own number.
     """
     was, _ = model.training, model.eval()
-    batch, row_of = candidate_rows(model, conversations, candidates)
     with torch.inference_mode(False), torch.enable_grad():
+        batch, row_of = candidate_rows(model, conversations, candidates)
         pixels = photographs(model, inputs, rows, len(row_of))
         prompt = prompt_of(model, batch, row_of)
         with torch.no_grad(), model.precision():
@@ -114,8 +114,8 @@ def pixel_attribution(
     model's own keeps seeing the real photograph, and its share is not part of `change`.
     """
     was, _ = model.training, model.eval()
-    batch, row_of = candidate_rows(model, conversations, candidates)
     with torch.inference_mode(False), torch.enable_grad():
+        batch, row_of = candidate_rows(model, conversations, candidates)
         real = photographs(model, inputs, rows, len(row_of))
         plain = blurred(real)
         prompt = prompt_of(model, batch, row_of)

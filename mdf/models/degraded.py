@@ -72,7 +72,7 @@ def mixed(whole: Inputs, other: Inputs, share: Tensor) -> Inputs:
 
 def tiled(share: Tensor, real: Tensor, shape: torch.Size) -> Tensor:
     """`share` [1,U,U] of a square picture cut as its tiles are, [1,K,1,h,w]; `real` {0,1} [1,K] are those it fills."""
-    count, height, width = shape[2], *shape[-2:]
+    count, height, width = shape[-4], shape[-2], shape[-1]
     side = math.isqrt(int(real.sum()))
     large = F.interpolate(share[None], (side * height, side * width), mode="bilinear", antialias=True)[0, 0]
     cut = large.unflatten(0, (side, height)).unflatten(2, (side, width)).transpose(1, 2).flatten(0, 1)
