@@ -1,6 +1,7 @@
 """Where the square that the networks see lies in the photograph, so that maps can be put back on its own pixels."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,15 +40,14 @@ class Frame:
     def place(self, values: np.ndarray, *, smooth: bool = True) -> np.ndarray:
         """A map float [h,w] of the square -> float32 [H,W] on the photograph, 0 beside the square.
 
-        Between the middles of the map's cells values run evenly, or with `smooth` False each cell is even in itself.
+        Values run evenly from the middle of one of the map's cells to the next and are never beyond the highest and the
+        lowest; with `smooth` False each cell is even in itself.
         """
         given = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None, None]
-        size = (self.side, self.side)
-        large = (
-            F.interpolate(given, size, mode="bilinear", antialias=values.shape[0] > self.side)
-            if smooth
-            else F.interpolate(given, size, mode="nearest-exact")
-        )[0, 0].numpy()
+        how: dict[str, Any] = {"mode": "nearest-exact"}
+        if smooth:
+            how = {"mode": "bicubic", "antialias": values.shape[0] > self.side}
+        large = F.interpolate(given, (self.side, self.side), **how)[0, 0].clamp(given.min(), given.max()).numpy()
         out = np.zeros((self.height, self.width), dtype=np.float32)
         row, column = self.corner
         top, left = max(row, 0), max(column, 0)

@@ -24,7 +24,7 @@ from mdf.models.attribution import patch_attribution
 # dark to bright, told apart by brightness alone; after matplotlib's "viridis" (CC0)
 HEAT = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=float)
 COVER = 0.7  # of the photograph below the highest value
-MAIN, TILE, COLUMNS, MARGIN, LINE = 640, 156, 6, 16, 18  # pixels of a page
+TILE, COLUMNS, MARGIN, LINE = 156, 6, 16, 18  # pixels of a page
 MAX_WORDS = 48  # tiles on a page
 INK, FAINT, PAPER = (235, 235, 235), (150, 150, 150), (18, 18, 20)
 
@@ -70,7 +70,7 @@ def scaled(image: np.ndarray, side: int) -> Image.Image:
 def page(
     image: np.ndarray, frame: Frame, title: str, lines: Sequence[str], large: np.ndarray, tiles: Sequence[Tile]
 ) -> Image.Image:
-    """The photograph beside its map `large` float [h,w], and `tiles` below, all of these on one scale."""
+    """The photograph beside its map `large` float [h,w], and `tiles` below, each map on its own scale."""
     width = COLUMNS * TILE + (COLUMNS + 1) * MARGIN
     wrapped = [part for line in lines for part in wrap(line, (width - 2 * MARGIN) // 8)]
     half = (width - 3 * MARGIN) // 2
@@ -86,10 +86,9 @@ def page(
         pen.text((MARGIN, MARGIN + 28 + LINE * i), line, fill=FAINT, font_size=14)
     sheet.paste(photograph, (MARGIN, top))
     sheet.paste(scaled(heat(image, frame.place(large), float(large.max())), half), (2 * MARGIN + half, top))
-    highest = max((float(t.map.max()) for t in tiles), default=1.0)
     for i, tile in enumerate(tiles):
         x, y = MARGIN + (i % COLUMNS) * (TILE + MARGIN), start + (i // COLUMNS) * step
-        sheet.paste(scaled(heat(image, frame.place(tile.map), highest), TILE), (x, y))
+        sheet.paste(scaled(heat(image, frame.place(tile.map), float(tile.map.max())), TILE), (x, y))
         below = y + step - 2 * LINE - 10
         pen.text((x, below), cut(tile.caption, 20), fill=INK, font_size=14)
         pen.text((x, below + LINE - 1), tile.note, fill=FAINT, font_size=12)
@@ -104,16 +103,20 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return text if len(text) <= length else text[: length - 2] + ".."
 
 
 def word_tiles(maps: AttentionMaps, adapters: Sequence[int]) -> list[Tile]:
-    """The question and each word of the answer, the mean over `adapters`."""
+    """The question and each word of the answer, the mean over `adapters`. Below each stands how much of the attention
+    its brightest patch has and how much went to nothing.
+    """
     chosen = list(adapters)
-    tiles = [Tile("(the question)", "", maps.question[chosen].mean(0).numpy())]
+    asked = maps.question[chosen].mean(0).numpy()
+    tiles = [Tile("(the question)", f"brightest {asked.max():.2f}", asked)]
     for w, word in enumerate(maps.words[:MAX_WORDS]):
-        note = f"nothing {float(maps.nothing[w, chosen].mean()):.2f}"
-        tiles.append(Tile(word, note, maps.maps[w, chosen].mean(0).numpy()))
+        values = maps.maps[w, chosen].mean(0).numpy()
+        note = f"brightest {values.max():.2f}, nothing {float(maps.nothing[w, chosen].mean()):.2f}"
+        tiles.append(Tile(word, note, values))
     if (more := len(maps.words) - MAX_WORDS) > 0:
         tiles[-1] = Tile(tiles[-1].caption, f"and {more} words more", tiles[-1].map)
     return tiles
@@ -131,8 +134,8 @@ def explain(
 
     mean.png and depth_N.png: where the adapters looked, for the whole answer and for each word; gradient.png: which
     patches speak for the answer; overlay.png and masks.png: the mean map, and what the U-Net draws, in the photograph's
-    own pixels; maps.json: words, shares that went to nothing, and the maps themselves. Files of these names are
-    replaced. Raises UserError for a model without adapters and an answer without words.
+    own pixels; maps.json: the colours of the masks, words, shares that went to nothing, and the maps themselves. Files
+    of these names are replaced. Raises UserError for a model without adapters and an answer without words.
     """
     model, image, out = predictor.model, photograph.image, Path(out)
     if not model.fusion.depths:
@@ -147,7 +150,7 @@ def explain(
     maps = attention_maps(model, photograph.inputs, [turns], [answer])[0]
     frame = Frame.of(image, predictor.processor.preprocessing)
     out.mkdir(parents=True, exist_ok=True)
-    said = [f"{question}  –  {answer}"]
+    said = [question, *(line for line in answer.splitlines() if line.strip())]
     every, whole = list(range(len(maps.layers))), maps.answer
     pages = {"mean.png": ("Where the adapters looked, mean over all depths", every)}
     for depth in sorted(set(maps.depths)):
@@ -177,6 +180,7 @@ def explain(
         "words": list(maps.words),
         "layers": list(maps.layers),
         "depths": list(maps.depths),
+        "colours": dict(zip(masks, map(list, COLOURS * len(masks)), strict=False)),
         "square": {"corner": list(frame.corner), "side": frame.side},
         "nothing": rounded(maps.nothing.numpy()),
         "maps": rounded(maps.maps.numpy()),

@@ -106,7 +106,7 @@ def attention_maps(
         found.append(
             AttentionMaps(
                 tuple(word for word, _ in words), tuple(len(places) for _, places in words), maps,
-                1 - maps.sum((2, 3)), question, layers, depths,
+                (1 - maps.sum((2, 3))).clamp(min=0), question, layers, depths,
             )
         )  # fmt: skip
     return found

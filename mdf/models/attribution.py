@@ -27,7 +27,7 @@ from mdf.processor import Inputs
 if TYPE_CHECKING:
     from mdf.models.fusion import MDFModel
 
-STEPS = 8  # points on the way from the blurred photograph to the real one
+STEPS = 16  # points on the way from the blurred photograph to the real one; see docs/decisions.md
 LOGIT = 30.0  # beyond it a mask's probability is 0 or 1 to 13 digits, and the root of 0 has no gradient
 
 
