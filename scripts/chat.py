@@ -8,6 +8,7 @@ EPILOG = """\
 examples:
   python scripts/chat.py --checkpoint runs/quickstart --image eye.jpg                       a conversation
   python scripts/chat.py --checkpoint runs/quickstart --image eye.jpg --ask "What is the diagnosis?"
+  python scripts/chat.py --checkpoint runs/quickstart --image eye.jpg --ask "Are there haemorrhages?" --maps maps
 
 in a conversation: /image FILE another photograph, /reset forget what was said, /quit
 Every answer is a draft for research; a clinician must look at the photograph.
@@ -26,6 +27,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--image", metavar="FILE", required=True, help="photograph: JPEG, PNG, TIFF …")
     parser.add_argument("--ask", metavar="QUESTION", help="one question; the answer alone goes to standard output")
     parser.add_argument(
+        "--maps",
+        metavar="DIR",
+        help="with --ask: write maps of what the answer was read from, word by word and depth by depth",
+    )
+    parser.add_argument(
         "--force", action="store_true", help="also answer about a picture that does not look like a retina"
     )
     parser.add_argument(
@@ -35,6 +41,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     import sys
+
+    from mdf.errors import UserError
+
+    if args.maps is not None and args.ask is None:
+        raise UserError("--maps shows what one answer was read from and goes with --ask QUESTION")
 
     from mdf.inference.gate import BANNER, gate, resolve_checkpoint
 
@@ -51,7 +62,13 @@ def main(argv: list[str] | None = None) -> None:
     print(BANNER, file=sys.stderr)
     if photograph.warning:
         print(f"WARNING: {photograph.warning}")
-    print(predictor.ask(photograph, args.ask, limit=args.max_tokens))
+    answer = predictor.ask(photograph, args.ask, limit=args.max_tokens)
+    print(answer)
+    if args.maps is not None:
+        from mdf.inference.explain import explain
+
+        written = explain(predictor, photograph, args.ask, answer, args.maps)
+        print(f"maps: {', '.join(map(str, written))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,10 @@ def width(masks: tuple[str, ...], counts: bool = False) -> int:
     return whole + (counted + STEPS if counted else 0)
 
 
-def readings(probabilities: Tensor, masks: tuple[str, ...], grid: int, counts: bool = False) -> Tensor:
-    """Mask probabilities [B,K,U,U] -> [B,G²,R] in float32, without gradient.
+def readings(
+    probabilities: Tensor, masks: tuple[str, ...], grid: int, counts: bool = False, *, follow: bool = False
+) -> Tensor:
+    """Mask probabilities [B,K,U,U] -> [B,G²,R] in float32, without gradient unless `follow`; counts never have one.
 
     Of each mask the root of its share of the patch (a microaneurysm is a hundredth of it) and its highest probability.
     With a disc mask the patch's place in the eye's own frame: temporal is positive in both eyes. The language model
@@ -38,7 +40,7 @@ def readings(probabilities: Tensor, masks: tuple[str, ...], grid: int, counts: b
     With `counts` every patch knows how many regions each lesion's mask has, and on a scale how many has the lesion that
     lies in it: attention averages patches and cannot count them.
     """
-    p = probabilities.detach().float()
+    p = (probabilities if follow else probabilities.detach()).float()
     found = [F.adaptive_avg_pool2d(p, grid).sqrt(), F.adaptive_max_pool2d(p, grid)]
     if DISC in masks:
         disc = p[:, masks.index(DISC)]
