@@ -12,9 +12,10 @@ DESCRIPTION = """\
 Evaluate a checkpoint on the photographs of a manifest; writes OUT/metrics.json and OUT/predictions.jsonl.
 
 tasks:
-  diagnosis   likelihood of each candidate diagnosis: accuracy, balanced accuracy, macro F1, macro AUROC
-  generate    the diagnosis and a report in the model's own words; the diagnosis is read from the text
-  masks       Dice of vessels (and lesions)
+  diagnosis   likelihood of each candidate diagnosis: accuracy, F1, AUROC and the like, each class, calibration, what is
+              left to a clinician at which risk, subgroups; with an operating point (verb calibrate) at that as well
+  generate    the diagnosis and a report in the model's own words, judged by what they say: facts found or invented
+  masks       Dice, IoU and AUROC of vessels and lesions, clDice of vessels
   retrieval   caption to photograph and back, photograph to other patients' photographs: R@1, R@5, R@10, mAP
   zero_shot   photographs against texts of each class (prompts/zero_shot.yaml), without and with expert descriptions
   spatial     small lesions: is it there, in which quadrant, how many
@@ -23,6 +24,11 @@ tasks:
 only when asked for:
   probe       logistic regression on frozen features, trained on the manifest's train split (or --folds K)
   few_shot    1, 4 and 16 photographs a class from the train split, five draws: class-adaptive probe, Tip-Adapter(-F)
+  maps        do the explanation maps point at the lesion, and does the answer hang on what they show? Beside random
+              maps, the middle of the picture and the U-Net's own masks
+  counterfactual
+              pairs of phantoms that differ in one thing (only for checkpoints that were trained on phantoms): does
+              the answer change, and only as it should?
 
 Does it hold on another camera, in another country? With --learn-from M2.jsonl probe and few_shot learn from the train
 and val splits of M2 and are judged on --data. The classes are then those that both know (what is left out is said),
@@ -35,6 +41,7 @@ evaluations side by side, each with a --help of its own:
   paired A --with B   is the difference of two models more than the choice of patients?
   transfer A B C …    one Markdown table, a row a data set, a column a task
   baseline            train what every checkpoint has to beat: a linear probe, and a plainly fine-tuned CNN
+  calibrate           temperature, thresholds and abstention from the val split, written into the checkpoint
   layers              where is the information about the diagnosis lost? a probe on every part of a checkpoint
 """
 EPILOG = """\

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from mdf.dialogue import ABOUT, SMALL_LESIONS, Prompts, Question, Turn, ask
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, put, resample, weighted_mean
 from mdf.evaluation.photographs import batches
 from mdf.evaluation.spatial import kinds_of
+from mdf.evaluation.task import Material
 from mdf.imaging.phantom import check_size
 from mdf.imaging.phantom_pairs import CHANGES, Pair, draw_pair
+from mdf.processor import Inputs
 
 NEEDS = {"lesion": "presence", "quadrant": "quadrant", "count": "count", "cup": "diagnosis"}  # the answer that changes
 
@@ -53,8 +56,32 @@ def pair_questions(
     return moved + [still[i] for i in sorted(order[: len(moved)])]
 
 
+class Counterfactual:
+    """Task `counterfactual`. It needs none of the photographs that are evaluated: it draws its own."""
+
+    looks = False
+
+    def __init__(self, material: Material):
+        processor = material.model.processor
+        self.material = material
+        self.asked = Counterfactuals(
+            processor.prompts, processor.diagnoses, processor.questions, seed=material.options["seed"]
+        )
+
+    def see(self, rows: range, inputs: Inputs, masks: Any) -> None:
+        """Nothing of these."""
+
+    def metrics(self) -> dict:
+        with torch.inference_mode():
+            self.asked.ask(self.material.model, self.material.batch_size)
+        return {"counterfactual": self.asked.figures(**self.material.options)}
+
+    def line(self, row: int) -> dict:
+        return {}
+
+
 class Counterfactuals:
-    """`ask(model)` draws the pairs and asks, batch by batch; then `metrics()` and `lines()`.
+    """`ask(model)` draws the pairs and asks, batch by batch; then `figures()` and `lines()`.
 
     Photographs are drawn on the fly, always the same ones for a seed.
     """
@@ -115,7 +142,7 @@ class Counterfactuals:
                 answers += [int(np.argmax(line)) for line in scores]
             self.answers += zip(answers[::2], answers[1::2], strict=True)
 
-    def metrics(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict:
+    def figures(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict:
         """Shares of questions, each with an interval in which whole pairs are drawn, of all pairs and `by_change`.
 
         `changed_right`: where the truth changes, both answers are right. `unchanged_same`: where it does not, both are

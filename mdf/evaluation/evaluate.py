@@ -15,8 +15,10 @@ from mdf.errors import UserError
 from mdf.evaluation import spatial
 from mdf.evaluation.classification import refuse_too_few
 from mdf.evaluation.controls import Controls
+from mdf.evaluation.counterfactual import Counterfactual
 from mdf.evaluation.diagnosis import Diagnosis
 from mdf.evaluation.embedding_tasks import EmbeddingTasks, Settings, plan
+from mdf.evaluation.faithfulness import Faithfulness
 from mdf.evaluation.generation import Generation
 from mdf.evaluation.masks import Masks
 from mdf.evaluation.operating_point import OperatingPoint
@@ -85,13 +87,13 @@ def evaluate(
     settings = Settings(tuple(classes), folds, whose, features, batch_size, material.options)
     doing = make_tasks(material, tasks, settings, learn_from or manifest, generated)
 
-    masked = [task.names for task in doing if isinstance(task, Masks)]
+    masked = model.config.masks if any(isinstance(task, Masks | Faithfulness) for task in doing) else ()
     looks = any(task.looks for task in doing)
     progress = Progress("photographs", len(records))
     with torch.inference_mode():
         for rows in batches(len(records), batch_size):
             part = material.records[rows.start : rows.stop]
-            inputs, masks = load_inputs(model, part, manifest, masked[0] if masked else ())
+            inputs, masks = load_inputs(model, part, manifest, masked)
             inputs = model.look(inputs) if looks else inputs
             for task in doing:
                 task.see(rows, inputs, masks)
@@ -112,6 +114,10 @@ def evaluate(
     for task in asked:
         metrics |= task.metrics()
     out = Path(out)
+    for task in doing:
+        if isinstance(task, Counterfactual):
+            pairs = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in task.asked.lines())
+            write_text(out / "counterfactuals.jsonl", pairs)
     lines = []
     for i, record in enumerate(material.records):
         line: dict = {"id": record.id, "patient": record.patient, "truth": list(material.truth[i])}
@@ -140,15 +146,14 @@ def make_tasks(
     missing = len(records) - len(m.judged)
     if missing and set(tasks) & {"diagnosis", "generate", "controls"}:
         print(f"{missing} of {len(records)} photographs have no diagnosis that the checkpoint knows: not judged on it")
+    masked = not set(tasks) & {"masks", "maps"} or any(n in r.masks for r in records for n in m.model.config.masks)
     reasons: dict[str, Any] = {
         "diagnosis": unjudged(m),
-        "masks": "masks" in tasks
-        and not any(n in r.masks for r in records for n in m.model.config.masks)
-        and "no photograph has one of the checkpoint's masks",
+        "masks": not masked and "no photograph has one of the checkpoint's masks",
         "retrieval": not captioned and "no photograph has a diagnosis, findings or a text",
         "spatial": not questions and "no photograph has findings",
     }
-    reasons["controls"] = reasons["diagnosis"]
+    reasons["maps"], reasons["controls"] = reasons["masks"], reasons["diagnosis"]
     told = m.judged or any(can_be_aligned(r) for r in records)
     reasons["generate"] = not told and "no photograph has a diagnosis, findings or a text"
     if judged is not None:
@@ -183,6 +188,10 @@ def make_tasks(
         doing.append(EmbeddingTasks(m, wanted, learnt, judged, captioned, settings))
     if "spatial" in wanted:
         doing.append(SmallLesions(m, questions))
+    if "maps" in wanted:
+        doing.append(Faithfulness(m.model, records, **m.options))
+    if "counterfactual" in wanted:
+        doing.append(Counterfactual(m))
     if not wanted:
         raise UserError(f"none of the tasks {', '.join(tasks)} can be evaluated on these {len(records)} photographs")
     return doing

@@ -88,6 +88,8 @@ class Faithfulness:
     gradient times activation on the memory (`mdf.models.attribution`).
     """
 
+    looks = False  # gradients go through the photographs themselves
+
     def __init__(
         self,
         model: Any,
@@ -101,8 +103,10 @@ class Faithfulness:
         """`curves`: of how many photographs, the first that have a lesion, one lesion's deletion and insertion curves
         are drawn; 0 = none. Raises UserError for a model without adapters.
         """
-        if not model.fusion.depths:
-            raise UserError("task maps: the checkpoint has no adapters (fusion.depths: []), so that there are no maps")
+        if not len(model.fusion.adapters):
+            raise UserError(
+                "task maps: the checkpoint has no adapters (fusion.depths: [], or another fusion.kind), and so no maps"
+            )
         if curves and model.processor.preprocessing.resize != "field":
             print(
                 "maps: deletion and insertion curves are left out, since the encoder is shown the whole photograph "
@@ -201,10 +205,10 @@ class Faithfulness:
                 judged[n].values[name] |= {"deletion": float(d), "insertion": float(i)}
 
     def metrics(self) -> dict:
-        """`tolerance` (share of the side) and for `lesions`, `disc` and `vessel`, as far as they were drawn: `n`
-        questions, and by map each of FIGURES with its 95 % interval, patients drawn; `gain`: pointing of attention less
-        that of a random map, on the same resamples. `by_lesion`: pointing of attention for each kind. Raises UserError
-        where no mask was drawn.
+        """`maps`: `tolerance` (share of the side) and for `lesions`, `disc` and `vessel`, as far as they were drawn:
+        `n` questions, and by map each of FIGURES with its 95 % interval, patients drawn; `gain`: pointing of attention
+        less that of a random map, on the same resamples. `by_lesion`: pointing of attention for each kind. Raises
+        UserError where no mask was drawn.
         """
         if not self.judged:
             raise UserError(
@@ -229,7 +233,7 @@ class Faithfulness:
                     weighted_mean(column(mine, "attention", "pointing")),
                     weights,
                 )
-        return metrics
+        return {"maps": metrics}
 
     def table(self, mine: list[Judged], groups: Sequence[str]) -> dict:
         """The figures of some questions, by map."""
@@ -275,11 +279,11 @@ def faithfulness_metrics(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """`Faithfulness.metrics` of the maps on these photographs, a pass of its own."""
+    """The figures of the maps on these photographs, a pass of its own."""
     task = Faithfulness(model, records, curves=curves, tolerance=tolerance, resamples=resamples, seed=seed)
     progress = Progress("maps", len(records))
     for rows in batches(len(records), batch_size):
         inputs, masks = load_inputs(model, [records[i] for i in rows], manifest, model.config.masks)
         task.see(rows, inputs, masks)
         progress.step(len(rows))
-    return task.metrics()
+    return task.metrics()["maps"]

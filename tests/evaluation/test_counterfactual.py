@@ -30,7 +30,7 @@ def asked(prompts) -> Counterfactuals:
 
 def answered(task: Counterfactuals, choose) -> dict:
     task.answers = [choose(q) for q in task.questions]
-    return task.metrics(resamples=50)
+    return task.figures(resamples=50)
 
 
 def test_what_changes_is_asked_and_as_much_that_does_not(asked):
@@ -91,7 +91,7 @@ def test_a_checkpoint_is_asked_about_photographs_drawn_on_the_fly(checkpoint):
     processor = checkpoint.model.processor
     task = Counterfactuals(processor.prompts, processor.diagnoses, processor.questions, pairs=5, seed=1, size=96)
     task.ask(checkpoint.model, batch_size=4)
-    metrics = task.metrics(resamples=20)
+    metrics = task.figures(resamples=20)
     assert metrics["questions"] == len(task.answers) == len(task.questions) and 0 <= metrics["consistency"] <= 1
     lines = task.lines()
     assert json.loads(json.dumps(lines)) == lines and {line["pair"] for line in lines} == set(range(5))

@@ -165,3 +165,17 @@ def test_one_class_or_one_patient_is_told_apart_from_nothing(checkpoint, tmp_pat
     with pytest.raises(UserError, match="none of the tasks"):
         evaluate(checkpoint.model, one, checkpoint.manifest, tmp_path, tasks=["diagnosis"], resamples=10)
     assert "one patient" in capsys.readouterr().out
+
+
+def test_maps_and_counterfactual_pairs_are_asked_for_by_name(checkpoint, tmp_path, monkeypatch):
+    from mdf.evaluation import counterfactual
+
+    few = counterfactual.Counterfactuals
+    monkeypatch.setattr(counterfactual, "Counterfactuals", lambda *a, **k: few(*a, **k | {"pairs": 4, "size": 96}))
+    records = checkpoint.manifest.split("all")[:6]
+    tasks = ("maps", "counterfactual")
+    found = evaluate(checkpoint.model, records, checkpoint.manifest, tmp_path, tasks=tasks, resamples=10)
+    assert found.keys() >= {"maps", "counterfactual"} and found["counterfactual"]["pairs"] == 4
+    pairs = [json.loads(line) for line in (tmp_path / "counterfactuals.jsonl").read_text().splitlines()]
+    assert {"pair", "change", "question", "truth", "answer"} <= pairs[0].keys()
+    assert any("maps" in json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines())

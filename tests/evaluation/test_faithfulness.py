@@ -79,14 +79,14 @@ def test_a_map_that_points_is_told_from_one_that_does_not(checkpoint, model):
         for name in SMALL_LESIONS[:2]:
             figures = {"pointing": 1.0, "energy": 0.9, "iou": 0.5}
             task.judged.append(Judged(row, name, {"attention": figures, "random": dict.fromkeys(figures, 0.0)}))
-    found = task.metrics()["lesions"]
+    found = task.metrics()["maps"]["lesions"]
     assert found["gain"] == 1 and found["gain_ci"] == [1, 1] and found["photographs"] == 8 and found["n"] == 16
 
 
 def test_bad_input(checkpoint, model, capsys):
     with pytest.raises(UserError, match="no photograph has a mask"):
         Faithfulness(model, checkpoint.manifest.records[:1]).metrics()
-    without = SimpleNamespace(fusion=SimpleNamespace(depths=()))
+    without = SimpleNamespace(fusion=SimpleNamespace(adapters=()))
     with pytest.raises(UserError, match="no adapters"):
         Faithfulness(without, [])
     whole = SimpleNamespace(
