@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mdf.cli import run
 
-NAMES = ("generate", "step", "fuse", "align", "data")
+NAMES = ("generate", "step", "memory", "fuse", "align", "data")
 DESCRIPTION = """\
 Measure what the fusion costs, how fast the encoder is aligned and embeds, and how fast data are loaded: ratios, each
 against a named reference that is measured in the same run, turn by turn.
@@ -19,6 +19,8 @@ benchmarks:
   generate    tokens a second of an answer, over the same language model without adapters    (at least 0.9)
   step        seconds of a fuse training step with the U-Net frozen, over the baseline MLLM's (at most 1.35);
               and with the U-Net training beside it
+  memory      the most that such a step holds, over the baseline's and over transformers' with peft on the language
+              model alone, at 128 and 512 tokens (at most 1.15)
   fuse        tokens a second of a fuse training step, encoder and U-Net frozen, over TRL's SFTTrainer with peft on the
               same language model at 128 and 512 tokens (at least 1.0); peak memory of the loss over that of all
               logits at once (at most 0.25). Needs TRL: pip install 'mdf-mllm[benchmark]'
@@ -113,8 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     rows, facts = [], {}
     root = Path(args.data_root) if args.data_root else None
-    if {"generate", "step", "fuse"} & set(names):  # first, since it looks at the configuration
+    if {"generate", "step", "memory", "fuse"} & set(names):  # first, since it looks at the configuration
         from mdf.fuse_benchmarks import fuse, need_trl
+        from mdf.memory_benchmarks import memory
 
         if "fuse" in names:
             try:
@@ -126,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"left out: {error}")
         benchmarks = Benchmarks(cfg)
         rows, facts = benchmarks.run(names, args.repeats), benchmarks.facts
+        rows += memory(benchmarks) if "memory" in names else []
         rows += fuse(benchmarks, args.repeats) if "fuse" in names else []
         del benchmarks  # two language models
     if "align" in names:
