@@ -72,6 +72,27 @@ def test_the_memory_of_a_step_is_what_tensors_take_by_torchs_own_count(settings)
         assert row.measured[0] - row.reference[0] > unet, length
 
 
+def test_the_language_model_alone_is_measured_by_attention_and_by_bits(settings, monkeypatch):
+    from mdf import language_benchmarks
+    from mdf.benchmarks import Benchmarks
+    from mdf.config import load_config
+    from mdf.errors import UserError
+
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(language_benchmarks, "LENGTHS", (16, 24))
+    rows = language_benchmarks.language(Benchmarks(load_config(settings), say=lambda text: None), 1)
+    assert [(r.name, r.reference_name) for r in rows] == [
+        ("language step, eager, T 16", "sdpa"),
+        ("language step, eager, T 24", "sdpa"),
+        ("language step, T 16, nf4", "fp32"),
+        ("language step, T 16, int8", "fp32"),
+    ]
+    assert all(row.measured[0] > 0 for row in rows)
+    monkeypatch.setattr(language_benchmarks, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install bitsandbytes"):
+        language_benchmarks.need_bitsandbytes()
+
+
 def test_a_verdict_follows_from_the_median_of_the_rounds():
     from mdf.benchmarks import Row, table
 
