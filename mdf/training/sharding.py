@@ -24,6 +24,8 @@ def spread(
     """The model and its optimizer over all processes, as `launch` says; gradients are clipped to `max_norm`."""
     if any(n.startswith("language.") for n in model.of_base):
         model.fingerprint_of_base = fingerprint(model.language)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()  # convolutions lie channels-last, which neither can cut
     if launch.sharding == "fsdp2":
         shard(model, accelerator.device, reshard=launch.reshard)
     model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)  # precision alone
@@ -47,8 +49,6 @@ def shard(model: Any, device: torch.device, *, reshard: bool) -> None:
     scalars = {p for p in model.parameters() if p.ndim == 0}  # cannot be cut; none of them trains here
     if any(p.requires_grad for p in scalars):
         raise AssertionError("a tensor of one number trains, whose gradient nobody would average")
-    for parameter in model.parameters():
-        parameter.data = parameter.data.contiguous()  # convolutions lie channels-last, which FSDP2 refuses
     for scalar in scalars:
         scalar.data = scalar.data.to(device)
     units = set(bare(model.language)._no_split_modules)

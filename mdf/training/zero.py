@@ -5,7 +5,6 @@ accelerate, which casts all weights to bf16. With neither its bf16 nor its fp16 
 precision that it has, so that gates, norms and LoRA stay in float32; autocast is the model's own, as everywhere.
 """
 
-import logging
 import os
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+BUCKET = 50_000_000  # values that are sent at a time: 200 MB; DeepSpeed's own 500 million would take 2 GB
 
 
 class Zero:
@@ -26,17 +26,26 @@ class Zero:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
 
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         self.groups = [list(group["params"]) for group in optimizer.param_groups]  # DeepSpeed replaces them by its own
         settings = {
             "train_micro_batch_size_per_gpu": 1,  # of no effect: batches and accumulation are the loop's
             "gradient_accumulation_steps": 1,
             "gradient_clipping": max_norm,
             "steps_per_print": None,
-            "zero_optimization": {"stage": stage, "overlap_comm": device.type == "cuda"},
+            "zero_optimization": {
+                "stage": stage,
+                "overlap_comm": device.type == "cuda",
+                "reduce_bucket_size": BUCKET,
+                "allgather_bucket_size": BUCKET,
+                "memory_efficient_linear": False,  # which would replace torch's own F.linear, for all
+            },
         }
         self.stage, self.updates = stage, 0
+        deepspeed.init_distributed(verbose=False)  # on the process group that is there
         if stage == 3:
+            hold_scalars(model)
+            for buffer in model.buffers():
+                buffer.data = buffer.data.to(device)
             deepspeed.zero.Init(module=model, config_dict_or_path=settings)  # tensor by tensor: it need not fit whole
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
 
@@ -105,6 +114,16 @@ class Zero:
         own = value.flatten()[start : start + size]
         part[: len(own)] = own
         safe_set_local_optimizer_state(parameter, part, name)
+
+
+def hold_scalars(model: Any) -> None:
+    """Make buffers of the parameters of one number, which DeepSpeed cannot cut; none of them trains here."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ndim == 0:
+                assert not parameter.requires_grad, name
+                delattr(module, name)
+                module.register_buffer(name, parameter.detach())
 
 
 def gathered(parameter: Tensor) -> Any:
