@@ -42,8 +42,8 @@ class Zero:
         }
         self.stage, self.updates = stage, 0
         deepspeed.init_distributed(verbose=False)  # on the process group that is there
+        hold_scalars(model)
         if stage == 3:
-            hold_scalars(model)
             for buffer in model.buffers():
                 buffer.data = buffer.data.to(device)
             deepspeed.zero.Init(module=model, config_dict_or_path=settings)  # tensor by tensor: it need not fit whole
@@ -117,7 +117,7 @@ class Zero:
 
 
 def hold_scalars(model: Any) -> None:
-    """Make buffers of the parameters of one number, which DeepSpeed cannot cut; none of them trains here."""
+    """Make buffers of the parameters of one number, which DeepSpeed can neither send nor cut; none of them trains here."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.ndim == 0:
