@@ -24,10 +24,8 @@ def spread(
     """The model and its optimizer over all processes, as `launch` says; gradients are clipped to `max_norm`."""
     if any(n.startswith("language.") for n in model.of_base):
         model.fingerprint_of_base = fingerprint(model.language)
-    for (
-        parameter
-    ) in model.parameters():  # convolutions lie channels-last, which neither can cut, and 1 x 1 kernels with
-        parameter.data = parameter.data.contiguous().view(-1).view(parameter.shape)  # its strides, though contiguous
+    for parameter in model.parameters():  # convolutions lie channels-last, 1 x 1 kernels by their strides alone
+        parameter.data = parameter.data.contiguous().view(-1).view(parameter.shape)
     if launch.sharding == "fsdp2":
         shard(model, accelerator.device, reshard=launch.reshard)
     model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)  # precision alone

@@ -117,7 +117,7 @@ class Zero:
 
 
 def hold_scalars(model: Any) -> None:
-    """Make buffers of the parameters of one number, which DeepSpeed can neither send nor cut; none of them trains here."""
+    """Make buffers of the parameters of one number, which DeepSpeed can neither send nor cut; none of them trains."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.ndim == 0:
