@@ -97,6 +97,27 @@ def interleave(
     return seconds
 
 
+def allocated(action: Callable[[], Any], device: torch.device) -> tuple[int, int]:
+    """Bytes that `action` held at most beside what was there before, and those that it left, by torch's own count."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        action()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before, torch.cuda.memory_allocated(device) - before
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        action()
+    held = peak = 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak, held
+
+
 def pixels(cfg: Config, model: Any, count: int) -> dict[str, torch.Tensor]:
     """Noise in place of photographs: pixel_values [count,3,S,S], unet_pixels [count,3,U,U]."""
     sides = {"pixel_values": model.processor.preprocessing.encoder_size, "unet_pixels": cfg.unet.size}

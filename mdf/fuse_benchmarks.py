@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mdf.batches import Batch
-from mdf.benchmarks import Benchmarks, Row, training_batch, wait_for
+from mdf.benchmarks import Benchmarks, Row, allocated, training_batch, wait_for
 from mdf.errors import UserError
 from mdf.losses.text import shift, text_loss, text_loss_by_rows
 from mdf.models.language import attach_lora, load_language
@@ -207,29 +207,8 @@ def loss_rows(made: Benchmarks) -> list[Row]:
         text_loss_by_rows(hidden[keep], head, targets).backward()
 
     made.say(f"loss: {TOKENS} tokens, {len(targets)} supervised, vocabulary {VOCABULARY:,}, width {WIDTH}")
-    own, all_, some = ([peak_bytes(action, made.device) / 2**30] for action in (by_rows, naive, supervised))
+    own, all_, some = ([allocated(action, made.device)[0] / 2**30] for action in (by_rows, naive, supervised))
     return [
         Row("loss memory", "logits of all tokens", "GiB", own, all_, bar=0.25, at_least=False),
         Row("loss memory", "logits of supervised tokens", "GiB", own, some),
     ]
-
-
-def peak_bytes(action: Callable[[], Any], device: torch.device) -> int:
-    """The most memory that `action` held at a time beside what was there before, by torch's own count."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        action()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        action()
-    held = peak = 0
-    for event in profiled.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mdf.cli import run
 
-NAMES = ("generate", "step", "evaluate", "fuse", "align", "data")
+NAMES = ("generate", "step", "evaluate", "memory", "fuse", "language", "align", "data")
 DESCRIPTION = """\
 Measure what the fusion costs, how fast the encoder is aligned and embeds, and how fast data are loaded: ratios, each
 against a named reference that is measured in the same run, turn by turn.
@@ -21,9 +21,13 @@ benchmarks:
               and with the U-Net training beside it
   evaluate    seconds of scoring eight candidate diagnoses of each photograph, over one forward pass of the prompt and
               of the answers' tokens (at most 1.3)
+  memory      the most that such a step holds, over the baseline's and over transformers' with peft on the language
+              model alone, at 128 and 512 tokens (at most 1.15)
   fuse        tokens a second of a fuse training step, encoder and U-Net frozen, over TRL's SFTTrainer with peft on the
               same language model at 128 and 512 tokens (at least 1.0); peak memory of the loss over that of all
               logits at once (at most 0.25). Needs TRL: pip install 'mdf-mllm[benchmark]'
+  language    seconds of a training step of the language model alone: eager attention over sdpa at 128 and 512 tokens,
+              4 and 8 bits over the whole weights. Needs bitsandbytes
   align       photographs a second of a contrastive training step, over a plain loop around open_clip's own model and
               loss (at least 1.0); of embedding, over the encoder's bare forward (at least 0.95), and from files
   data        photographs a second from files to batches, over the same work in PIL and torchvision (at least 1.5);
@@ -115,24 +119,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     rows, facts = [], {}
     root = Path(args.data_root) if args.data_root else None
-    if {"generate", "step", "evaluate", "fuse"} & set(names):  # first, since it looks at the configuration
+    if {"generate", "step", "evaluate", "memory", "fuse", "language"} & set(names):  # looks at the configuration
+        from mdf.evaluate_benchmarks import evaluate
         from mdf.fuse_benchmarks import fuse, need_trl
+        from mdf.language_benchmarks import language, need_bitsandbytes
+        from mdf.memory_benchmarks import memory
 
-        if "fuse" in names:
-            try:
-                need_trl()
-            except UserError as error:
-                if "fuse" in args.words:
-                    raise
-                names.remove("fuse")
-                print(f"left out: {error}")
+        for name, need in {"fuse": need_trl, "language": need_bitsandbytes}.items():
+            if name in names:
+                try:
+                    need()
+                except UserError as error:
+                    if name in args.words:
+                        raise
+                    names.remove(name)
+                    print(f"left out: {error}")
         benchmarks = Benchmarks(cfg)
         rows, facts = benchmarks.run(names, args.repeats), benchmarks.facts
-        if "evaluate" in names:
-            from mdf.evaluate_benchmarks import evaluate
-
-            rows += evaluate(benchmarks, args.repeats)
+        rows += evaluate(benchmarks, args.repeats) if "evaluate" in names else []
+        rows += memory(benchmarks) if "memory" in names else []
         rows += fuse(benchmarks, args.repeats) if "fuse" in names else []
+        rows += language(benchmarks, args.repeats) if "language" in names else []
         del benchmarks  # two language models
     if "align" in names:
         from mdf.align_benchmarks import align

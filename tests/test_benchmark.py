@@ -53,6 +53,57 @@ def test_it_prints_ratios_beside_their_references_and_bars(settings, run_script,
         assert f"{row['ratio']:.3f}" in done.stdout
 
 
+def test_the_memory_of_a_step_is_what_tensors_take_by_torchs_own_count(settings):
+    """Weights and moments are in it on both sides, and of the U-Net only where the fusion reads it."""
+    import torch
+
+    from mdf.benchmarks import Benchmarks, allocated
+    from mdf.config import load_config
+    from mdf.memory_benchmarks import LENGTHS, memory
+
+    made = Benchmarks(load_config(settings), say=lambda text: None)
+    kept: list[torch.Tensor] = []
+
+    def action() -> None:
+        torch.zeros(3, 1024, 256).sum()
+        kept.append(torch.zeros(2, 1024, 256))
+
+    peak, left = allocated(action, made.device)
+    assert left == 2 * 2**20 and 3 * 2**20 <= peak <= 3 * 2**20 + 4096
+    rows = memory(made)
+    assert [(r.name, r.reference_name) for r in rows] == [
+        (f"step memory, T {length}", reference)
+        for length in LENGTHS
+        for reference in ("the baseline's", "transformers, peft")
+    ]
+    weights, unet = (sum(p.numel() * 4 for p in m.parameters()) / 2**30 for m in (made.fused, made.fused.unet))
+    for row in rows:
+        assert row.measured[0] > weights and row.bar == 1.15 and not row.at_least
+    for length, row in zip(LENGTHS, rows[::2], strict=True):
+        assert row.measured[0] - row.reference[0] > unet, length
+
+
+def test_the_language_model_alone_is_measured_by_attention_and_by_bits(settings, monkeypatch):
+    from mdf import language_benchmarks
+    from mdf.benchmarks import Benchmarks
+    from mdf.config import load_config
+    from mdf.errors import UserError
+
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(language_benchmarks, "LENGTHS", (16, 24))
+    rows = language_benchmarks.language(Benchmarks(load_config(settings), say=lambda text: None), 1)
+    assert [(r.name, r.reference_name) for r in rows] == [
+        ("language step, eager, T 16", "sdpa"),
+        ("language step, eager, T 24", "sdpa"),
+        ("language step, T 16, nf4", "fp32"),
+        ("language step, T 16, int8", "fp32"),
+    ]
+    assert all(row.measured[0] > 0 for row in rows)
+    monkeypatch.setattr(language_benchmarks, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install bitsandbytes"):
+        language_benchmarks.need_bitsandbytes()
+
+
 def test_a_verdict_follows_from_the_median_of_the_rounds():
     from mdf.benchmarks import Row, table
 

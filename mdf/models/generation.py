@@ -11,7 +11,7 @@ from transformers import GenerationMixin
 
 from mdf.models.configuration import CACHE
 from mdf.models.language import bare, has_tower
-from mdf.models.mllama import holds_photograph, see_tiles
+from mdf.models.mllama import cross_layers, holds_photograph, see_tiles
 from mdf.tiles import cross_attention_mask
 
 
@@ -33,11 +33,6 @@ class FusedGenerationMixin(GenerationMixin):
 
         Rows of unequal length are padded on the left. The image placeholder is never generated.
         """
-        if has_tower(self.language) and kwargs.get("cache_implementation") == "static":
-            raise ValueError(
-                "cache_implementation: a static cache has no room for the keys of a photograph in Mllama's "
-                "cross-attention layers (transformers 5.24); leave it out"
-            )
         was, _ = self.training, self.eval()
         if has_tower(self.language) and kwargs.get("aspect_ratio_mask") is not None:
             image = self.processor.image_token_id
@@ -67,6 +62,19 @@ class FusedGenerationMixin(GenerationMixin):
             if holds_photograph(inputs.get(CACHE), bare(self.language).config):
                 inputs["cross_attention_states"] = None
         return inputs
+
+    def _prepare_static_cache(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' static cache, with room for a photograph's keys in Mllama's cross-attention layers.
+
+        transformers 5.24 gives these the room of the text, and writes beyond it.
+        """
+        from transformers.cache_utils import StaticLayer
+
+        cache = super()._prepare_static_cache(*args, **kwargs)
+        states = kwargs["model_kwargs"].get("cross_attention_states")
+        for layer in cross_layers(self.config.get_text_config()) if states is not None else ():
+            cache.layers[layer] = StaticLayer(max_cache_len=states.shape[1])
+        return cache
 
     def _update_model_kwargs_for_generation(self, outputs: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> dict:
         """A new token reads what the last one did, as in Mllama's own generation."""

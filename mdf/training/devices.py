@@ -57,9 +57,10 @@ def make_accelerator(run: RunConfig, precision: str, launch: Launch | None = Non
     from accelerate import Accelerator
 
     launch = launch or launched()
-    if launch.sharding == "fsdp2":
+    if launch.sharding != "none":
         # `mdf.training.sharding` does it, on CPUs too; transformers would load no weights on all processes but one
-        os.environ.pop("ACCELERATE_USE_FSDP", None)
+        for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+            os.environ.pop(name, None)
     cuda = torch.cuda.is_available() and not yes("ACCELERATE_USE_CPU")
     accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if precision == "bf16" else "no", **tracking)
     if accelerator.num_processes != launch.processes:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from mdf.checking import CONTRASTS
 from mdf.config import Config
@@ -14,7 +15,7 @@ class Launch:
     """How `accelerate launch`, torchrun or nobody started this process."""
 
     processes: int = 1
-    sharding: str = "none"  # none | fsdp2: whether the model is spread over the processes
+    sharding: str = "none"  # none | fsdp2 | zero2 | zero3: whether and how training is spread over the processes
     reshard: bool = True  # fsdp2: a layer's whole weights are given up between forward and backward
 
 
@@ -46,14 +47,32 @@ def launched() -> Launch:
             )
         sharding, reshard = "fsdp2", yes("FSDP_RESHARD_AFTER_FORWARD", "true")
     elif yes("ACCELERATE_USE_DEEPSPEED"):
-        raise UserError(
-            "DeepSpeed: mdf does not train by it. It holds all weights in bf16, gates and norms too, and its "
-            "checkpoints go on only in DeepSpeed, with the same number of processes. configs/accelerate/fsdp2.yaml "
-            "spreads what ZeRO stage 3 does; with fsdp_reshard_after_forward: false it communicates as stage 2 does"
-        )
+        sharding = deepspeed_stage()
     elif yes("ACCELERATE_USE_MEGATRON_LM"):
         raise UserError("Megatron-LM is not supported; launch with configs/accelerate/ddp.yaml or fsdp2.yaml")
     return Launch(processes, sharding, reshard)
+
+
+def deepspeed_stage() -> str:
+    """zero2 or zero3, as the launcher's file asks for. Raises UserError for what else DeepSpeed may be told."""
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file.lower() != "none":
+        raise UserError(
+            f"deepspeed_config_file: {file} is not read, since batches, precision and clipping are the run's; leave it "
+            "out, as in configs/accelerate/deepspeed_zero2.yaml"
+        )
+    for what in ("optimizer", "param"):
+        device = os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what.upper()}_DEVICE", "none")
+        if device != "none":
+            raise UserError(
+                f"offload_{what}_device: {device} is not supported; set it to none and add GPUs, or train with lora"
+            )
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if stage not in ("2", "3"):
+        raise UserError(
+            f"zero_stage: {stage} is not supported; set it to 2 or 3, or launch with configs/accelerate/ddp.yaml"
+        )
+    return f"zero{stage}"
 
 
 def check_launch(cfg: Config, launch: Launch) -> None:
@@ -73,11 +92,17 @@ def conflicts(cfg: Config, launch: Launch) -> Iterator[str]:
             )
     if launch.sharding == "none":
         return
+    how = launch.sharding
+    if how.startswith("zero") and find_spec("deepspeed") is None:
+        yield (
+            f"{how}: DeepSpeed is not installed: pip install 'mdf-mllm[deepspeed]', or launch with "
+            "configs/accelerate/fsdp2.yaml"
+        )
     if launch.processes == 1:
-        yield "fsdp2 on one process shards nothing; launch with configs/accelerate/single_gpu.yaml"
+        yield f"{how} on one process shards nothing; launch with configs/accelerate/single_gpu.yaml"
     if quantize != "none":
         yield (
-            f"language.quantize: {quantize} with fsdp2: packed weights lose their scales when they are cut up, and "
+            f"language.quantize: {quantize} with {how}: packed weights lose their scales when they are cut up, and "
             "left whole they would take the memory that sharding was to save; launch with "
             "configs/accelerate/ddp.yaml, where each GPU holds the small base"
         )
@@ -86,17 +111,17 @@ def conflicts(cfg: Config, launch: Launch) -> Iterator[str]:
         contrasts = [loss for loss, weight in stage.losses.items() if weight > 0 and loss in CONTRASTS]
         if contrasts:
             yield (
-                f"{name}.losses.{contrasts[0]} with fsdp2: photographs of all processes are compared by towers that "
+                f"{name}.losses.{contrasts[0]} with {how}: photographs of all processes are compared by towers that "
                 "each process holds whole; train this stage first, launched with configs/accelerate/ddp.yaml, then "
                 "the others with run.start_from=CHECKPOINT"
             )
         if stage.optimizer != "adamw":
             yield (
-                f"{name}.optimizer: {stage.optimizer} with fsdp2: bitsandbytes' kernels take no sharded tensors; set "
+                f"{name}.optimizer: {stage.optimizer} with {how}: bitsandbytes' kernels take no sharded tensors; set "
                 f"{name}.optimizer=adamw, whose state is spread over the processes"
             )
         if stage.ema:
             yield (
-                f"{name}.ema with fsdp2: averaged weights are swapped with the model's, which a sharded model does not "
+                f"{name}.ema with {how}: averaged weights are swapped with the model's, which a sharded model does not "
                 f"notice; set {name}.ema=0"
             )

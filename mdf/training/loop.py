@@ -43,10 +43,11 @@ from mdf.training.saving import (
     write_folder,
     write_tensors,
 )
-from mdf.training.sharding import shard, spread_optimizer, whole_model, whole_optimizer
+from mdf.training.sharding import spread, spread_optimizer, whole_model, whole_optimizer
 from mdf.training.stages import Task, freeze_unreached, remember
 from mdf.training.standing import Standing
 from mdf.training.validation import best_by, validate, write_samples
+from mdf.training.zero import Zero
 
 if TYPE_CHECKING:
     from mdf.training.run import Run
@@ -64,7 +65,7 @@ class Stage:
     def __init__(self, run: "Run", task: Task, data: StageData, model: Any, saved: dict[str, Any] | None):
         self.run, self.task, self.data, self.cfg, self.accelerator = run, task, data, run.cfg, run.accelerator
         s, accelerator, cfg = task.stage, run.accelerator, run.cfg
-        self.sharded = run.launch.sharding == "fsdp2"
+        self.sharded = run.launch.sharding in ("fsdp2", "zero3")  # the weights, too
         self.bare = model if self.sharded else model.to(accelerator.device)
         model.set_trainable(s.parts, tuple(task.weights))
         self.sampler = sampler_of(cfg, task, data.train, accelerator.process_index, accelerator.num_processes)
@@ -91,14 +92,14 @@ class Stage:
         run.say(f"{table}\n{task.name}: {length}, best/ by {self.standing.by}")
         if run.main:
             run.folder.add_table(task.name, table)
-        if self.sharded:
-            if "text" in task.weights and s.samples:
-                run.say(f"{task.name}: no samples/ of a sharded model, since all processes would have to write them")
-            shard(model, accelerator.device, reshard=run.launch.reshard)
-            self.model = accelerator.prepare_model(model, evaluation_mode=True)  # precision alone
-            self.optimizer = accelerator.prepare_optimizer(make_optimizer(model, cfg, task.name))
+        if self.sharded and "text" in task.weights and s.samples:
+            run.say(f"{task.name}: no samples/ of a sharded model, since all processes would have to write them")
+        make = partial(make_optimizer, model, cfg, task.name)
+        if run.launch.sharding == "none":
+            self.model, self.optimizer = accelerator.prepare(model, make())
         else:
-            self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, cfg, task.name))
+            self.model, self.optimizer = spread(accelerator, run.launch, model, make, s.max_grad_norm)
+        self.zero = self.optimizer if isinstance(self.optimizer, Zero) else None
         self.model.train()
         self.average = Average(self.bare, s.ema) if s.ema else None
         self.window = self.empty_window()
@@ -153,16 +154,16 @@ class Stage:
             )
             shares = []  # of each micro-batch in each loss of the step
             for i, batch in enumerate(step):
-                with nullcontext() if i == s.accumulation - 1 else accelerator.no_sync(self.model):
+                last = i == s.accumulation - 1
+                with nullcontext() if last or self.zero else accelerator.no_sync(self.model):
                     here = batch.to(accelerator.device)
                     self.count_one_class(here)
                     terms, _ = self.task(self.model, here)
-                    accelerator.backward(self.task.total(terms, totals, accelerator.num_processes))
+                    loss = self.task.total(terms, totals, accelerator.num_processes)
+                    self.zero.backward(loss, last=last) if self.zero else accelerator.backward(loss)
                 own = [terms[n][0].detach().double() / max(totals[n], 1.0) for n in self.names]
                 shares.append(torch.stack(own))
-            norms = clip_gradients(accelerator, self.optimizer, s.max_grad_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            norms = self.update()
             self.step += 1
             self.guard.note(self.step, step, shares, norms)
             if self.average:
@@ -175,6 +176,15 @@ class Stage:
                 with self.meter.paused():
                     self.validate(progress) if self.validation_due() else self.save()
         return True
+
+    def update(self) -> dict[str, Any]:
+        """Clip the gradients, step and forget them; their norms before that."""
+        if self.zero:
+            return self.zero.step()
+        norms = clip_gradients(self.optimizer, self.task.stage.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norms
 
     def read(self, batches: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:
         """The micro-batches of a step, and why the next of them cannot be read."""
@@ -324,7 +334,8 @@ class Stage:
         }
         ranks = gather_object([own])
         model = whole_model(self.bare, self.run.main) if self.sharded else None
-        optimizer = whole_optimizer(self.optimizer, self.run.main) if self.sharded else self.optimizer.state_dict()
+        spread_out = self.run.launch.sharding != "none"
+        optimizer = whole_optimizer(self.optimizer, self.run.main) if spread_out else self.optimizer.state_dict()
         if self.run.main:
             write_folder(self.run.folder.last, lambda draft: self.write(draft, ranks, model, optimizer))
             if self.cfg.run.keep:

@@ -3,7 +3,6 @@
 None of it waits for the device but the line it is written in.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,17 +68,12 @@ class Meter:
         return found
 
 
-def clip_gradients(accelerator: Any, optimizer: Any, max_norm: float) -> dict[str, Tensor]:
+def clip_gradients(optimizer: Any, max_norm: float) -> dict[str, Tensor]:
     """Clip all gradients together to `max_norm` (0 = not at all); returns their L2 norm before that by part, and that
     of all as "".
 
     The norms of the tensors are needed for clipping anyway, so that those of the parts cost nothing.
     """
-    from accelerate.utils import DistributedType
-
-    every = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # clips by itself, and tells the whole norm only
-        return {"": torch.as_tensor(accelerator.clip_grad_norm_(every, max_norm or math.inf))}
     alike: dict[Any, list[Tensor]] = {}  # those of one part that are spread over the same processes, or not at all
     for group in optimizer.param_groups:
         for parameter in group["params"]:

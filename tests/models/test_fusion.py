@@ -10,6 +10,14 @@ from mdf.dialogue import Turn
 from mdf.losses.text import shift, text_loss
 from mdf.models.fusion import MDFModel
 from mdf.models.language import bare, checkpoint_layers
+from tests.models.fused import (
+    asked,
+    assert_same_gradients,
+    gradients_of_two_forwards,
+    open_gates,
+    run,
+    without_gradient,
+)
 from tests.tiny import tiny_config
 
 TRAIN = PartsConfig(PartConfig("full"), PartConfig("full"), PartConfig("full"), PartConfig("lora"))
@@ -29,21 +37,6 @@ def build(world):
         manifest.split("train")[:4], manifest, model.processor, cfg.dialogue, masks=cfg.unet.masks, want_caption=True
     )
     return model, collate([data[i] for i in range(4)], model.processor)
-
-
-def open_gates(model):
-    for name, parameter in model.named_parameters():
-        if name.endswith("gate"):
-            torch.nn.init.constant_(parameter, 0.5)
-        if name.endswith("mlp.3.weight"):
-            torch.nn.init.normal_(parameter, std=0.1)  # FiLM's last layer starts at 0
-        if name.startswith("fusion.adapters.") and name.endswith((".o.weight", ".ffn.2.weight")):
-            torch.nn.init.normal_(parameter, std=0.1)  # an adapter's last layers start at 0
-
-
-def run(model, batch, **kwargs):
-    names = ("input_ids", "attention_mask", "pixel_values", "unet_pixels", "prompt_mask")
-    return model(**{n: getattr(batch, n) for n in names}, **kwargs)
 
 
 def test_at_step_0_the_model_is_exactly_the_pretrained_language_model(world):
@@ -110,17 +103,9 @@ def test_gradients_are_equal_with_and_without_checkpointing_with_two_forwards_in
         model.train()
         if checkpointing:
             checkpoint_layers(model.language)
-        first = run(model, batch, use_cache=False).logits.float().pow(2).mean()
-        batch.pixel_values, batch.unet_pixels = batch.pixel_values.flip(0), batch.unet_pixels.flip(0)
-        second = run(model, batch, use_cache=False).logits.float().pow(2).mean()
-        first.backward()
-        second.backward()
-        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        return gradients_of_two_forwards(model, batch)
 
-    plain, checkpointed = gradients(False), gradients(True)
-    assert plain.keys() == checkpointed.keys()
-    for name, grad in plain.items():
-        torch.testing.assert_close(checkpointed[name], grad, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+    assert_same_gradients(gradients(True), gradients(False))
 
 
 def test_every_trainable_tensor_gets_a_gradient_once_the_gates_are_open(world):
@@ -136,8 +121,7 @@ def test_every_trainable_tensor_gets_a_gradient_once_the_gates_are_open(world):
     loss = text_loss(out.logits, targets) + out.mask_logits.square().mean()
     loss = loss + (out.logit_scale * out.image_embeds @ out.text_embeds.T).diag().sum()
     loss.backward()
-    dead = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().any())]
-    assert dead == []
+    assert without_gradient(model) == []
 
 
 def test_the_gradient_of_a_batch_is_the_sum_over_its_rows_with_open_gates(world):
@@ -212,21 +196,17 @@ def test_without_a_mask_loss_the_unet_decoder_stays_and_the_checkpoint_says_so(w
     assert not model.config.stale_masks
 
 
-def questions(model, texts):
-    return [[model.system_turn(), Turn("user", t)] for t in texts]
-
-
 @pytest.mark.parametrize("beams", [1, 3])
 def test_batched_generation_equals_single(world, beams):
     model, _ = build(world)
     model.eval()
     open_gates(model)
     x = model.processor([model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(2)])
-    asked = questions(
-        model, ["What is the diagnosis?", "Are there hard exudates in this photograph, and where do you see them?"]
+    talks = asked(
+        model, "What is the diagnosis?", "Are there hard exudates in this photograph, and where do you see them?"
     )
-    together = model.generate_answers(x, asked, max_new_tokens=12, num_beams=beams)
-    alone = [model.generate_answers(x.select([i]), [asked[i]], max_new_tokens=12, num_beams=beams)[0] for i in range(2)]
+    together = model.generate_answers(x, talks, max_new_tokens=12, num_beams=beams)
+    alone = [model.generate_answers(x.select([i]), [talks[i]], max_new_tokens=12, num_beams=beams)[0] for i in range(2)]
     assert together == alone
 
 
@@ -255,14 +235,14 @@ def test_candidates_scored_from_a_repeated_prefix_equal_candidates_scored_alone(
     model.eval()
     open_gates(model)
     x = model.processor([model.processor.decode((torch.rand(80, 80, 3) * 255).byte().numpy()) for _ in range(3)])
-    asked = questions(model, ["What is the diagnosis?", "Are there any drusen that you see?", "What do you see?"])
+    talks = asked(model, "What is the diagnosis?", "Are there any drusen that you see?", "What do you see?")
     options = [["Normal.", "Glaucoma, and some more words."], ["Yes.", "No.", "In which quadrant?"], ["A disc."]]
     rows = [2, 0, 2]
-    scores = model.score(x, asked, options, rows=rows)
-    assert model.score(model.look(x), asked, options, rows=rows) == [pytest.approx(s, abs=1e-4) for s in scores]
+    scores = model.score(x, talks, options, rows=rows)
+    assert model.score(model.look(x), talks, options, rows=rows) == [pytest.approx(s, abs=1e-4) for s in scores]
     for i, row in enumerate(rows):
         for option, value in zip(options[i], scores[i], strict=True):
-            whole = model.processor.encode([*asked[i], Turn("assistant", option)])
+            whole = model.processor.encode([*talks[i], Turn("assistant", option)])
             ids, labels = torch.tensor([whole.input_ids]), torch.tensor([whole.labels])
             keep, targets = shift(labels)
             with torch.no_grad():
@@ -286,23 +266,23 @@ def two_photographs(world):
 
 def test_conversations_that_differ_before_the_photograph_are_scored_as_alone(world):
     model, x = two_photographs(world)
-    asked = [*questions(model, ["What is the diagnosis?"]), [Turn("system", "Be brief."), Turn("user", "Drusen?")]]
+    talks = [*asked(model, "What is the diagnosis?"), [Turn("system", "Be brief."), Turn("user", "Drusen?")]]
     options = [["Normal.", "Glaucoma."], ["Yes.", "No."]]
-    alone = [model.score(x.select([i]), [asked[i]], [options[i]])[0] for i in range(2)]
-    assert model.score(x, asked, options) == [pytest.approx(s, abs=1e-4) for s in alone]
-    assert model.score(x.blank(), asked, options)[1] != alone[1]
+    alone = [model.score(x.select([i]), [talks[i]], [options[i]])[0] for i in range(2)]
+    assert model.score(x, talks, options) == [pytest.approx(s, abs=1e-4) for s in alone]
+    assert model.score(x.blank(), talks, options)[1] != alone[1]
 
 
 def test_a_photograph_is_seen_once_for_all_questions_about_it(world):
     model, x = two_photographs(world)
-    asked = questions(model, ["What is the diagnosis?", "Are there drusen?"])
+    talks = asked(model, "What is the diagnosis?", "Are there drusen?")
     seen = model.look(x)
-    assert model.generate_answers(seen, asked, max_new_tokens=8) == model.generate_answers(x, asked, max_new_tokens=8)
+    assert model.generate_answers(seen, talks, max_new_tokens=8) == model.generate_answers(x, talks, max_new_tokens=8)
     assert set(seen.blank()) == set(x), "a blank photograph keeps nothing of what was seen"
     passes = []
     model.encoder.register_forward_hook(lambda *_: passes.append(1))
-    model.generate_answers(seen, asked, max_new_tokens=8)
-    model.score(seen, asked, [["Yes.", "No."]] * 2)
+    model.generate_answers(seen, talks, max_new_tokens=8)
+    model.score(seen, talks, [["Yes.", "No."]] * 2)
     assert not passes
 
 

@@ -5,7 +5,6 @@ import torch
 
 from mdf.models.fusion import MDFModel
 from tests.tiny import tiny_config
-from tests.tiny_mllama import tiny_mllama_config
 
 
 @pytest.mark.parametrize("beams", [1, 2])
@@ -40,7 +39,7 @@ def test_photograph_and_memory_are_read_once_however_long_the_answer_is(tmp_path
     assert count == {"encoder": 1, "unet": 1, "prefix": 1, "keys and values": 1, "adapters": 6}
 
 
-def test_a_static_cache_gives_the_same_answer_and_is_refused_where_it_has_no_room_for_a_photograph(tmp_path):
+def test_a_static_cache_gives_the_same_answer(tmp_path):
     model = MDFModel.build(tiny_config(tmp_path), ("normal",)).eval()
     for name, parameter in model.named_parameters():
         if name.startswith("fusion.adapters.") and name.endswith((".o.weight", ".ffn.2.weight")):
@@ -50,9 +49,6 @@ def test_a_static_cache_gives_the_same_answer_and_is_refused_where_it_has_no_roo
     given = {"attention_mask": torch.ones_like(ids), "min_new_tokens": 8, "max_new_tokens": 8, "do_sample": False,
              "pixel_values": torch.randn(1, 3, side, side), "unet_pixels": torch.randn(1, 3, 64, 64)}  # fmt: skip
     assert torch.equal(model.generate(ids, **given), model.generate(ids, **given, cache_implementation="static"))
-    vision = MDFModel.build(tiny_mllama_config(tmp_path), ("normal",)).eval()
-    with pytest.raises(ValueError, match="has no room for the keys of a photograph"):
-        vision.generate(ids, **given, cache_implementation="static")
 
 
 def test_attention_that_is_not_named_is_the_fastest_one_of_the_device():

@@ -1,5 +1,7 @@
 """What the launcher asked for is understood, and what cannot be done is refused before anything is loaded."""
 
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,14 +16,15 @@ from mdf.training.run import train
 REPO = Path(__file__).resolve().parents[2]
 FILES = sorted((REPO / "configs" / "accelerate").glob("*.yaml"))
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "2"}
-EXPECTED = {  # processes that one machine starts, and whether the model is spread over them; None is refused
+ZERO3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "WORLD_SIZE": "2"}
+EXPECTED = {  # processes that one machine starts, and how training is spread over them
     "cpu": (1, "none"),
     "ddp_cpu": (2, "none"),
     "single_gpu": (1, "none"),
     "ddp": (2, "none"),
     "fsdp2": (2, "fsdp2"),
-    "deepspeed_zero2": (2, None),
-    "deepspeed_zero3": (2, None),
+    "deepspeed_zero2": (2, "zero2"),
+    "deepspeed_zero3": (2, "zero3"),
     "multi_node": (2, "none"),
 }
 
@@ -31,8 +34,9 @@ def environment(monkeypatch):
     """environment(**variables): what the launcher exports, and nothing that this test itself was started with."""
 
     def export(**variables: str) -> None:
-        for name in ("WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_FSDP", "FSDP_VERSION"):
-            monkeypatch.delenv(name, raising=False)
+        for name in list(os.environ):
+            if name.startswith(("ACCELERATE_", "FSDP_")) or name in ("WORLD_SIZE", "MASTER_ADDR"):
+                monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
 
@@ -67,11 +71,7 @@ def test_accelerate_reads_each_file_and_mdf_what_it_exports(file, environment):
     environment(
         **{name: value for name, value in exported.items() if "ACCELERATE" in name or "FSDP" in name}, **several
     )
-    if sharding is None:
-        with pytest.raises(UserError, match=r"DeepSpeed: mdf does not train by it\..*fsdp2\.yaml"):
-            launched()
-    else:
-        assert launched() == Launch(args.num_processes, sharding)
+    assert launched() == Launch(args.num_processes, sharding)
 
 
 def test_no_launcher_is_one_whole_process(environment):
@@ -83,6 +83,9 @@ def test_no_launcher_is_one_whole_process(environment):
     [
         ({"ACCELERATE_USE_FSDP": "true"}, r"fsdp_version: 1 .* set fsdp_version: 2"),
         (FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params: true is not supported"),
+        (ZERO3 | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, "deepspeed_config_file: ds.json is not read"),
+        (ZERO3 | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "offload_param_device: cpu is not supported"),
+        (ZERO3 | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}, r"zero_stage: 1 is not supported; .*ddp\.yaml"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM is not supported"),
         (
             {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"},
@@ -109,6 +112,13 @@ def test_settings_that_this_launch_cannot_train_are_refused(tiny, settings, laun
     with pytest.raises(UserError, match=said):
         check_launch(cfg, launch)
     check_launch(cfg, Launch(2, "none"))
+
+
+def test_without_deepspeed_its_files_are_refused_and_a_way_is_named(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as where it is not installed
+    cfg = tiny(**{"run.stages": ("fuse",)})
+    with pytest.raises(UserError, match=r"DeepSpeed is not installed: pip install .*fsdp2\.yaml"):
+        check_launch(cfg, Launch(2, "zero2"))
 
 
 def quantized(cfg, quantize: str):

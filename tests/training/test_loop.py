@@ -23,6 +23,7 @@ from mdf.training import loop, saving
 from mdf.training.loop import Stage
 from mdf.training.run import train
 from mdf.training.saving import STATE, recover
+from tests.scripts import environment
 from tests.training.conftest import losses, metrics
 
 REPO = Path(__file__).resolve().parents[2]
@@ -57,7 +58,7 @@ def launch(cfg: Config, path: Path, processes: int = 1, *words: str, env: Any = 
     save_config(cfg, path)
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     start = several if processes > 1 else []
-    env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | (env or {})
+    env = environment() | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | (env or {})
     command = [sys.executable, *start, str(REPO / "scripts" / "train.py"), "--config", str(path), *words]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -4,7 +4,6 @@ Each photograph is a step's, however many processes share it, and a run that goe
 """
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from mdf.training.data import dataset, diagnoses_of, load_manifests, loader, sam
 from mdf.training.run import train
 from mdf.training.saving import STATE
 from mdf.training.stages import Task
+from tests.scripts import environment
 from tests.training.conftest import losses, metrics
 from tests.training.test_loop import FUSE, REPO, assert_same_run, assert_same_training, crash, folder, moments, stop_at
 
@@ -37,7 +37,7 @@ def accelerate(cfg: Config, path: Path, file: str, *words: str, env: Any = None)
     start = [sys.executable, "-m", "accelerate.commands.launch"]
     start += ["--config_file", str(REPO / "configs" / "accelerate" / file), *words[:cut]]
     command = [*start, str(REPO / "scripts" / "train.py"), "--config", str(path), *words[cut + 1 :]]
-    given = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | (env or {})
+    given = environment() | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | (env or {})
     return subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
