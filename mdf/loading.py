@@ -186,7 +186,7 @@ def convert(kind: Any, value: Any, where: str, errors: list[str]) -> Any:
             if item is None:
                 continue  # null removes a key of a table
             try:
-                table[str(key)] = convert(get_args(kind)[1], item, where, errors)
+                table[str(key)] = convert(get_args(kind)[1], item, f"{where}.{key}", errors)
             except TypeError as error:
                 errors.append(f"{where}.{key}: {error}")
         return table

@@ -191,7 +191,7 @@ def test_a_table_needs_its_file_as_well_as_the_folder_of_photographs(base: Path)
         (["fusion.kind=concatenate"], "must be one of cross_attention, concat, tokens, film"),
         (["fusion.kind=concat", "fusion.depths=[]"], "fusion.kind: concat, but fusion.depths is empty"),
         (["fusion.kind=film"], "must be prompt or image+prompt"),
-        (["fusion.kind=tokens", "language.image_size=560"], "with a vision tower of its own"),
+        (["fusion.kind=tokens", "language.image_size=560"], "a vision tower of its own"),
         (["fusion.kind=tokens", "fusion.token_side=7"], "unet.size: 256 is not divisible by 16 * fusion.token_side"),
         (["fusion.gate_init=0"], "set fusion.zero_output=false"),
         (["fusion.film.condition=prompt"], "dialogue.apart"),
