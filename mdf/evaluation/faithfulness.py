@@ -152,16 +152,16 @@ class Faithfulness:
             large = {name: pointing.enlarge(m, side) if m.shape[0] != side else m for name, m in maps.items()}
             shown.append(large)
             self.judged.append(
-                Judged(q.row, q.name, {k: self.places(m, q.mask, inside[at[n]], grid) for k, m in large.items()})
+                Judged(q.row, q.name, {k: self.places(maps[k], m, q.mask, inside[at[n]]) for k, m in large.items()})
             )
         self.curves(questions, turns, at, inputs, shown, self.judged[len(self.judged) - len(questions) :])
 
-    def places(self, values: np.ndarray, mask: np.ndarray, inside: np.ndarray, grid: int) -> dict[str, float]:
-        """The figures that need no further answer of the model."""
+    def places(self, own: np.ndarray, large: np.ndarray, mask: np.ndarray, inside: np.ndarray) -> dict[str, float]:
+        """The figures that need no further answer of the model; `own` is the map as it is, `large` as [U,U]."""
         return {
-            "pointing": pointing.pointing(values, mask, inside, self.tolerance),
-            "energy": pointing.energy(values, mask, grid),
-            "iou": pointing.overlap(values, mask, inside),
+            "pointing": pointing.pointing(large, mask, inside, self.tolerance),
+            "energy": pointing.energy(own, mask, self.model.fusion.grid),
+            "iou": pointing.overlap(large, mask, inside),
         }
 
     def curves(
