@@ -31,3 +31,13 @@ def test_side_by_side(tmp_path):
     ]
     with pytest.raises(UserError, match=r"no metrics\.json"):
         compare(tmp_path, tmp_path / "b")
+
+
+def test_differences_are_from_the_first(tmp_path):
+    for name, value in (("a", 0.5), ("b", 0.75), ("c", 0.4)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"checkpoint": name, "probe": {"accuracy": value}}))
+    text = compare(tmp_path / "a", tmp_path / "b", tmp_path / "c")
+    assert "NOT THE SAME" not in text
+    line = next(x for x in text.splitlines() if x.startswith("probe.accuracy"))
+    assert line.split() == ["probe.accuracy", "0.500", "0.750", "0.400", "+0.250", "-0.100"]
