@@ -39,7 +39,7 @@ class Page(HTMLParser):
             self.cell = None
 
     def handle_data(self, data):
-        if "style" in self.open:
+        if "head" in self.open:
             return
         self.words.append(data)
         if self.cell is not None:

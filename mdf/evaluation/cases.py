@@ -170,6 +170,7 @@ def card(line: Mapping[str, Any], pictures: Pictures, answers: Answers | None, r
     name = str(line.get("id"))
     record, seen, heat = pictures.of(name)
     content: dict[str, Any] = {"id": name, "photograph": seen, "map": heat, "texts": [], "likely": [], "eye": None}
+    content |= {"findings": "", "answer": None, "right": None}
     content["lost"] = pictures.shown and seen is None
     truth = line.get("truth") or line.get("labels") or ()
     content["reference"] = ", ".join(map(worded, truth)) or "unknown"
@@ -178,7 +179,6 @@ def card(line: Mapping[str, Any], pictures: Pictures, answers: Answers | None, r
         if record.findings:
             content["findings"] = ", ".join(dict.fromkeys(finding_of(f) for f in record.findings))
         content["texts"] += [(f"reference, {said(kind)}", cut(text)) for kind, text in sorted(record.texts.items())]
-    content["answer"], content["right"] = None, None
     if answers is not None and row in answers.lines:
         k = answers.lines.index(row)
         table = answers.probabilities[k]

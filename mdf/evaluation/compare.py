@@ -73,9 +73,11 @@ def all_shown(flat: Sequence[dict[str, object]]) -> list[str]:
 
 
 def difference(flat: dict[str, object], first: dict[str, object], name: str) -> float | None:
-    """A metric less that of `first`; None where one of them has no value, and for counts."""
+    """A metric less that of `first`; None where one has no value, for counts and for chance."""
     x, y = first.get(name), flat.get(name)
-    return y - x if isinstance(x, float) and isinstance(y, float) else None
+    if isinstance(x, float) and isinstance(y, float) and not name.endswith("chance"):
+        return y - x
+    return None
 
 
 def compare(first: str | Path, second: str | Path, *more: str | Path) -> str:

@@ -18,7 +18,7 @@ from mdf import __version__
 from mdf.evaluation.cases import Pictures, cases_of, read_answers
 from mdf.evaluation.compare import flatten
 from mdf.evaluation.page_sections import SECTIONS, embedding_map, section_of
-from mdf.evaluation.page_tables import Cell, Line, Table, bracketed, number, said, written
+from mdf.evaluation.page_tables import Cell, Line, Table, bracketed, finite, interval_of, number, said, written
 from mdf.files import write_text
 from mdf.records import FundusRecord, Manifest
 from mdf.resources import DATA
@@ -76,7 +76,7 @@ def write_page(
         "title": f"Evaluation of {written(metrics.get('checkpoint') or 'a checkpoint')}",
         "facts": facts(metrics),
         "tiles": tiles(metrics),
-        "sections": sections,
+        "sections": [s for s in sections if s.tables or s.figures],
         "cases": cases_of(lines, answers, pictures),
         "photographs": photographs,
         "stamps": list(stamps),
@@ -118,16 +118,14 @@ def facts(metrics: Mapping[str, Any]) -> Table:
 def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures to read first: some of HEADLINES, else the first with an interval."""
     flat = flatten(dict(metrics))
-    names = [n for n in HEADLINES if isinstance(flat.get(n), float)]
-    names = names or [n for n in flat if f"{n}_ci" in flat and isinstance(flat[n], float)]
+    names = [n for n in HEADLINES if finite(flat.get(n))]
+    names = names or [n for n in flat if interval_of(flat, n) and finite(flat[n])]
     found = []
     for name in names[:6]:
         section, _, rest = name.partition(".")
         title = SECTIONS.get(section, (said(section), ""))[0]
-        found.append(
-            {"title": title, "name": said(rest.split(".")[-1]), "value": number(flat[name])}
-            | {"interval": bracketed(flat.get(f"{name}_ci")), "chance": chance_of(name, flat, metrics)}  # type: ignore[arg-type]
-        )
+        tile = {"title": title, "name": said(rest.split(".")[-1]), "value": number(flat[name])}
+        found.append(tile | {"interval": bracketed(interval_of(flat, name)), "chance": chance_of(name, flat, metrics)})
     return found
 
 

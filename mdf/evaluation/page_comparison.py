@@ -26,6 +26,8 @@ from mdf.evaluation.page_tables import (
     Line,
     Table,
     bracketed,
+    finite,
+    interval_of,
     is_number,
     number,
     numbers,
@@ -106,12 +108,12 @@ def overview(titles: Sequence[str], flat: Sequence[Mapping[str, Any]]) -> list[F
     figures: list[Figure] = []
     for name in HEADLINES:
         values = [one.get(name) for one in flat]
-        if sum(isinstance(v, float) for v in values) < 2 or len(figures) == OVERVIEW:
+        if sum(map(finite, values)) < 2 or len(figures) == OVERVIEW:
             continue
         rows = []
         for i, (title, value, one) in enumerate(zip(titles, values, flat, strict=True)):
-            if isinstance(value, float):
-                interval = one.get(f"{name}_ci")
+            if finite(value):
+                interval = interval_of(one, name)
                 rows.append(Row(title, value, interval, f"{number(value)} {bracketed(interval)}", i))
         section, metric = name.split(".")[0], name.rsplit(".", 1)[-1]
         title = f"{SECTIONS.get(section, (said(section), ''))[0]}: {said(metric)}"
@@ -129,24 +131,25 @@ def section_of(section: str, names: Sequence[str], flat: Sequence[dict[str, obje
         for one in flat:
             value = one.get(name)
             shown = "" if value is None else number(value) if is_number(value) else written(value)
-            cells.append(Cell(shown, bracketed(one.get(f"{name}_ci")), name=name, number=True))  # type: ignore[arg-type]
+            cells.append(Cell(shown, bracketed(interval_of(one, name)), name=name, number=True))
         for one in flat[1:]:
             change = difference(one, flat[0], name)
             cells.append(Cell("" if change is None else number(change, signed=True), number=True))
         lines.append(Line(cells, " · ".join(map(said, where))))
+    lines.sort(key=lambda line: line.group != "")  # what stands in no group comes first
     heads = [*names, *(f"{name} \N{MINUS SIGN} {names[0]}" for name in names[1:])]
-    return Section(section, title, about, tables=[Table(["", "", *heads], lines, style="list")] if lines else [])
+    return Section(section, title, about, tables=[Table(["", "", *heads], lines, style="beside")] if lines else [])
 
 
 def picture(name: str, last: str, flat: Sequence[Mapping[str, Any]]) -> str:
     """The values of all evaluations under each other; none for counts."""
-    if last == "chance" or not any(isinstance(one.get(name), float) for one in flat):
+    if last == "chance" or not any(finite(one.get(name)) for one in flat):
         return ""
     low, high = axis_of([v for one in flat for v in numbers(one, name)])
     marks = []
     for i, one in enumerate(flat):
         value = one.get(name)
-        marks.append(Mark(value, one.get(f"{name}_ci"), i) if isinstance(value, float) else None)
+        marks.append(Mark(value, interval_of(one, name), i) if finite(value) else None)
     chances = {one.get(f"{name.rpartition('.')[0]}.chance") for one in flat} if last in ACCURACIES else set()
     chance = chances.pop() if len(chances) == 1 else 0.5 if last.endswith("auroc") else None
     return strip(marks, (low, high), chance)

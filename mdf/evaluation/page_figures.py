@@ -37,9 +37,10 @@ class Drawing:
         self.add("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
     def text(
-        self, x: float, y: float, content: str, class_: str = "label", anchor: str = "start", **more: object
+        self, x: float, y: float, content: str, class_: str = "label", anchor: str = "start", turn: float = 0
     ) -> None:
-        self.add("text", content, x=x, y=y, class_=class_, text_anchor=anchor, **more)
+        turned = {"transform": f"rotate({plain(turn)} {plain(x)} {plain(y)})"} if turn else {}
+        self.add("text", content, "", x=x, y=y, class_=class_, text_anchor=anchor, **turned)
 
     def path(self, points: Sequence[tuple[float, float]], class_: str) -> None:
         self.add("path", d="M" + "L".join(f"{plain(x)} {plain(y)}" for x, y in points), class_=class_)
@@ -77,8 +78,7 @@ class Plot:
         self.drawing.line(left, top + height, left + width, top + height, "axis")
         self.drawing.text(left + width / 2, top + height + 33, x_name, "name", "middle")
         middle = top + height / 2
-        turn = f"rotate(-90 {plain(left - 36)} {plain(middle)})"
-        self.drawing.text(left - 36, middle, y_name, "name", "middle", transform=turn)
+        self.drawing.text(left - 36, middle, y_name, "name", "middle", turn=-90)
 
     def curve(self, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, class_: str) -> None:
         self.drawing.path([self.at(float(a), float(b)) for a, b in zip(x, y, strict=True)], class_)
@@ -208,11 +208,11 @@ def confusion_figure(matrix: np.ndarray, names: Sequence[str]) -> Markup:
     )
     d.text(left + count * cell / 2, 12, "answer", "name", "middle")
     middle = top + count * cell / 2
-    d.text(12, middle, "reference", "name", "middle", transform=f"rotate(-90 12 {plain(middle)})")
+    d.text(12, middle, "reference", "name", "middle", turn=-90)
     for i, name in enumerate(names):
         x, y = left + (i + 0.5) * cell, top - 7
         if slanted:
-            d.text(x, y, name, "label", "start", transform=f"rotate(-45 {plain(x)} {plain(y)})")
+            d.text(x, y, name, "label", "start", turn=-45)
         else:
             d.text(x, y, name, "label", "middle")
         d.text(left - 8, top + (i + 0.5) * cell + 4, rows[i], "label", "end")

@@ -35,6 +35,8 @@ from mdf.evaluation.page_tables import (
     Part,
     Table,
     bracketed,
+    finite,
+    interval_of,
     leaves,
     number,
     said,
@@ -103,11 +105,10 @@ def section_of(name: str, values: dict, metrics: Mapping[str, Any], answers: Map
         section.text = verdict(values).splitlines()
     if name in FORESTS and part.tables:
         section.figures += forests(name, part, metrics)
-    for metric, lines in series_of(values).items():
-        table = growth_table(lines)
-        section.figures.append(
-            Figure(growth_figure(said(metric), "number", said(metric), lines), said(metric), "", table)
-        )
+    what, series = series_of(values)
+    for metric, lines in series.items():
+        svg = growth_figure(said(metric), said(what), said(metric), lines)
+        section.figures.append(Figure(svg, said(metric), table=growth_table(lines)))
     mine = answers.get(MAIN if name == "classification" else name)
     if mine is not None:
         section.folded = name != "classification"
@@ -119,27 +120,28 @@ def section_of(name: str, values: dict, metrics: Mapping[str, Any], answers: Map
 def forests(name: str, part: Part, metrics: Mapping[str, Any]) -> list[Figure]:
     """A forest plot of the preferred metric of the section's first table."""
     rows = part.tables[0]
-    named = [n for _, row in rows for n in leaves(row) if row.get(f"{n}_ci")]
+    named = [n for _, row in rows for n in leaves(row) if interval_of(row, n)]
     metric = next((n for n in (*PREFERRED, *named) if n in named), None)
     if metric is None:
         return []
     whole = metrics.get("classification", {})
     reference, about = None, ""
-    if name == "subgroups" and isinstance(whole.get(metric), float):
+    if name == "subgroups" and finite(whole.get(metric)):
         reference, about = whole[metric], "all photographs"
     elif name != "subgroups" and metric == "balanced_accuracy" and whole.get("recall"):
         reference, about = 1 / len(whole["recall"]), "chance"
     drawn: list[Row] = []
     group: tuple[str, ...] = ()
     for where, row in rows:
-        if not isinstance(row.get(metric), float):
+        if not finite(row.get(metric)):
             continue
         if where[:-1] != group:
             group = where[:-1]
             drawn.append(Row(" · ".join(map(said, group))))
-        text = f"{number(row[metric])} {bracketed(row.get(f'{metric}_ci'))}"
+        interval = interval_of(row, metric)
+        text = f"{number(row[metric])} {bracketed(interval)}"
         colour = 0 if name == "subgroups" or where[-1] == "real" else COLOURS - 1
-        drawn.append(Row(said(where[-1]), row[metric], row.get(f"{metric}_ci"), text, colour))
+        drawn.append(Row(said(where[-1]), row[metric], interval, text, colour))
     return [Figure(forest_figure(said(metric), drawn, reference=reference, said=about), said(metric))]
 
 

@@ -6,11 +6,12 @@ number stands in metrics.json.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from markupsafe import Markup
 
@@ -20,6 +21,11 @@ WORDS = {  # how names in metrics.json are said
     "n": "n", "auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "ece": "ECE", "iou": "IoU", "map": "mAP", "sd": "SD",
     "cldice": "clDice", "bleu": "BLEU", "rouge": "ROUGE", "cider": "CIDEr", "nll": "NLL", "mae": "MAE", "qwk": "QWK",
     "sha256": "SHA-256", "amd": "AMD", "dr": "DR", "dme": "DME", "pdr": "PDR", "npdr": "NPDR", "cnn": "CNN",
+}  # fmt: skip
+PHRASES = {  # and whole ones
+    "real": "the photograph", "blank": "a blank picture", "shuffled": "another patient's photograph",
+    "text_only": "no picture", "source_only": "guessed from the source", "majority": "the most frequent diagnosis",
+    "clap": "CLAP", "tip_adapter": "Tip-Adapter", "tip_adapter_f": "Tip-Adapter-F",
 }  # fmt: skip
 ACCURACIES = ("accuracy", "balanced_accuracy")  # what `chance` beside them is the chance of
 DASH = "–"
@@ -59,6 +65,8 @@ class Table:
 
 def said(name: str) -> str:
     """A name of metrics.json in words: balanced accuracy, macro AUROC, R@1, shots 16."""
+    if name in PHRASES:
+        return PHRASES[name]
     words = [WORDS.get(w.lower()) or re.sub(r"^r(\d+)$", r"R@\1", w) for w in str(name).split("_") if w]
     return " ".join(words) or str(name)
 
@@ -114,6 +122,19 @@ class Part:
 
 def is_interval(name: str, values: Mapping[str, Any]) -> bool:
     return name.endswith("_ci") and name.removesuffix("_ci") in values
+
+
+def interval_of(values: Mapping[str, Any], name: str) -> Interval:
+    """NAME_ci, where it is two numbers."""
+    found = values.get(f"{name}_ci")
+    if not isinstance(found, list | tuple) or len(found) != 2:
+        return None
+    return found if all(isinstance(v, int | float) and math.isfinite(v) for v in found) else None
+
+
+def finite(value: Any) -> TypeGuard[float]:
+    """Whether this is a number that can be drawn; counts, which are whole, are not."""
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def leaves(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,11 +216,13 @@ def list_table(path: str, lists: Sequence[tuple[tuple[str, ...], Mapping[str, An
     for where, values in lists:
         group = " · ".join(map(said, where))
         for name, value in leaves(values).items():
-            interval = values.get(f"{name}_ci")
+            interval = interval_of(values, name)
             picture = strip_of(name, value, interval, values, axis=(-1.0, 1.0) if signed else None)
             shown = number(value, signed=signed and isinstance(value, float)) if is_number(value) else written(value)
-            cells = [Cell(said(name)), Cell(shown, name=".".join((path, *where, name)), number=is_number(value))]
-            cells += [Cell(bracketed(interval, signed=signed), number=True), Cell("", strip=picture)]
+            full = ".".join((path, *where, name))
+            cells = [Cell(said(name)), Cell(shown, name=full, number=is_number(value))]
+            between = bracketed(interval, signed=signed)
+            cells += [Cell(between, name=f"{full}_ci" if between else "", number=True), Cell("", strip=picture)]
             lines.append(Line(cells, group))
     return Table(["", "value", "95 % interval", ""], lines, style="list")
 
@@ -218,7 +241,7 @@ def row_tables(part: Part, *, signed: bool = False) -> list[Table]:
                 if name not in row:
                     cells.append(Cell(""))
                     continue
-                value, interval = row[name], row.get(f"{name}_ci")
+                value, interval = row[name], interval_of(row, name)
                 shown = (
                     number(value, signed=signed and isinstance(value, float)) if is_number(value) else written(value)
                 )
@@ -236,8 +259,8 @@ def is_number(value: Any) -> bool:
 
 def numbers(values: Mapping[str, Any], name: str) -> Iterator[float]:
     """The value and the ends of its interval, where they are numbers."""
-    for value in (values.get(name), *(values.get(f"{name}_ci") or ())):
-        if isinstance(value, float) and value == value:
+    for value in (values.get(name), *(interval_of(values, name) or ())):
+        if finite(value):
             yield value
 
 
@@ -245,7 +268,7 @@ def strip_of(
     name: str, value: Any, interval: Interval, beside: Mapping[str, Any], axis: tuple[float, float] | None = None
 ) -> Markup:
     """The picture of a number; none for counts and for what lies outside the axis."""
-    if not isinstance(value, float) or value != value or name == "chance":
+    if not finite(value) or name == "chance":
         return Markup("")
     found = list(numbers(beside, name))
     low, high = axis or ((0.0, 1.0) if min(found) >= 0 else (-1.0, 1.0))
@@ -255,18 +278,20 @@ def strip_of(
     return strip([Mark(value, interval)], (low, high), chance)
 
 
-def series_of(values: Mapping[str, Any]) -> dict[str, dict[str, Series]]:
-    """{metric: {series: {number: (value, interval)}}} where the keys of a section count, as `shots_1`, `shots_4` do."""
+def series_of(values: Mapping[str, Any]) -> tuple[str, dict[str, dict[str, Series]]]:
+    """What the keys of a section count, as `shots_1` and `shots_4` do, and {metric: {series: {number: (value,
+    interval)}}}; nothing where they do not.
+    """
     counted = {k: re.fullmatch(r"(.+)_(\d+)", k) for k, v in values.items() if isinstance(v, dict)}
     steps = {k: (m[1], int(m[2])) for k, m in counted.items() if m}
     if len(steps) < 2 or len({name for name, _ in steps.values()}) > 1:
-        return {}
+        return "", {}
     found: dict[str, dict[str, dict[int, tuple[float, Interval]]]] = {}
     for key, (_, step) in steps.items():
         inside = values[key]
-        methods = {k: v for k, v in inside.items() if isinstance(v, dict)} or {"": inside}
+        methods = {k: v for k, v in inside.items() if isinstance(v, dict)} or {"value": inside}
         for method, row in methods.items():
             for name, value in leaves(row).items():
-                if isinstance(value, float) and row.get(f"{name}_ci"):
-                    found.setdefault(name, {}).setdefault(said(method), {})[step] = value, row[f"{name}_ci"]
-    return {name: dict(lines) for name, lines in found.items()}
+                if finite(value) and interval_of(row, name):
+                    found.setdefault(name, {}).setdefault(said(method), {})[step] = value, interval_of(row, name)
+    return next(iter(steps.values()))[0], {name: dict(lines) for name, lines in found.items()}
