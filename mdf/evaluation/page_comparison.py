@@ -136,7 +136,8 @@ def section_of(section: str, names: Sequence[str], flat: Sequence[dict[str, obje
             change = difference(one, flat[0], name)
             cells.append(Cell("" if change is None else number(change, signed=True), number=True))
         lines.append(Line(cells, " · ".join(map(said, where))))
-    lines.sort(key=lambda line: line.group != "")  # what stands in no group comes first
+    groups = ["", *dict.fromkeys(line.group for line in lines)]
+    lines.sort(key=lambda line: groups.index(line.group))  # each group once, what stands in none comes first
     heads = [*names, *(f"{name} \N{MINUS SIGN} {names[0]}" for name in names[1:])]
     return Section(section, title, about, tables=[Table(["", "", *heads], lines, style="beside")] if lines else [])
 

@@ -46,7 +46,8 @@ class Drawing:
         self.add("path", d="M" + "L".join(f"{plain(x)} {plain(y)}" for x, y in points), class_=class_)
 
     def svg(self) -> Markup:
-        size = f'viewBox="0 0 {plain(self.width)} {plain(self.height)}" style="max-width:{plain(self.width)}px"'
+        width, height = plain(self.width), plain(self.height)
+        size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
         about = f"<title>{escape(self.title)}</title>"
         about += f"<desc>{escape(self.description)}</desc>" if self.description else ""
         return Markup(f'<svg class="figure" role="img" {size}>{about}{"".join(self.parts)}</svg>')
@@ -288,7 +289,7 @@ def forest_figure(
     high, top = 24, 8
     label = 16 + LETTER * max(len(r.label) for r in rows)
     written = 14 + LETTER * max(len(r.written) for r in rows)
-    width = 330
+    width = 250
     low, up = axis or axis_of(
         [v for r in rows if r.value is not None for v in (r.value, *(r.interval or ()))], reference
     )

@@ -70,3 +70,15 @@ def test_rare_names_are_counted_together():
     names = ["a"] * 5 + ["b"] * 3 + ["c", "d"]
     assert points.counted(names, 3) == {"a": 5, "b": 3, "others": 2}
     assert points.counted(names, 4) == {"a": 5, "b": 3, "c": 1, "d": 1}
+
+
+def test_umap_gives_every_photograph_a_place_and_the_same_one_each_time():
+    pytest.importorskip("umap", reason="umap-learn is not installed: pip install 'mdf-mllm[umap]'")
+    values = np.random.default_rng(0).normal(size=(40, 6))
+    places = points.umap(values)
+    assert places.shape == (40, 2) and np.isfinite(places).all()
+    assert np.array_equal(places, points.umap(values))
+
+
+def test_too_few_photographs_have_no_umap():
+    assert points.umap(np.ones((5, 3))) is None
