@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from mdf import cli
@@ -9,7 +11,8 @@ from mdf.evaluation.tasks import DEFAULT_TASKS, EMBEDDING_TASKS, FEATURES, GENER
 from mdf.evaluation.verbs import VERBS
 
 DESCRIPTION = """\
-Evaluate a checkpoint on the photographs of a manifest; writes OUT/metrics.json and OUT/predictions.jsonl.
+Evaluate a checkpoint on the photographs of a manifest; writes OUT/metrics.json, predictions.jsonl and index.html, a
+page with tables, curves and the worst and most typical cases.
 
 tasks:
   diagnosis   likelihood of each candidate diagnosis: accuracy, F1, AUROC and the like, each class, calibration, what is
@@ -114,6 +117,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photographs at once (default: 32)")
     parser.add_argument(
+        "--no-photographs", action="store_true", help="leave photographs out of index.html: patients are behind them"
+    )
+    parser.add_argument(
         "--allow-overlap",
         action="store_true",
         help="judge photographs and patients that the checkpoint was trained on all the same; every page says so",
@@ -139,6 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     from mdf.evaluation.evaluate import draw, evaluate
     from mdf.evaluation.operating_point import read_operating_point
     from mdf.evaluation.overlap import STAMP, chosen_by, find_overlap, refuse_overlap, training_manifests
+    from mdf.inference.explain import diagnosis_map
     from mdf.inference.predictor import load_embedder, load_model
     from mdf.trained_on import TrainedOn
 
@@ -172,6 +179,9 @@ def main(argv: list[str] | None = None) -> None:
         generated=args.generated,
         point=point,
         overlap=found,
+        draw_map=partial(diagnosis_map, model) if "diagnosis" in tasks and len(model.fusion.adapters) else None,
+        photographs=not args.no_photographs,
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
         checkpoint=str(checkpoint or f"{args.encoder} {args.weights or 'random'}"),
         seed=args.seed,
     )
@@ -180,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
         print("\n" + STAMP)
     if "controls" in metrics:
         print("\n" + verdict(metrics["controls"]))
-    print(f"\nwritten to {Path(args.out) / 'metrics.json'} and predictions.jsonl")
+    print(f"\nwritten to {Path(args.out) / 'index.html'}, metrics.json and predictions.jsonl")
 
 
 if __name__ == "__main__":

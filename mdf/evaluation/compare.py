@@ -61,6 +61,29 @@ def table(metrics: dict) -> str:
     return "\n".join(f"{name:<{width}} {cell(flat, name)}" for name in names)
 
 
+def letters(count: int) -> list[str]:
+    """A, B, C, … of evaluations beside each other."""
+    return [chr(65 + i % 26) + (str(i // 26) if i >= 26 else "") for i in range(count)]
+
+
+def same_photographs(found: Sequence[dict]) -> bool:
+    """Whether all were measured on the same data."""
+    return all(m.get(name) == found[0].get(name) for m in found for name in ("data_sha256", "ids_sha256"))
+
+
+def all_shown(flat: Sequence[dict[str, object]]) -> list[str]:
+    """Names of the numbers in any of the evaluations, in the order of the first that has them."""
+    return list(dict.fromkeys(name for one in flat for name in shown(one)))
+
+
+def difference(flat: dict[str, object], first: dict[str, object], name: str) -> float | None:
+    """A metric less that of `first`; None where one has no value, for counts and for chance."""
+    x, y = first.get(name), flat.get(name)
+    if isinstance(x, float) and isinstance(y, float) and not name.endswith("chance"):
+        return y - x
+    return None
+
+
 def compare(folders: Sequence[str | Path], *, resamples: int = 1000, seed: int = 0) -> str:
     """All evaluations as one table, a line a number, and how far each lies from the first. A difference has an interval
     where predictions.jsonl of both is there, from patients resampled once for both. Says so where the evaluations were
@@ -69,27 +92,40 @@ def compare(folders: Sequence[str | Path], *, resamples: int = 1000, seed: int =
     if len(folders) < 2:
         raise UserError(f"{len(folders)} evaluations to compare; name two or more")
     all_metrics = [read_metrics(folder) for folder in folders]
-    letters = [chr(ord("A") + i) if i < 26 else f"#{i + 1}" for i in range(len(folders))]
+    marks = letters(len(folders))
     flats = [flatten(metrics) for metrics in all_metrics]
-    names = list(dict.fromkeys(name for flat in flats for name in shown(flat)))
+    names = all_shown(flats)
     notes, differences = [], []
-    for letter, folder, metrics, flat in list(zip(letters, folders, all_metrics, flats, strict=True))[1:]:
-        if any(all_metrics[0].get(k) != metrics.get(k) for k in ("data_sha256", "ids_sha256")):
+    for letter, folder, metrics, flat in list(zip(marks, folders, all_metrics, flats, strict=True))[1:]:
+        if not same_photographs([all_metrics[0], metrics]):
             notes.append(f"NOT THE SAME PHOTOGRAPHS as A in {letter}: the differences are not only the models'.")
             differences.append(differ(flats[0], flat, names, {}))
             continue
         intervals, reasons = paired_intervals(folders[0], folder, flats[0], flat, resamples=resamples, seed=seed)
         notes += [f"{letter} - A: no interval of {reason}" for reason in reasons]
         differences.append(differ(flats[0], flat, names, intervals))
-    rows = [["", *letters, *(f"{letter} - A" for letter in letters[1:])]]
+    rows = [["", *marks, *(f"{letter} - A" for letter in marks[1:])]]
     rows += [[name, *(cell(f, name) for f in flats), *(d.get(name, "") for d in differences)] for name in names]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[0] = max(WIDTH, widths[0])
     lines = [*notes]
-    lines += [f"{n}  {f}  ({m.get('checkpoint')})" for n, f, m in zip(letters, folders, all_metrics, strict=True)]
+    lines += [f"{n}  {f}  ({m.get('checkpoint')})" for n, f, m in zip(marks, folders, all_metrics, strict=True)]
     lines.append("")
     lines += ["  ".join(f"{text:<{w}}" for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
+
+
+def differences(folders: Sequence[str | Path], *, resamples: int = 1000, seed: int = 0) -> dict[str, dict]:
+    """{letter of an evaluation: its figures less the first's that have an interval, each with `NAME_ci`}."""
+    first, found = flatten(read_metrics(folders[0])), {}
+    for letter, folder in list(zip(letters(len(folders)), folders, strict=True))[1:]:
+        flat = flatten(read_metrics(folder))
+        intervals, _ = paired_intervals(folders[0], folder, first, flat, resamples=resamples, seed=seed)
+        found[letter] = {}
+        for name, interval in intervals.items():
+            if (change := difference(flat, first, name)) is not None:
+                found[letter] |= {name: change, f"{name}_ci": interval}
+    return found
 
 
 def differ(
@@ -98,10 +134,10 @@ def differ(
     """{name: second - first as text}, of the figures that both have."""
     found = {}
     for name in names:
-        x, y = first.get(name), second.get(name)
-        if isinstance(x, float) and isinstance(y, float):
+        change = difference(second, first, name)
+        if change is not None:
             low_high = intervals.get(name)
-            found[name] = f"{y - x:+.3f}" + (f" [{low_high[0]:+.3f}, {low_high[1]:+.3f}]" if low_high else "")
+            found[name] = f"{change:+.3f}" + (f" [{low_high[0]:+.3f}, {low_high[1]:+.3f}]" if low_high else "")
     return found
 
 
@@ -125,11 +161,11 @@ def paired_intervals(
             reasons.append(f"{prefix}: there is no {' and no '.join(lacking)}")
             continue
         try:
-            difference = paired(files[:1], files[1:], task=task, resamples=resamples, seed=seed)["difference"]
+            found = paired(files[:1], files[1:], task=task, resamples=resamples, seed=seed)["difference"]
         except UserError as error:
             reasons.append(f"{prefix}: {error}")
             continue
-        for name, value in difference.items():
+        for name, value in found.items():
             if name.endswith("_ci") and value is not None:
                 intervals[f"{prefix}.{name.removesuffix('_ci')}"] = value
     return intervals, reasons

@@ -3,16 +3,18 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from mdf import __version__
 from mdf.captions import can_be_aligned
 from mdf.errors import UserError
 from mdf.evaluation import spatial
+from mdf.evaluation.cases import MAIN, choose, read_answers
 from mdf.evaluation.classification import refuse_too_few
 from mdf.evaluation.controls import Controls
 from mdf.evaluation.counterfactual import Counterfactual
@@ -22,12 +24,15 @@ from mdf.evaluation.faithfulness import Faithfulness
 from mdf.evaluation.generation import Generation
 from mdf.evaluation.masks import Masks
 from mdf.evaluation.operating_point import OperatingPoint
+from mdf.evaluation.overlap import STAMP
+from mdf.evaluation.page import write_page
 from mdf.evaluation.photographs import Progress, batches, load_inputs
 from mdf.evaluation.small_lesions import SmallLesions
 from mdf.evaluation.task import Material, Task
 from mdf.evaluation.tasks import ASKED_FOR, DEFAULT_TASKS, EMBEDDING_TASKS, GENERATED, check_tasks
 from mdf.evaluation.transfer import common_classes, learnt_records, refuse_shared
 from mdf.files import write_text
+from mdf.imaging.decode import load_image
 from mdf.records import SPLITS, FundusRecord, Manifest
 
 
@@ -54,16 +59,21 @@ def evaluate(
     checkpoint: str = "",
     point: OperatingPoint | None = None,
     overlap: Mapping[str, Sequence[str]] | None = None,
+    draw_map: Callable[[np.ndarray, str], np.ndarray] | None = None,
+    photographs: bool = True,
+    date: str = "",
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict:
-    """Evaluate `model` on `records`, write OUT/metrics.json and OUT/predictions.jsonl and return the metrics.
+    """Evaluate `model` on `records`; write OUT/metrics.json, predictions.jsonl and index.html and return the metrics.
 
     `classes`, `folds` and `features` are for the embedding tasks, see `embedding_tasks.Settings`; for those an
     `Embedder` does as `model`. `learn_from` is another manifest than `manifest`, whose train and val splits a probe and
     few shots learn from; the classes are then those that both know, unless `classes` names others. At most `generated`
     photographs are put into words (0 = all). `point` is the checkpoint's operating point, where one was fitted.
-    `overlap` is what `find_overlap` found and was allowed; it is stamped.
+    `overlap` is what `find_overlap` found and was allowed; it is stamped. `draw_map` makes of a photograph uint8
+    [H,W,3] and a diagnosis a picture of where the model looked, for the cases that the page shows; without
+    `photographs` it shows none. `date` stands on it.
 
     Diagnosis, generate and controls use the photographs with a true diagnosis among the model's candidates, the others
     are counted aloud; a task that the records know nothing about is left out, said aloud. Raises UserError where
@@ -104,6 +114,10 @@ def evaluate(
         "dataset": manifest.meta.get("dataset"),
         "splits": [s for s in SPLITS if any(r.split == s for r in records)],
         "data_sha256": manifest.sha256,
+        "version": __version__,
+        "seed": seed,
+        "resamples": resamples,
+        **({"date": date} if date else {}),
         "ids_sha256": hashlib.sha256("\n".join(sorted(r.id for r in records)).encode()).hexdigest(),
     }
     if overlap:
@@ -123,10 +137,37 @@ def evaluate(
         line: dict = {"id": record.id, "patient": record.patient, "truth": list(material.truth[i])}
         for task in doing:
             line |= task.line(i)
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    write_text(out / "predictions.jsonl", "".join(lines))
-    write_text(out / "metrics.json", json.dumps(_finite(metrics), indent=1) + "\n")
+        lines.append(line)
+    write_text(out / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    metrics = _finite(metrics)
+    write_text(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    maps = maps_of(material, lines, draw_map) if draw_map and photographs else None
+    embeddings = next((np.stack(task.embeds) for task in doing if isinstance(task, EmbeddingTasks)), None)
+    stamps = [STAMP] if overlap else []
+    write_page(
+        out,
+        metrics,
+        lines,
+        material.records,
+        manifest,
+        embeddings=embeddings,
+        maps=maps,
+        stamps=stamps,
+        photographs=photographs,
+    )
     return metrics
+
+
+def maps_of(
+    material: Material, lines: Sequence[dict], draw_map: Callable[[np.ndarray, str], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Where the model looked, of the cases that the page shows."""
+    rows = {i for kind in choose(lines, read_answers(lines).get(MAIN)).values() for i in kind}
+    return {
+        lines[i]["id"]: draw_map(load_image(material.manifest.path(material.records[i].image)), lines[i]["predicted"])
+        for i in sorted(rows)
+        if "predicted" in lines[i]
+    }
 
 
 def make_tasks(

@@ -12,11 +12,19 @@ def compare_main(argv: list[str]) -> None:
         "both. An interval that leaves 0 out is more than the choice of patients.",
     )
     parser.add_argument("folders", metavar="A", nargs="+", help="folders with metrics.json, or run folders")
+    parser.add_argument("--out", metavar="DIR", help="also write the comparison as a page, DIR/index.html")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
     args = parser.parse_args(argv)
-    from mdf.evaluation.compare import compare
+    from pathlib import Path
+
+    from mdf.evaluation.compare import compare, differences
 
     print(compare(args.folders, seed=args.seed))
+    if args.out:
+        from mdf.evaluation.page_comparison import write_comparison
+
+        page = write_comparison(Path(args.out), args.folders, paired=differences(args.folders, seed=args.seed))
+        print(f"written to {page}")
 
 
 def paired_main(argv: list[str]) -> None:

@@ -7,13 +7,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from mdf.dialogue import Turn
+from mdf.dialogue import Turn, diagnosis_answer
 from mdf.errors import UserError
+from mdf.evaluation.diagnosis import diagnosis_question
 from mdf.files import write_text
 from mdf.imaging.frame import Frame
 from mdf.inference.predictor import Photograph, Predictor
@@ -187,6 +189,16 @@ def explain(
     }
     write_text(out / "maps.json", json.dumps(values) + "\n")
     return [*written, *(out / name for name in ("gradient.png", "overlay.png", "masks.png", "maps.json"))]
+
+
+def diagnosis_map(model: Any, image: np.ndarray, diagnosis: str) -> np.ndarray:
+    """uint8 [H,W,3]: the photograph, and over it where the adapters look for the words that name `diagnosis`."""
+    question, _ = diagnosis_question(model.processor)
+    turns = [model.system_turn(), Turn("user", question)]
+    answer = diagnosis_answer(model.processor.prompts, (diagnosis,))
+    mean = attention_maps(model, model.processor(image), [turns], [answer])[0].answer.mean(0).numpy()
+    frame = Frame.of(image, model.processor.preprocessing)
+    return heat(image, frame.place(mean), float(mean.max()))
 
 
 def rounded(values: np.ndarray) -> list:
