@@ -22,12 +22,15 @@ def find_metrics(path: str | Path) -> Path:
 
 
 def read_metrics(path: str | Path) -> dict:
-    """What `find_metrics` finds."""
+    """What `find_metrics` finds. Raises UserError where it is missing or damaged."""
     file = find_metrics(path)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} is not JSON ({error}); give the metrics.json that evaluate.py wrote") from None
+    if not isinstance(metrics, dict):
+        raise UserError(f"{file} holds no JSON object; give the metrics.json that evaluate.py wrote")
+    return metrics
 
 
 def flatten(metrics: dict, prefix: str = "") -> dict[str, object]:
@@ -117,7 +120,8 @@ def compare(folders: Sequence[str | Path], *, resamples: int = 1000, seed: int =
 
 def differences(folders: Sequence[str | Path], *, resamples: int = 1000, seed: int = 0) -> dict[str, dict]:
     """{letter of an evaluation: its figures less the first's that have an interval, each with `NAME_ci`}."""
-    first, found = flatten(read_metrics(folders[0])), {}
+    first = flatten(read_metrics(folders[0]))
+    found: dict[str, dict] = {}
     for letter, folder in list(zip(letters(len(folders)), folders, strict=True))[1:]:
         flat = flatten(read_metrics(folder))
         intervals, _ = paired_intervals(folders[0], folder, first, flat, resamples=resamples, seed=seed)

@@ -17,6 +17,7 @@ from mdf.evaluation.compare import (
     read_metrics,
     same_photographs,
 )
+from mdf.evaluation.overlap import STAMP
 from mdf.evaluation.page import HEADLINES, render
 from mdf.evaluation.page_figures import Mark, Row, axis_of, forest_figure, strip, swatch
 from mdf.evaluation.page_sections import SECTIONS, Figure, Section
@@ -55,6 +56,8 @@ def write_comparison(
     Raises UserError for a folder without metrics.json.
     """
     found = [read_metrics(folder) for folder in folders]
+    if any(metrics.get("overlap") for metrics in found):
+        stamps = [STAMP, *stamps]
     flat, names = [flatten(m) for m in found], letters(len(folders))
     titles = distinct([find_metrics(folder).resolve().parent for folder in folders])
     sections = [section_of(name, names, flat) for name in dict.fromkeys(part for m in found for part in parts(m))]
