@@ -222,10 +222,14 @@ class Reader:
         free = [COMMA if i in inside else w for i, w in enumerate(words)]  # a name's words mean nothing else
         places = [p for p in self.scan(free, self.words.places) if not self.is_spared(words, p)]
         sides, cues = self.sides(words), self.cues(free)
+        plain = {f.end for f in names if f.end - f.start == 1 and isinstance(f.value, Name) and f.value.name == NORMAL}
+        starts = {f.start for f in names}
         for found in names:
             name = found.value
             assert isinstance(name, Name)
-            status = self.status(free, found, cues)
+            if found.end in plain & starts:  # "normal retinal pigmentation" is said of what follows
+                continue
+            status = DENIED if found.start in plain else self.status(free, found, cues)
             where = tuple(dict.fromkeys(map(str, self.belonging(free, names, places, found)))) or place
             eye = next(iter(self.belonging(free, names, sides, found, last=True)), self.eye)
             count = self.count(free, found)

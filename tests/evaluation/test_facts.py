@@ -123,6 +123,7 @@ def test_what_is_not_said_of_this_photograph(text, expected):
         ("The disc, macula and vessels are unremarkable.", "-abnormal_optic_disc -abnormal_macula -abnormal_vessels"),
         ("The vessels are of normal calibre and course.", "-abnormal_vessels"),
         ("Normal background colour.", ""),
+        ("Normal retinal pigmentation.", "-pigment_change"),
         ("Not normal.", ""),
         ("Clear lens.", "-cataract"),
         ("There are no retinal lesions.", "-lesion"),
