@@ -78,7 +78,7 @@ def patch_attribution(
         with torch.no_grad(), model.precision():
             found = model.features(pixels["pixel_values"], pixels["unet_pixels"])
             memory = memory_of(model, found, prompt)
-            own = see_tiles(bare(model.language), pixels)
+            own = of_tower(model, pixels)
         tokens = found.tokens.requires_grad_()
         looked_at = []
         if memory is not None:
@@ -120,7 +120,7 @@ def pixel_attribution(
         plain = blurred(real)
         prompt = prompt_of(model, batch, row_of)
         with torch.no_grad(), model.precision():
-            own = see_tiles(bare(model.language), real)
+            own = of_tower(model, real)
 
         def odds_of(x: Tensor, u: Tensor) -> Tensor:
             with model.precision():
@@ -159,6 +159,12 @@ def photographs(model: "MDFModel", inputs: Inputs, rows: Sequence[int] | None, c
         inputs = Inputs({k: v for k, v in inputs.items() if k not in ("prefix", "memory_kv", "cross_attention_states")})
     chosen = inputs.select(list(range(count)) if rows is None else list(rows)).to(model.device)
     return Inputs({k: v.clone() for k, v in chosen.items()})
+
+
+def of_tower(model: "MDFModel", pixels: Inputs) -> dict[str, Tensor]:
+    """What a vision tower of the language model's own sees, and which tiles are real; {} without one."""
+    seen = {**pixels, **see_tiles(bare(model.language), pixels)}
+    return {k: seen[k] for k in ("cross_attention_states", "aspect_ratio_mask") if k in seen}
 
 
 def prompt_of(model: "MDFModel", rows: AnswerRows, row_of: list[range]) -> Tensor | None:
@@ -200,7 +206,7 @@ def log_odds(
     likelihoods where there are any. Differentiable in prefix [B,P,d] and memory [B,L,G²,m].
     """
     of = torch.tensor([b for b, r in enumerate(row_of) for _ in r], device=model.device)
-    seen = Inputs({k: v[of] for k, v in own.items() if k not in ("pixel_values", "unet_pixels", "field")})
+    seen = Inputs({k: v[of] for k, v in own.items()})
     given = {k: v[of] for k, v in (("prefix", prefix), ("memory", memory)) if v is not None}
     out = model(**rows.of_photographs(model, seen), **given, keep=rows.reads)
     each = -F.cross_entropy(out.logits.float(), rows.targets, reduction="none")

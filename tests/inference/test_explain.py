@@ -68,13 +68,13 @@ def test_what_cannot_be_drawn_is_refused(checkpoint, predictor, tmp_path, monkey
     assert [f.name for f in tmp_path.iterdir()] == ["file"]
 
 
-def test_chat_writes_maps_beside_its_answer(checkpoint, tmp_path, capsys):
+def test_chat_writes_maps_beside_its_answer(checkpoint, tmp_path, capsys, monkeypatch):
     asked = ["--checkpoint", checkpoint.run, "--image", checkpoint.photograph, "--force"]
     assert run("chat.py", *asked, "--maps", tmp_path / "maps") == 2
     assert "--ask" in capsys.readouterr().err
-    question = "What is the diagnosis?"
-    code = run("chat.py", *asked, "--ask", question, "--max-tokens", 5, "--maps", tmp_path / "maps")
+    monkeypatch.setattr(Predictor, "ask", lambda *_, **__: "No.")  # a model that learnt nothing may say nothing
+    code = run("chat.py", *asked, "--ask", QUESTION, "--maps", tmp_path / "maps")
     out = capsys.readouterr()
     assert code == 0, out.err
     assert (tmp_path / "maps" / "mean.png").is_file() and "mean.png" in out.err
-    assert json.loads((tmp_path / "maps" / "maps.json").read_text())["answer"] in out.out
+    assert out.out.strip().endswith("No.")

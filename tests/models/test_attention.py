@@ -197,3 +197,28 @@ def test_tiles_of_a_square_are_mixed_where_they_lie():
     assert four.shape == (1, 4, 1, 4, 4) and four.mean((0, 2, 3, 4)).tolist() == [0, 1, 0, 0]
     one = tiled(share, torch.tensor([[1, 0, 0, 0]]), torch.Size([1, 4, 3, 8, 8]))
     assert torch.equal(one[0, 0, 0], share[0]) and one[0, 1:].sum() == 0
+
+
+def test_a_language_model_with_a_tower_of_its_own(tmp_path):
+    """The same maps and odds, no prefix to attribute anything to, and tiles without detail where pixels are taken."""
+    from mdf.models.fusion import MDFModel
+    from tests.models.test_fusion import open_gates
+    from tests.tiny_mllama import TILE, tiny_mllama_config
+
+    model = MDFModel.build(tiny_mllama_config(tmp_path, **{"language.image_size": 2 * TILE}), ("normal",)).eval()
+    open_gates(model)
+    rng = np.random.default_rng(0)
+    inputs = model.processor([rng.integers(60, 255, (80, 80, 3), dtype=np.uint8) for _ in range(2)])
+    turns = [[model.system_turn(), Turn("user", question)] for question in QUESTIONS[:2]]
+    maps = attention_maps(model, inputs, turns, ANSWERS[:2])
+    alone = attention_maps(model, inputs, turns[1:], ANSWERS[1:2], rows=[1])[0]
+    assert torch.allclose(maps[1].maps, alone.maps, atol=1e-5)
+    scores = model.score(inputs, turns, [list(c) for c in CANDIDATES[:2]])
+    wanted = [s[0] - np.logaddexp.reduce(s[1:]) for s in scores]
+    found = patch_attribution(model, inputs, turns, CANDIDATES[:2])
+    assert found.odds.tolist() == pytest.approx(wanted, abs=1e-3)
+    assert found.encoder is None and found.memory.abs().sum() > 0
+    assert pixel_attribution(model, inputs, turns, CANDIDATES[:2], steps=1).unet.abs().sum() > 0
+    gone = mixed(inputs, blurred(inputs), torch.ones(2, *inputs["unet_pixels"].shape[-2:]))
+    assert torch.allclose(gone["tiles"], blurred(inputs)["tiles"], atol=1e-5)
+    assert (gone["tiles"] != inputs["tiles"]).any() and np.shape(model.score(gone, turns, [["Yes."]] * 2)) == (2, 1)
