@@ -57,6 +57,9 @@ def test_same_numbers_whatever_the_batch(checkpoint, tmp_path):
     for name, value in both[0].items():
         if isinstance(value, list) and value and isinstance(value[0], list):
             assert np.allclose(value, both[1][name], atol=1e-4), name  # a curve or a confusion matrix
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            confidence = [[point["confidence"] for point in side[name]] for side in both]  # a reliability diagram
+            assert np.allclose(*confidence, atol=1e-4), name
         else:
             assert value == pytest.approx(both[1][name], abs=1e-4, nan_ok=True), name
 
