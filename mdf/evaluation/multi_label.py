@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, Metric, known_mean, put, ratio, resample, weighted_mean
-from mdf.evaluation.classification import refuse_too_few
 from mdf.prototypes import truth_table
 
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # float [R,C] each
@@ -58,12 +58,17 @@ def multi_label_metrics(
     `per_class` with `sensitivity`, `specificity`, `precision`, `f1` and `n` of each class that is there.
 
     `yes` bool [N,C] in the order of `classes`; `truth` names the true classes of each photograph, others than
-    `classes` do not count. Raises UserError where fewer than two of them are there, or one patient only.
+    `classes` do not count. Raises UserError where no class is true of some photographs and not of others, and for one
+    patient only.
     """
-    truth = [[name for name in names if name in classes] for names in truth]
-    judged = [i for i, names in enumerate(truth) if names]
-    refuse_too_few([truth[i] for i in judged], classes, [groups[i] for i in judged])
     table, weights = truth_table(truth, classes), resample(groups, resamples=resamples, seed=seed)
+    if not (table.any(axis=0) & ~table.all(axis=0)).any():
+        raise UserError(
+            f"none of the classes {', '.join(classes)} is true of some of the {len(truth)} photographs and not of "
+            "others: there is nothing to tell apart; evaluate others as well"
+        )
+    if len(set(groups)) < 2:
+        raise UserError(f"all {len(truth)} photographs are of one patient: there is no interval; evaluate several")
 
     def share(of: Callable[..., np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
         return lambda w: of(*counts(table, yes, w))

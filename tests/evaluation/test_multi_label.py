@@ -53,9 +53,12 @@ def test_every_diagnosis_of_a_photograph_counts():
     assert multi_label_metrics(more, yes, CLASSES, [str(i // 2) for i in range(80)], resamples=200) == metrics
 
 
-def test_one_class_or_one_patient_is_said():
+def test_where_there_is_nothing_to_tell_apart_it_is_said():
     yes = np.zeros((3, 4), dtype=bool)
-    with pytest.raises(UserError, match="of the class amd"):
-        multi_label_metrics([["amd"], [], ["amd"]], yes, CLASSES, list("abc"))
+    for truth in ([["amd"]] * 3, [[]] * 3):
+        with pytest.raises(UserError, match="nothing to tell apart"):
+            multi_label_metrics(truth, yes, CLASSES, list("abc"))
     with pytest.raises(UserError, match="one patient"):
         multi_label_metrics([["amd"], ["myopia"], ["amd"]], yes, CLASSES, list("aaa"))
+    # one disease that some have is enough
+    assert list(multi_label_metrics([["amd"], [], ["amd"]], yes, CLASSES, list("abc"))["per_class"]) == ["amd"]

@@ -4,7 +4,7 @@ from scipy import ndimage
 from sklearn.metrics import jaccard_score, roc_auc_score
 
 from mdf.errors import UserError
-from mdf.evaluation.segmentation import dice, further, segmentation_metrics, thin
+from mdf.evaluation.segmentation import cldice, dice, further, segmentation_metrics, thin
 
 
 def test_dice_inside_the_field_by_hand():
@@ -61,7 +61,8 @@ def test_overlap_and_ranking_equal_scikit_learn_inside_the_field():
     assert found["auroc"][0, 0] == pytest.approx(roc_auc_score(inside, score))
     changed = probabilities.copy()
     changed[:, 70:] = 1  # outside the field: does not count
-    assert one(changed, mask, field) == pytest.approx(found)
+    again = one(changed, mask, field)
+    assert all(again[name] == pytest.approx(values) for name, values in found.items())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -80,11 +81,14 @@ def test_centre_lines_are_thin_connected_and_in_the_middle(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_centre_lines_are_nearly_those_of_scikit_image(seed):
     morphology = pytest.importorskip("skimage.morphology", reason="the extra `images`")
-    mask, near = vessels(seed, width=3), np.ones((3, 3))
+    mask, near, marked = vessels(seed, width=3), np.ones((3, 3)), vessels(seed, shift=2)
     ours, theirs = thin(mask), morphology.skeletonize(mask)
-    # theirs differs in corners: each lies within a pixel of the other
-    assert (ndimage.binary_dilation(theirs, near) & ours).sum() >= 0.99 * ours.sum()
-    assert (ndimage.binary_dilation(ours, near) & theirs).sum() >= 0.99 * theirs.sum()
+    # theirs differs in corners and at ends
+    assert (ndimage.binary_dilation(theirs, near) & ours).sum() >= 0.95 * ours.sum()
+    assert (ndimage.binary_dilation(ours, near) & theirs).sum() >= 0.95 * theirs.sum()
+    line = morphology.skeletonize(marked)
+    precision, recall = (line & mask).sum() / line.sum(), (theirs & marked).sum() / theirs.sum()
+    assert cldice(marked, mask) == pytest.approx(2 * precision * recall / (precision + recall), abs=0.03)
 
 
 def test_cldice_asks_for_connection_and_not_for_width():
