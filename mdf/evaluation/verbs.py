@@ -2,6 +2,8 @@
 
 import argparse
 
+from mdf.evaluation import benchmark_verb
+
 
 def compare_main(argv: list[str]) -> None:
     """`evaluate.py compare A B …`."""
@@ -224,6 +226,7 @@ def calibrate_main(argv: list[str]) -> None:
 
 
 VERBS = {
+    "benchmark": benchmark_verb.main,
     "compare": compare_main,
     "paired": paired_main,
     "transfer": transfer_main,
