@@ -218,16 +218,22 @@ def take_apart(values: Mapping[str, Any], path: str) -> Part:
 def tables_of(part: Part, *, signed: bool = False) -> list[Table]:
     """All tables of a section: rows, names and values, lists that differ by what they are of, and words."""
     alike: dict[tuple, list[tuple[tuple[str, ...], dict]]] = {}
+    counts: dict[tuple, list[tuple[tuple[str, ...], dict]]] = {}
     for where, values in part.lists:
+        if where and all(type(v) is int for v in leaves(values).values()):
+            counts.setdefault((where[:-1], *leaves(values)), []).append((where, values))
+            continue
         plain = len(where) > 1 and all(isinstance(v, float) for v in values.values())
         alike.setdefault((where[-1], *sorted(values)) if plain else (where,), []).append((where, values))
+    alike |= {("count", *key): rows for key, rows in counts.items() if len(rows) == 1}
+    counted = Part(part.path, tables=[rows for rows in counts.values() if len(rows) > 1])
     pivots = [lists for lists in alike.values() if len(lists) > 1]
     words = [lists[0] for lists in alike.values() if len(lists) == 1 and wordy(lists[0][1])]
     rest = [lists[0] for lists in alike.values() if len(lists) == 1 and not wordy(lists[0][1])]
     tables = row_tables(part, signed=signed)
     if rest:
         tables.append(list_table(part.path, rest, signed=signed))
-    tables += [pivot_table(part.path, lists) for lists in pivots]
+    tables += row_tables(counted) + [pivot_table(part.path, lists) for lists in pivots]
     return tables + [word_table(part.path, *one) for one in words]
 
 
