@@ -170,7 +170,7 @@ def card(line: Mapping[str, Any], pictures: Pictures, answers: Answers | None, r
     name = str(line.get("id"))
     record, seen, heat = pictures.of(name)
     content: dict[str, Any] = {"id": name, "photograph": seen, "map": heat, "texts": [], "likely": [], "eye": None}
-    content |= {"findings": "", "answer": None, "right": None}
+    content |= {"findings": "", "answer": None, "right": None, "said": None}
     content["lost"] = pictures.shown and seen is None
     truth = line.get("truth") or line.get("labels") or ()
     content["reference"] = ", ".join(map(worded, truth)) or "unknown"
@@ -190,7 +190,7 @@ def card(line: Mapping[str, Any], pictures: Pictures, answers: Answers | None, r
             for c in likeliest(table, [answers.classes.index(n) for n in answers.truth[k]])
         ]
     if isinstance(line.get("generated"), str):
-        content["texts"].append(("written answer", cut(line["generated"])))
+        content["said"] = cut(line["generated"])
     if isinstance(line.get("report"), str):
         content["texts"].append(("written report", cut(line["report"])))
     content["asked"] = [

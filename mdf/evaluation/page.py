@@ -68,7 +68,9 @@ def write_page(
         photographs: False leaves out photographs and maps, since there are patients behind them.
     """
     answers = read_answers(lines)
-    sections = [section_of(name, part, metrics, answers) for name, part in metrics.items() if isinstance(part, dict)]
+    known = [*SECTIONS, *metrics]
+    names = sorted((n for n, part in metrics.items() if isinstance(part, dict)), key=known.index)
+    sections = [section_of(name, metrics[name], metrics, answers) for name in names]
     if embeddings is not None and len(embeddings) > 2:
         sections.append(embedding_map(np.asarray(embeddings), records, lines))
     pictures = Pictures(records, manifest, maps or {}, photographs)

@@ -32,6 +32,7 @@ from mdf.evaluation.page_tables import (
     is_number,
     number,
     numbers,
+    places,
     said,
     tables_of,
     take_apart,
@@ -138,7 +139,7 @@ def section_of(section: str, names: Sequence[str], flat: Sequence[dict[str, obje
         for one in flat[1:]:
             change = difference(one, flat[0], name)
             cells.append(Cell("" if change is None else number(change, signed=True), number=True))
-        lines.append(Line(cells, " · ".join(map(said, where))))
+        lines.append(Line(cells, places(where)))
     groups = ["", *dict.fromkeys(line.group for line in lines)]
     lines.sort(key=lambda line: groups.index(line.group))  # each group once, what stands in none comes first
     heads = [*names, *(f"{name} \N{MINUS SIGN} {names[0]}" for name in names[1:])]

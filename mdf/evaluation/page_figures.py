@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from mdf.evaluation.points import Bin, thin
+from mdf.evaluation.points import Bin, steps, thin
 
 COLOURS = 8  # of the style sheet; beyond them lines are dashed
 LETTER = 6.3  # pixels, about the width of one at 12 px
@@ -164,7 +164,8 @@ def strip(marks: Sequence[Mark | None], axis: tuple[float, float] = (0.0, 1.0), 
         else:
             inner += across(mark.interval[0], mark.interval[1], y, f"whisker s{colour}")
             inner += f'<circle cx="{x(mark.value)}" cy="{plain(y)}" r="3.6" class="f{colour}"/>'
-    return Markup(f'<svg class="strip" width="{width}" height="{high}" aria-hidden="true">{inner}</svg>')
+    size = f'viewBox="0 0 {width} {high}" width="{width}" height="{high}"'
+    return Markup(f'<svg class="strip" {size} aria-hidden="true">{inner}</svg>')
 
 
 def square(title: str, description: str, x_name: str, y_name: str) -> Plot:
@@ -188,7 +189,7 @@ def precision_recall_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray] |
     plot = square("Precision-recall curves", f"One curve a class: {', '.join(curves)}.", "recall", "precision")
     for number, curve in enumerate(curves.values()):
         if curve is not None:
-            plot.curve(*thin(*curve), stroke(number))
+            plot.curve(*steps(*thin(*curve)), stroke(number))
     return plot.drawing.svg()
 
 

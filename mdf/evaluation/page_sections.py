@@ -16,7 +16,6 @@ from mdf.evaluation.classification import confusion
 from mdf.evaluation.controls import verdict
 from mdf.evaluation.page_figures import (
     COLOURS,
-    Mark,
     Row,
     confusion_figure,
     forest_figure,
@@ -26,7 +25,6 @@ from mdf.evaluation.page_figures import (
     reliability_figure,
     risk_coverage_figure,
     roc_figure,
-    strip,
     swatch,
 )
 from mdf.evaluation.page_tables import (
@@ -36,9 +34,11 @@ from mdf.evaluation.page_tables import (
     Table,
     bracketed,
     finite,
+    inner_tables,
     interval_of,
     leaves,
     number,
+    places,
     said,
     series_of,
     tables_of,
@@ -66,6 +66,9 @@ SECTIONS = {  # title, and one sentence on what it is
     ),
     "subgroups": ("Subgroups", "The same figures for parts of the photographs, and how far apart they are."),
 }
+RELIABILITY = (
+    "Answers in groups by the probability of the likeliest; below the dashed line they are too sure. Whiskers: 95 %."
+)
 FORESTS = ("controls", "baselines", "subgroups")  # sections that are drawn as a forest plot
 PREFERRED = ("balanced_accuracy", "macro_auroc", "accuracy")  # of a forest plot
 
@@ -101,7 +104,7 @@ def section_of(name: str, values: dict, metrics: Mapping[str, Any], answers: Map
     """The numbers of one dictionary of metrics.json as tables, and the figures that belong to it."""
     title, about = SECTIONS.get(name, (said(name).capitalize(), ""))
     part = take_apart(values, name)
-    section = Section(name, title, about, tables=tables_of(part))
+    section = Section(name, title, about, tables=[*tables_of(part), *inner_tables(values, name)])
     if name == "controls" and {"real", "blank", "shuffled", "majority", "gain", "gain_ci"} <= values.keys():
         section.text = verdict(values).splitlines()
     if name in FORESTS and part.tables:
@@ -110,12 +113,43 @@ def section_of(name: str, values: dict, metrics: Mapping[str, Any], answers: Map
     for metric, lines in series.items():
         svg = growth_figure(said(metric), said(what), said(metric), lines)
         section.figures.append(Figure(svg, said(metric), table=growth_table(lines)))
+    if name == "calibration" and (bins := read_bins(values.get("reliability"))):
+        section.figures.append(Figure(reliability_figure(bins), "Reliability", RELIABILITY, bins_table(bins)))
+    if name == "selective" and (curve := read_curve(values.get("curve"))) is not None:
+        section.figures.append(risk_and_coverage(*curve))
     mine = answers.get(MAIN if name == "classification" else name)
     if mine is not None:
-        section.folded = name != "classification"
-        section.legend, figures = answer_figures(mine)
+        whole = name == "classification"
+        section.legend, figures = answer_figures(
+            mine, {n for n in ("calibration", "selective") if whole and n in metrics}
+        )
+        section.folded = not whole
         section.figures += figures
     return section
+
+
+def read_bins(rows: Any) -> list[points.Bin]:
+    """The points of a reliability diagram as `calibration` writes them; none where they are something else."""
+    found = []
+    for row in rows if isinstance(rows, list) else []:
+        if not isinstance(row, dict) or not finite(row.get("confidence")) or not finite(row.get("accuracy")):
+            return []
+        low, high = interval_of(row, "accuracy") or (row["accuracy"], row["accuracy"])
+        found.append(points.Bin(int(row.get("n", 1)), row["confidence"], row["accuracy"], low, high))
+    return found
+
+
+def read_curve(rows: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Coverage and risk as `selective` writes them; None where they are something else."""
+    pairs = rows if isinstance(rows, list) else []
+    if not pairs or not all(isinstance(p, list) and len(p) == 2 and all(map(finite, p)) for p in pairs):
+        return None
+    return np.array(pairs)[:, 0], np.array(pairs)[:, 1]
+
+
+def risk_and_coverage(coverage: np.ndarray, risk: np.ndarray) -> Figure:
+    about, table = "Dashed: all photographs answered.", coverage_table(coverage, risk)
+    return Figure(risk_coverage_figure(coverage, risk), "Risk and coverage", about, table)
 
 
 def forests(name: str, part: Part, metrics: Mapping[str, Any]) -> list[Figure]:
@@ -138,7 +172,7 @@ def forests(name: str, part: Part, metrics: Mapping[str, Any]) -> list[Figure]:
             continue
         if where[:-1] != group:
             group = where[:-1]
-            drawn.append(Row(" · ".join(map(said, group))))
+            drawn.append(Row(places(group)))
         interval = interval_of(row, metric)
         text = f"{number(row[metric])} {bracketed(interval)}"
         colour = 0 if name == "subgroups" or where[-1] == "real" else COLOURS - 1
@@ -156,8 +190,10 @@ def growth_table(lines: Mapping[str, Mapping[int, tuple[float, Any]]]) -> Table:
     return Table(["", *map(str, numbers)], rows)
 
 
-def answer_figures(answers: Answers) -> tuple[Table, list[Figure]]:
-    """The classes with their colours, then curves, confusion matrix and reliability of one task's answers."""
+def answer_figures(answers: Answers, elsewhere: set[str]) -> tuple[Table, list[Figure]]:
+    """The classes with their colours, then curves, confusion matrix and reliability of one task's answers; without what
+    stands in the sections `elsewhere`.
+    """
     classes, table = answers.classes, truth_table(answers.truth, answers.classes)
     names, ones = [said(c) for c in classes], np.ones((1, len(table)))
     scores = dict(zip(names, answers.probabilities.T, strict=True))
@@ -168,40 +204,26 @@ def answer_figures(answers: Answers) -> tuple[Table, list[Figure]]:
     lines = []
     for c, name in enumerate(names):
         curve, found = precision[name], float(auroc(table[:, c], scores[name])(ones)[0])
-        recall = matrix[c, c] / matrix[c].sum() if matrix[c].any() else float("nan")
-        numbers = (found, points.average_precision(*curve) if curve else float("nan"), recall)
-        cells = [Cell(name, swatch=swatch(c)), Cell(number(int(table[:, c].sum())), number=True)]
-        cells += [Cell(number(v), strip="" if v != v else strip([Mark(v, colour=c)]), number=True) for v in numbers]
-        lines.append(Line(cells))
-    legend = Table(
-        ["class", "n", "AUROC", "average precision", "recall"], lines, "Each class against the others", "rows"
-    )
+        numbers = (
+            number(int(table[:, c].sum())),
+            number(found),
+            number(points.average_precision(*curve) if curve else None),
+        )
+        lines.append(Line([Cell(name, swatch=swatch(c)), *(Cell(text, number=True) for text in numbers)]))
+    legend = Table(["class", "n", "AUROC", "average precision"], lines, "The curves: each class against the others")
     sure, right = answers.confidence, answers.right
-    bins = points.reliability(sure, right)
-    coverage, risk = points.risk_coverage(sure, right)
+    counted = "A photograph with several true diagnoses counts under the one that was answered, else under its first."
     figures = [
         Figure(roc_figure(roc), "ROC", "Dashed: chance."),
         Figure(precision_recall_figure(precision), "Precision and recall"),
-        Figure(
-            confusion_figure(matrix, names),
-            "Confusion matrix",
-            "A photograph with several true diagnoses counts under the one that was answered, else under its first.",
-            matrix_table(matrix, names),
-        ),
-        Figure(
-            reliability_figure(bins),
-            "Reliability",
-            "Answers in groups of equal number by the probability of the likeliest; below the dashed line they are too "
-            "sure. Whiskers: 95 %, photographs taken as independent.",
-            bins_table(bins),
-        ),
-        Figure(
-            risk_coverage_figure(coverage, risk),
-            "Risk and coverage",
-            "Dashed: all photographs answered.",
-            coverage_table(coverage, risk),
-        ),
+        Figure(confusion_figure(matrix, names), "Confusion matrix", counted, matrix_table(matrix, names)),
     ]
+    if "calibration" not in elsewhere:
+        bins = points.reliability(sure, right)
+        about = f"{RELIABILITY} Photographs taken as independent."
+        figures.append(Figure(reliability_figure(bins), "Reliability", about, bins_table(bins)))
+    if "selective" not in elsewhere:
+        figures.append(risk_and_coverage(*points.risk_coverage(sure, right)))
     return legend, figures
 
 
@@ -223,7 +245,7 @@ def bins_table(bins: Sequence[points.Bin]) -> Table:
 def coverage_table(coverage: np.ndarray, risk: np.ndarray) -> Table:
     rows = []
     for share in (1.0, 0.9, 0.8, 0.7, 0.5, 0.25):
-        i = int(np.searchsorted(coverage, share - 1e-9))
+        i = min(int(np.searchsorted(coverage, share - 1e-9)), len(coverage) - 1)
         rows.append(Line([Cell(f"{coverage[i]:.1%}"), Cell(number(float(risk[i])), number=True)]))
     return Table(["answered", "share wrong"], rows)
 

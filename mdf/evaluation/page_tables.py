@@ -21,13 +21,16 @@ WORDS = {  # how names in metrics.json are said
     "n": "n", "auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "ece": "ECE", "iou": "IoU", "map": "mAP", "sd": "SD",
     "cldice": "clDice", "bleu": "BLEU", "rouge": "ROUGE", "cider": "CIDEr", "nll": "NLL", "mae": "MAE", "qwk": "QWK",
     "sha256": "SHA-256", "amd": "AMD", "dr": "DR", "dme": "DME", "pdr": "PDR", "npdr": "NPDR", "cnn": "CNN",
+    "aurc": "AURC",
 }  # fmt: skip
 PHRASES = {  # and whole ones
     "real": "the photograph", "blank": "a blank picture", "shuffled": "another patient's photograph",
     "text_only": "no picture", "source_only": "guessed from the source", "majority": "the most frequent diagnosis",
-    "clap": "CLAP", "tip_adapter": "Tip-Adapter", "tip_adapter_f": "Tip-Adapter-F",
+    "gain": "gain over no photograph", "rouge_l": "ROUGE-L", "cider_d": "CIDEr-D", "clap": "CLAP",
+    "tip_adapter": "Tip-Adapter", "tip_adapter_f": "Tip-Adapter-F",
 }  # fmt: skip
 ACCURACIES = ("accuracy", "balanced_accuracy")  # what `chance` beside them is the chance of
+GROUPS = "groups"  # their names are rows, even of one
 DASH = "–"
 
 
@@ -58,6 +61,7 @@ class Table:
     caption: str = ""
     style: str = ""
     folded: bool = False  # opens at a click
+    name: str = ""  # where it stands in metrics.json
 
 
 # -- words and numbers ------------------------------------------------------------------------------------------------
@@ -67,8 +71,15 @@ def said(name: str) -> str:
     """A name of metrics.json in words: balanced accuracy, macro AUROC, R@1, shots 16."""
     if name in PHRASES:
         return PHRASES[name]
+    if "." in name:
+        return places(name.split("."))
     words = [WORDS.get(w.lower()) or re.sub(r"^r(\d+)$", r"R@\1", w) for w in str(name).split("_") if w]
     return " ".join(words) or str(name)
+
+
+def places(where: Sequence[str]) -> str:
+    """Where something stands: source · hrf."""
+    return " · ".join(said(name) for name in where if name and name != GROUPS)
 
 
 def number(value: Any, *, signed: bool = False) -> str:
@@ -138,8 +149,43 @@ def finite(value: Any) -> TypeGuard[float]:
 
 
 def leaves(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is no dictionary and no interval of something."""
-    return {k: v for k, v in values.items() if not isinstance(v, dict) and not is_interval(k, values)}
+    """What is no dictionary, no interval of something and no table of its own."""
+    single = {k: v for k, v in values.items() if not is_table(v)}
+    if "counts" in values and "counts" not in single:
+        single.pop("classes", None)  # its heads
+    return {k: v for k, v in single.items() if not isinstance(v, dict) and not is_interval(k, values)}
+
+
+def is_table(value: Any) -> bool:
+    """Whether a list is one of lists or dictionaries."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict | list) for v in value)
+
+
+def inner_tables(values: Mapping[str, Any], path: str, where: tuple[str, ...] = ()) -> Iterator[Table]:
+    """Lists of lists or of dictionaries anywhere in a section, folded; `classes` beside `counts` are its heads."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from inner_tables(value, path, (*where, name))
+        if not is_table(value):
+            continue
+        rows: list[dict[str, Any]] = [r if isinstance(r, dict) else {str(i): v for i, v in enumerate(r)} for r in value]
+        heads = [k for k in dict.fromkeys(k for row in rows for k in row) if not any(is_interval(k, r) for r in rows)]
+        words = [said(h) if isinstance(value[0], dict) else "" for h in heads]
+        firsts = [str(i + 1) for i in range(len(rows))]
+        classes = values.get("classes", [])
+        square = name == "counts" and len(classes) == len(rows) == len(heads)
+        if square:
+            firsts = words = [said(str(c)) for c in classes]
+        lines = []
+        for first, row in zip(firsts, rows, strict=True):
+            cells = [Cell(first)]
+            for head in heads:
+                found = row.get(head)
+                cells.append(Cell(written(found), bracketed(interval_of(row, head)), number=is_number(found)))
+            lines.append(Line(cells))
+        full = (*where, name)
+        caption = places(full[:-1] if square else full)
+        yield Table(["", *words], lines, caption.capitalize(), "plain", True, ".".join((path, *full)))
 
 
 def measured(values: Mapping[str, Any]) -> set[str]:
@@ -157,6 +203,7 @@ def take_apart(values: Mapping[str, Any], path: str) -> Part:
         children = {k: v for k, v in inside.items() if isinstance(v, dict)}
         for key, child in children.items():
             beside = any(measured(child) & measured(other) for name, other in children.items() if name != key)
+            beside = beside or (where[-1:] == (GROUPS,) and bool(measured(child)))
             if beside:
                 place = next((t for t in part.tables if measured(t[0][1]) & measured(child)), None)
                 if place is None:
@@ -171,16 +218,22 @@ def take_apart(values: Mapping[str, Any], path: str) -> Part:
 def tables_of(part: Part, *, signed: bool = False) -> list[Table]:
     """All tables of a section: rows, names and values, lists that differ by what they are of, and words."""
     alike: dict[tuple, list[tuple[tuple[str, ...], dict]]] = {}
+    counts: dict[tuple, list[tuple[tuple[str, ...], dict]]] = {}
     for where, values in part.lists:
+        if where and all(type(v) is int for v in leaves(values).values()):
+            counts.setdefault((where[:-1], *leaves(values)), []).append((where, values))
+            continue
         plain = len(where) > 1 and all(isinstance(v, float) for v in values.values())
         alike.setdefault((where[-1], *sorted(values)) if plain else (where,), []).append((where, values))
+    alike |= {("count", *key): rows for key, rows in counts.items() if len(rows) == 1}
+    counted = Part(part.path, tables=[rows for rows in counts.values() if len(rows) > 1])
     pivots = [lists for lists in alike.values() if len(lists) > 1]
     words = [lists[0] for lists in alike.values() if len(lists) == 1 and wordy(lists[0][1])]
     rest = [lists[0] for lists in alike.values() if len(lists) == 1 and not wordy(lists[0][1])]
     tables = row_tables(part, signed=signed)
     if rest:
         tables.append(list_table(part.path, rest, signed=signed))
-    tables += [pivot_table(part.path, lists) for lists in pivots]
+    tables += row_tables(counted) + [pivot_table(part.path, lists) for lists in pivots]
     return tables + [word_table(part.path, *one) for one in words]
 
 
@@ -194,7 +247,7 @@ def wordy(values: Mapping[str, Any]) -> bool:
 def word_table(path: str, where: tuple[str, ...], values: Mapping[str, Any]) -> Table:
     """Texts by name, folded."""
     lines = [Line([Cell(said(k)), Cell(written(v), name=".".join((path, *where, k)))]) for k, v in values.items()]
-    return Table(["", ""], lines, " · ".join(map(said, where)).capitalize(), style="facts", folded=True)
+    return Table(["", ""], lines, places(where).capitalize(), style="facts", folded=True)
 
 
 def pivot_table(path: str, lists: Sequence[tuple[tuple[str, ...], Mapping[str, float]]]) -> Table:
@@ -207,14 +260,14 @@ def pivot_table(path: str, lists: Sequence[tuple[tuple[str, ...], Mapping[str, f
             picture = strip_of(name, values[name], None, values)
             cells.append(Cell(number(values[name]), strip=picture, name=".".join((path, *where, name)), number=True))
         lines.append(Line(cells))
-    return Table(["", *(" · ".join(map(said, where[:-1])) for where, _ in lists)], lines, said(last), style="rows")
+    return Table(["", *(places(where[:-1]) for where, _ in lists)], lines, said(last), style="rows")
 
 
 def list_table(path: str, lists: Sequence[tuple[tuple[str, ...], Mapping[str, Any]]], *, signed: bool = False) -> Table:
     """Names and values under each other."""
     lines = []
     for where, values in lists:
-        group = " · ".join(map(said, where))
+        group = places(where)
         for name, value in leaves(values).items():
             interval = interval_of(values, name)
             picture = strip_of(name, value, interval, values, axis=(-1.0, 1.0) if signed else None)
@@ -248,8 +301,9 @@ def row_tables(part: Part, *, signed: bool = False) -> list[Table]:
                 picture = strip_of(name, value, interval, row, axis=axes[name])
                 full = ".".join((part.path, *where, name))
                 cells.append(Cell(shown, bracketed(interval, signed=signed), picture, full, is_number(value)))
-            lines.append(Line(cells, " · ".join(map(said, where[:-1])) if depth else ""))
-        found.append(Table(["", *map(said, names)], lines, style="rows"))
+            lines.append(Line(cells, places(where[:-1]) if depth else ""))
+        wide = sum(any(interval_of(row, n) for _, row in rows) for n in names) > 3
+        found.append(Table(["", *map(said, names)], lines, style="rows many" if wide else "rows"))
     return found
 
 

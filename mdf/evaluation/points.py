@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 BINS = 10
+LEAST = 10  # answers in a bin
 Z = 1.96  # of a 95 % interval
 
 
@@ -62,6 +63,11 @@ def thin(x: np.ndarray, y: np.ndarray, most: int = 200) -> tuple[np.ndarray, np.
     return x[rows], y[rows]
 
 
+def steps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The curve that reaches each x at the height of its y: what `average_precision` is the area of."""
+    return np.repeat(x, 2)[1:-1], np.repeat(y, 2)[2:]
+
+
 def wilson(right: float, n: float) -> tuple[float, float]:
     """95 % interval of a share of n independent answers (Wilson 1927), which stays in [0, 1] and is open at 0 and 1."""
     share, z2 = right / n, Z * Z
@@ -81,14 +87,15 @@ class Bin:
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[Bin]:
-    """Answers sorted by confidence and cut into at most `bins` of equal number; equal confidences stay together.
+    """Answers sorted by confidence and cut into at most `bins` of equal number, not below LEAST; equal confidences stay
+    together.
 
     `confidence` float and `right` bool, both [N].
     """
     order = np.argsort(confidence, kind="stable")
     values = confidence[order]
     cuts = [0]
-    for edge in np.linspace(0, len(order), min(bins, len(order)) + 1)[1:-1].astype(int):
+    for edge in np.linspace(0, len(order), max(1, min(bins, len(order) // LEAST)) + 1)[1:-1].astype(int):
         edge = int(np.searchsorted(values, values[edge], side="left"))
         if edge > cuts[-1]:
             cuts.append(edge)

@@ -63,7 +63,14 @@ def evaluation(tmp_path, photograph):
             "macro_auroc_ci": None,
             "recall": dict.fromkeys(CLASSES, 0.5),
             "n": 24,
+            "confusion": {"classes": list(CLASSES), "counts": np.diag([6, 6, 6, 6]).tolist()},
         },
+        "calibration": {
+            "ece": 0.1,
+            "ece_ci": [0.05, 0.2],
+            "reliability": [{"confidence": 0.6, "n": 24, "accuracy": 0.512, "accuracy_ci": [0.4, 0.6]}],
+        },
+        "selective": {"risk": 0.5, "curve": [[0.5, 0.2], [1.0, 0.512]]},
         "controls": {
             **{name: judged(0.3) for name in ("blank", "shuffled", "majority")},
             "real": judged(0.75),
@@ -74,7 +81,10 @@ def evaluation(tmp_path, photograph):
             "n": 24,
             **{f"shots_{k}": {"support": k, "clap": judged(0.4 + k / 50), "tip": judged(0.5)} for k in (1, 4, 16)},
         },
-        "subgroups": {"eye": {"left": judged(0.7), "right": judged(0.6), "gap": 0.1, "gap_ci": [0.0, 0.2]}},
+        "subgroups": {
+            "eye": {"left": judged(0.7), "right": judged(0.6), "gap": 0.1, "gap_ci": [0.0, 0.2]},
+            "source": {"groups": {"hrf": judged(0.7)}},
+        },
         "zero_shot": {
             "names": {**judged(0.5), "recall": dict.fromkeys(CLASSES, 0.25)},
             "described": {**judged(0.6), "recall": dict.fromkeys(CLASSES, 0.35)},
@@ -118,7 +128,10 @@ def test_every_number_of_metrics_json_stands_on_the_page(page, evaluation):
         elif isinstance(value, int | float | None) and not isinstance(value, bool):
             assert cells[name].split()[0] == number(value), name
         else:
-            assert written(value) in cells[name], name
+            if name.endswith((".reliability", ".curve", ".counts")):
+                assert name in cells  # a table
+            elif not name.endswith("confusion.classes"):  # its heads
+                assert written(value) in cells[name], name
 
 
 def test_the_same_input_gives_the_same_bytes(evaluation, tmp_path):
@@ -196,6 +209,12 @@ def test_answers_of_one_task_have_their_curves_in_its_section(page, evaluation):
     found = page({"n": 24, "probe": metrics["probe"]}, lines)
     assert "Curves and confusion matrix" in found.text and "ROC curves" in found.text
     assert "Sure and wrong" in found.text
+
+
+def test_points_that_the_evaluation_gives_are_drawn_where_they_stand(page):
+    text = page().text
+    assert text.count("Reliability diagram") == text.count("Risk-coverage curve") == 2  # theirs and the probe's own
+    assert "0.512 [0.400, 0.600]" in text
 
 
 def test_photographs_can_be_left_out(page, evaluation):

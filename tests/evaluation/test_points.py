@@ -34,6 +34,11 @@ def test_a_thinned_curve_looks_the_same(answers):
     assert len(capped[0]) == 10 and capped[0][-1] == 1 and capped[1][0] == 0
 
 
+def test_a_precision_recall_curve_is_drawn_in_steps(answers):
+    curve = points.precision_recall(*answers)
+    assert points.area(*points.steps(*curve)) == pytest.approx(points.average_precision(*curve))
+
+
 def test_reliability_counts_every_answer_and_keeps_equal_confidences_together():
     confidence = np.array([0.9] * 30 + [0.6] * 8 + [0.7] * 2)
     right = np.array([True] * 27 + [False] * 3 + [True] * 4 + [False] * 4 + [True] * 2)
