@@ -40,7 +40,7 @@ class Zero:
                 "memory_efficient_linear": False,  # which would replace torch's own F.linear, for all
             },
         }
-        self.stage = stage
+        self.stage, self.updates = stage, 0
         deepspeed.init_distributed(verbose=False)  # on the process group that is there
         hold_scalars(model)
         if stage == 3:
@@ -48,16 +48,15 @@ class Zero:
                 buffer.data = buffer.data.to(device)
             deepspeed.zero.Init(module=model, config_dict_or_path=settings)  # tensor by tensor: it need not fit whole
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-        self.begin(0)
+        self.make_moments()
 
-    def begin(self, updates: int) -> None:
-        """Moments of zeros, as AdamW makes them in its first step, but counted as after `updates` of them.
-
-        DeepSpeed 0.19 looks for them after it has stepped its first group, and never finds those of the others.
+    def make_moments(self) -> None:
+        """Moments of zeros, which AdamW would make in its first step: DeepSpeed 0.19 looks for them when it has stepped
+        its first group, and never finds those of the others.
         """
-        self.updates, zero = updates, self.engine.optimizer
+        zero = self.engine.optimizer
         for part in zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups:
-            step = torch.tensor(float(updates), device=part.device)
+            step = torch.zeros((), device=part.device)
             zero.optimizer.state[part] = {"step": step} | {name: torch.zeros_like(part) for name in MOMENTS}
         if self.stage == 2:
             zero._lazy_init_hp_params_optimizer_state()
@@ -101,7 +100,9 @@ class Zero:
         """Go on from what `state_dict` gave, or torch's AdamW: each process takes its part of the moments."""
         if not given["state"]:
             return
-        self.begin(int(given["state"][0]["step"]))
+        self.updates = int(given["state"][0]["step"])
+        for state in self.engine.optimizer.optimizer.state.values():
+            state["step"].fill_(self.updates)
         every = [parameter for own in self.groups for parameter in own]
         for number, parameter in enumerate(every):
             for name in MOMENTS:
