@@ -93,7 +93,7 @@ class Zero:
                 for name in MOMENTS if self.updates else ():
                     moment = safe_get_full_optimizer_state(parameter, name)
                     if keep:
-                        state[number][name] = moment.detach().cpu()
+                        state[number][name] = moment.detach().to("cpu", copy=True)  # stage 3 gives views
         return {"state": state if self.updates else {}, "param_groups": groups} if keep else {}
 
     def load_state_dict(self, given: dict[str, Any]) -> None:
