@@ -48,6 +48,18 @@ class Zero:
                 buffer.data = buffer.data.to(device)
             deepspeed.zero.Init(module=model, config_dict_or_path=settings)  # tensor by tensor: it need not fit whole
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+        self.make_moments()
+
+    def make_moments(self) -> None:
+        """Moments of zeros, which AdamW would make in its first step: DeepSpeed 0.19 looks for them when it has stepped
+        its first group, and never finds those of the others.
+        """
+        zero = self.engine.optimizer
+        for part in zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups:
+            step = torch.zeros((), device=part.device)
+            zero.optimizer.state[part] = {"step": step} | {name: torch.zeros_like(part) for name in MOMENTS}
+        if self.stage == 2:
+            zero._lazy_init_hp_params_optimizer_state()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -81,7 +93,7 @@ class Zero:
                 for name in MOMENTS if self.updates else ():
                     moment = safe_get_full_optimizer_state(parameter, name)
                     if keep:
-                        state[number][name] = moment.detach().cpu()
+                        state[number][name] = moment.detach().to("cpu", copy=True)  # stage 3 gives views
         return {"state": state if self.updates else {}, "param_groups": groups} if keep else {}
 
     def load_state_dict(self, given: dict[str, Any]) -> None:
@@ -89,13 +101,8 @@ class Zero:
         if not given["state"]:
             return
         self.updates = int(given["state"][0]["step"])
-        zero, inner = self.engine.optimizer, self.engine.optimizer.optimizer
-        flat = zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
-        for part in flat:  # as AdamW makes them in its first step
-            step = torch.tensor(float(self.updates), device=part.device)
-            inner.state[part] = {"step": step} | {name: torch.zeros_like(part) for name in MOMENTS}
-        if self.stage == 2:
-            zero._lazy_init_hp_params_optimizer_state()
+        for state in self.engine.optimizer.optimizer.state.values():
+            state["step"].fill_(self.updates)
         every = [parameter for own in self.groups for parameter in own]
         for number, parameter in enumerate(every):
             for name in MOMENTS:
@@ -128,6 +135,6 @@ def hold_scalars(model: Any) -> None:
 
 def gathered(parameter: Tensor) -> Any:
     """A context in which a parameter of stage 3 is whole on every process."""
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    return GatheredParameters([parameter])
+    return deepspeed.zero.GatheredParameters([parameter])
