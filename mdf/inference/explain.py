@@ -140,7 +140,7 @@ def explain(
     of these names are replaced. Raises UserError for a model without adapters and an answer without words.
     """
     model, image, out = predictor.model, photograph.image, Path(out)
-    if not model.fusion.depths:
+    if not model.fusion.layers:
         raise UserError(
             "the checkpoint has no adapters (fusion.depths: []), so that there are no maps of what they read"
         )
