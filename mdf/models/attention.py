@@ -79,8 +79,8 @@ def attention_maps(
     Raises ValueError for a model without adapters and for an answer without words.
     """
     fusion = model.fusion
-    if not fusion.depths:
-        raise ValueError("the model has no adapters (fusion.depths is empty): nothing looks at patches")
+    if not fusion.layers:
+        raise ValueError("the model has no adapters: nothing looks at patches")
     chosen = list(range(len(fusion.layers))) if adapters is None else list(adapters)
     photographs = list(range(len(conversations))) if rows is None else list(rows)
     was, _ = model.training, model.eval()

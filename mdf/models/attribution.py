@@ -36,7 +36,7 @@ class PatchAttribution:
     """First-order effect on the log-odds of each patch, positive where it speaks for the answer."""
 
     odds: Tensor  # float32 [B]
-    memory: Tensor | None  # float32 [B,L,G,G]; None without adapters
+    memory: Tensor | None  # float32 [B,L,G,G]; None without adapters, or where patches reach the prefix alone
     encoder: Tensor | None  # float32 [B,h,w]; None where the language model reads no prefix
 
 
@@ -65,7 +65,7 @@ def patch_attribution(
     if a patch held nothing. Of the encoder's tokens the embedding is left out, which reaches FiLM alone.
 
     Args:
-        inputs: photographs as the processor returns them (not what `MDFModel.look` returns: that has no patches).
+        inputs: photographs as the processor returns them; what `MDFModel.look` saw in them is computed anew.
         candidates: for each conversation the answer, then the others that it is held against; none = its
             log-likelihood is taken.
         rows: for each conversation its photograph of `inputs`; None = its own number.
@@ -77,15 +77,14 @@ def patch_attribution(
         prompt = prompt_of(model, batch, row_of)
         with torch.no_grad(), model.precision():
             found = model.features(pixels["pixel_values"], pixels["unet_pixels"])
-            memory = memory_of(model, found, prompt)
             own = of_tower(model, pixels)
         tokens = found.tokens.requires_grad_()
-        looked_at = []
-        if memory is not None:
-            looked_at.append(memory.requires_grad_())
         with model.precision():
-            prefix = model.fusion.prefix(tokens) if model.fusion.prefix is not None else None
-            looked_at += [tokens] if prefix is not None else []
+            prefix, memory = model.fusion.connect(found, prompt)
+            memory = None if memory is None else memory.detach().requires_grad_()
+            looked_at = [x for x in (memory, None if prefix is None else tokens) if x is not None]
+            if not looked_at:
+                raise ValueError("the model has neither adapters nor a prefix: there are no patches to attribute to")
             odds = log_odds(model, batch, row_of, prefix, memory, own)
         gradients = torch.autograd.grad(odds.sum(), looked_at)
     model.train(was)
@@ -125,8 +124,7 @@ def pixel_attribution(
         def odds_of(x: Tensor, u: Tensor) -> Tensor:
             with model.precision():
                 found = features(model, x, u)
-                prefix = model.fusion.prefix(found.tokens) if model.fusion.prefix is not None else None
-                return log_odds(model, batch, row_of, prefix, memory_of(model, found, prompt), own)
+                return log_odds(model, batch, row_of, *model.fusion.connect(found, prompt), own)
 
         ends = [(p["pixel_values"], p["unet_pixels"]) for p in (plain, real)]
         total = [torch.zeros_like(x) for x in ends[0]]
@@ -172,13 +170,6 @@ def prompt_of(model: "MDFModel", rows: AnswerRows, row_of: list[range]) -> Tenso
     first = [r.start for r in row_of]
     with torch.no_grad():
         return model.prompt_of(rows.words["input_ids"][first], rows.words["prompt_mask"][first])
-
-
-def memory_of(model: "MDFModel", found: Features, prompt: Tensor | None) -> Tensor | None:
-    """Memory [B,L,G²,m], or None without adapters."""
-    if not model.fusion.depths:
-        return None
-    return model.fusion.memory([found.maps[d] for d in model.fusion.depths], found.image_embeds, prompt, found.read)
 
 
 def features(model: "MDFModel", pixel_values: Tensor, unet_pixels: Tensor) -> Features:

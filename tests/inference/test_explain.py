@@ -62,7 +62,7 @@ def test_what_cannot_be_drawn_is_refused(checkpoint, predictor, tmp_path, monkey
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="is a file"):
         explain(predictor, photograph, QUESTION, "No.", tmp_path / "file")
-    monkeypatch.setattr(predictor.model.fusion, "depths", ())
+    monkeypatch.setattr(predictor.model.fusion, "layers", ())
     with pytest.raises(UserError, match="no adapters"):
         explain(predictor, photograph, QUESTION, "No.", tmp_path)
     assert [f.name for f in tmp_path.iterdir()] == ["file"]

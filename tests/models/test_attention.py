@@ -139,6 +139,23 @@ def test_pixels_add_up_to_the_change_of_the_log_odds(model, inputs, asked):
     assert found.unet.abs().sum() > 0 and found.encoder.abs().sum() > 0
 
 
+@pytest.mark.parametrize("kind", ["tokens", "concat"])
+def test_patches_that_reach_the_image_tokens_are_attributed_by_pixel(kind, inputs, tmp_path):
+    """Without adapters there is no map of the memory; odds and pixels are there all the same."""
+    from mdf.models.fusion import MDFModel
+    from tests.tiny import tiny_config
+
+    model = MDFModel.build(tiny_config(tmp_path, **{"fusion.kind": kind}), ("normal",), load_bases=False).eval()
+    turns = [[model.system_turn(), Turn("user", QUESTIONS[0])]]
+    found = patch_attribution(model, inputs, turns, CANDIDATES[:1], rows=[0])
+    yes, no = model.score(inputs.select([0]), turns, [["No.", "Yes."]])[0]
+    assert found.memory is None and found.encoder is not None
+    assert float(found.odds) == pytest.approx(yes - no, abs=1e-3)
+    assert pixel_attribution(model, inputs, turns, CANDIDATES[:1], rows=[0], steps=1).encoder.abs().sum() > 0
+    with pytest.raises(ValueError, match="no adapters"):
+        attention_maps(model, inputs, turns, ["No."], rows=[0])
+
+
 def test_features_with_gradient_are_the_models_own(model, inputs):
     with torch.no_grad():
         ours, own = (
@@ -202,7 +219,7 @@ def test_tiles_of_a_square_are_mixed_where_they_lie():
 def test_a_language_model_with_a_tower_of_its_own(tmp_path):
     """The same maps and odds, no prefix to attribute anything to, and tiles without detail where pixels are taken."""
     from mdf.models.fusion import MDFModel
-    from tests.models.test_fusion import open_gates
+    from tests.models.fused import open_gates
     from tests.tiny_mllama import TILE, tiny_mllama_config
 
     model = MDFModel.build(tiny_mllama_config(tmp_path, **{"language.image_size": 2 * TILE}), ("normal",)).eval()
