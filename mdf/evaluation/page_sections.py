@@ -152,8 +152,8 @@ def risk_and_coverage(coverage: np.ndarray, risk: np.ndarray) -> Figure:
 
 
 def forests(name: str, part: Part, metrics: Mapping[str, Any]) -> list[Figure]:
-    """A forest plot of the preferred metric of the section's first table."""
-    rows = part.tables[0]
+    """A forest plot of a preferred metric, of the section's first table that has one."""
+    rows = next((t for t in part.tables if any(n in PREFERRED for _, row in t for n in row)), part.tables[0])
     named = [n for _, row in rows for n in leaves(row) if interval_of(row, n)]
     metric = next((n for n in (*PREFERRED, *named) if n in named), None)
     if metric is None:
