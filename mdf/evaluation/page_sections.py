@@ -74,12 +74,13 @@ PREFERRED = ("balanced_accuracy", "macro_auroc", "accuracy")  # of a forest plot
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, what it shows, and its numbers, which open at a click."""
+    """A picture, what it shows, and its numbers, which open at a click unless they are the key to its colours."""
 
     svg: Markup
     title: str
     caption: str = ""
     table: Table | None = None
+    key: bool = False
 
 
 @dataclass
@@ -111,7 +112,7 @@ def section_of(name: str, values: dict, metrics: Mapping[str, Any], answers: Map
     what, series = series_of(values)
     for metric, lines in series.items():
         svg = growth_figure(said(metric), said(what), said(metric), lines)
-        section.figures.append(Figure(svg, said(metric), table=growth_table(lines)))
+        section.figures.append(Figure(svg, said(metric), table=growth_table(lines), key=True))
     if name == "calibration" and (bins := read_bins(values.get("reliability"))):
         section.figures.append(Figure(reliability_figure(bins), "Reliability", RELIABILITY, bins_table(bins)))
     if name == "selective" and (curve := read_curve(values.get("curve"))) is not None:
@@ -281,5 +282,5 @@ def embedding_map(
                 Line([Cell(n, swatch=swatch(i, dot=True)), Cell(number(count[n]), number=True)])
                 for i, n in enumerate(names)
             ]
-            section.figures.append(Figure(svg, f"By {what}", f"By {how}.{left}", Table([what, "n"], rows)))
+            section.figures.append(Figure(svg, f"By {what}", f"By {how}.{left}", Table([what, "n"], rows), key=True))
     return section

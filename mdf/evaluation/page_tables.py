@@ -329,7 +329,7 @@ def strip_of(
     if min(found) < low or max(found) > high:
         return Markup("")
     chance = beside.get("chance") if name in ACCURACIES else 0.5 if name.endswith("auroc") else None
-    return strip([Mark(value, interval)], (low, high), chance)
+    return strip([Mark(value, interval)], (low, high), None if low < 0 else chance)  # a difference has none
 
 
 def series_of(values: Mapping[str, Any]) -> tuple[str, dict[str, dict[str, Series]]]:
