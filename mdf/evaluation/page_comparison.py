@@ -120,7 +120,7 @@ def overview(titles: Sequence[str], flat: Sequence[Mapping[str, Any]]) -> list[F
                 interval = interval_of(one, name)
                 rows.append(Row(title, value, interval, f"{number(value)} {bracketed(interval)}", i))
         section, metric = name.split(".")[0], name.rsplit(".", 1)[-1]
-        title = f"{SECTIONS.get(section, (said(section), ''))[0]}: {said(metric)}"
+        title = f"{SECTIONS.get(section, (said(section), ''))[0].rstrip('?')}: {said(metric)}"
         figures.append(Figure(forest_figure(title, rows), title))
     return figures
 

@@ -110,10 +110,8 @@ def ticks(low: float, high: float, about: int = 5) -> dict[float, str]:
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
-    return {
-        round(i * step, 10): f"{round(i * step, 10):g}"
-        for i in range(math.ceil(low / step), int(high / step + 1e-9) + 1)
-    }
+    values = [round(i * step, 10) for i in range(math.ceil(low / step), int(high / step + 1e-9) + 1)]
+    return {v: f"{v:g}".replace("-", "\N{MINUS SIGN}") for v in values}
 
 
 def units() -> dict[float, str]:
@@ -144,7 +142,7 @@ def strip(marks: Sequence[Mark | None], axis: tuple[float, float] = (0.0, 1.0), 
     high = step * len(marks)
 
     def x(v: float) -> str:
-        return plain(2 + (width - 4) * min(1.0, max(0.0, (v - axis[0]) / (axis[1] - axis[0]))))
+        return plain(4 + (width - 8) * min(1.0, max(0.0, (v - axis[0]) / (axis[1] - axis[0]))))
 
     def across(start: float, end: float, y: float, class_: str) -> str:
         return f'<line x1="{x(start)}" y1="{plain(y)}" x2="{x(end)}" y2="{plain(y)}" class="{class_}"/>'
@@ -227,7 +225,7 @@ def confusion_figure(matrix: np.ndarray, names: Sequence[str]) -> Markup:
             d.add(
                 "rect", hover=where, x=x + 1, y=y + 1, width=cell - 2, height=cell - 2, class_="cell", fill_opacity=fill
             )
-            strong = " strong" if share > 0.5 else "" if matrix[i, j] else " none"
+            strong = " strong" if share > 0.45 else "" if matrix[i, j] else " none"
             d.text(x + cell / 2, y + cell / 2 + (0 if cell >= 40 else 4), str(matrix[i, j]), f"count{strong}", "middle")
             if cell >= 40 and totals[i]:
                 d.text(x + cell / 2, y + cell / 2 + 14, f"{share:.0%}", f"share{strong}", "middle")

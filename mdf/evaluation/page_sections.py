@@ -75,12 +75,13 @@ PREFERRED = ("balanced_accuracy", "macro_auroc", "accuracy")  # of a forest plot
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, what it shows, and its numbers, which open at a click."""
+    """A picture, what it shows, and its numbers, which open at a click unless they are the key to its colours."""
 
     svg: Markup
     title: str
     caption: str = ""
     table: Table | None = None
+    key: bool = False
 
 
 @dataclass
@@ -112,7 +113,7 @@ def section_of(name: str, values: dict, metrics: Mapping[str, Any], answers: Map
     what, series = series_of(values)
     for metric, lines in series.items():
         svg = growth_figure(said(metric), said(what), said(metric), lines)
-        section.figures.append(Figure(svg, said(metric), table=growth_table(lines)))
+        section.figures.append(Figure(svg, said(metric), table=growth_table(lines), key=True))
     if name == "calibration" and (bins := read_bins(values.get("reliability"))):
         section.figures.append(Figure(reliability_figure(bins), "Reliability", RELIABILITY, bins_table(bins)))
     if name == "selective" and (curve := read_curve(values.get("curve"))) is not None:
@@ -153,8 +154,8 @@ def risk_and_coverage(coverage: np.ndarray, risk: np.ndarray) -> Figure:
 
 
 def forests(name: str, part: Part, metrics: Mapping[str, Any]) -> list[Figure]:
-    """A forest plot of the preferred metric of the section's first table."""
-    rows = part.tables[0]
+    """A forest plot of a preferred metric, of the section's first table that has one."""
+    rows = next((t for t in part.tables if any(n in PREFERRED for _, row in t for n in row)), part.tables[0])
     named = [n for _, row in rows for n in leaves(row) if interval_of(row, n)]
     metric = next((n for n in (*PREFERRED, *named) if n in named), None)
     if metric is None:
@@ -282,5 +283,5 @@ def embedding_map(
                 Line([Cell(n, swatch=swatch(i, dot=True)), Cell(number(count[n]), number=True)])
                 for i, n in enumerate(names)
             ]
-            section.figures.append(Figure(svg, f"By {what}", f"By {how}.{left}", Table([what, "n"], rows)))
+            section.figures.append(Figure(svg, f"By {what}", f"By {how}.{left}", Table([what, "n"], rows), key=True))
     return section

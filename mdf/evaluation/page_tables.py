@@ -21,7 +21,7 @@ WORDS = {  # how names in metrics.json are said
     "n": "n", "auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "ece": "ECE", "iou": "IoU", "map": "mAP", "sd": "SD",
     "cldice": "clDice", "bleu": "BLEU", "rouge": "ROUGE", "cider": "CIDEr", "nll": "NLL", "mae": "MAE", "qwk": "QWK",
     "sha256": "SHA-256", "amd": "AMD", "dr": "DR", "dme": "DME", "pdr": "PDR", "npdr": "NPDR", "cnn": "CNN",
-    "aurc": "AURC",
+    "aurc": "AURC", "dice": "Dice", "brier": "Brier",
 }  # fmt: skip
 PHRASES = {  # and whole ones
     "real": "the photograph", "blank": "a blank picture", "shuffled": "another patient's photograph",
@@ -329,7 +329,7 @@ def strip_of(
     if min(found) < low or max(found) > high:
         return Markup("")
     chance = beside.get("chance") if name in ACCURACIES else 0.5 if name.endswith("auroc") else None
-    return strip([Mark(value, interval)], (low, high), chance)
+    return strip([Mark(value, interval)], (low, high), None if low < 0 else chance)  # a difference has none
 
 
 def series_of(values: Mapping[str, Any]) -> tuple[str, dict[str, dict[str, Series]]]:

