@@ -88,7 +88,7 @@ def test_centre_lines_are_nearly_those_of_scikit_image(seed):
     assert (ndimage.binary_dilation(ours, near) & theirs).sum() >= 0.95 * theirs.sum()
     line = morphology.skeletonize(marked)
     precision, recall = (line & mask).sum() / line.sum(), (theirs & marked).sum() / theirs.sum()
-    assert cldice(marked, mask) == pytest.approx(2 * precision * recall / (precision + recall), abs=0.03)
+    assert cldice(marked, mask) == pytest.approx(2 * precision * recall / (precision + recall), abs=0.05)
 
 
 def test_cldice_asks_for_connection_and_not_for_width():
