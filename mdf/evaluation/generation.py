@@ -12,7 +12,7 @@ from mdf.evaluation.task import Material
 from mdf.processor import Inputs
 
 ANSWER_TOKENS = 24  # a generated diagnosis or score; longer is none
-REPORT_TOKENS = 120
+REPORT_TOKENS = 220  # descriptions of some sets are long; most reports end before half of it
 
 
 class Generation:
