@@ -78,13 +78,12 @@ class Diagnosis:
         if m.point is not None:
             honest = m.point.calibrate(table)
             found["calibrated"] = calibration_metrics(truth, honest, m.classes, groups, **m.options)
-            found["decided"] = multi_label_metrics(
-                [tuple(n for n in names if n in m.point.decided) for names in truth],
-                m.point.decide(table),
-                m.point.decided,
-                groups,
-                **m.options,
-            )
+            known = [tuple(n for n in names if n in m.point.decided) for names in truth]
+            try:
+                yes = m.point.decide(table)
+                found["decided"] = multi_label_metrics(known, yes, m.point.decided, groups, **m.options)
+            except UserError as error:  # at the end of a long pass
+                print(f"decisions by threshold left out: {error}")
             below = m.point.abstain_below
             found["abstention"] = abstention_metrics(truth, honest, m.classes, groups, below, **m.options)
         return found

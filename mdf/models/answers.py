@@ -191,3 +191,42 @@ def _common(sequences: list[list[int]]) -> int:
     """How many tokens all of them begin with."""
     first, last = min(sequences), max(sequences)
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+class AnsweringMixin:
+    """The functions above as methods of `MDFModel`."""
+
+    def system_turn(self: Any) -> Turn:
+        """The system prompt that the model was trained with."""
+        return Turn("system", self.processor.prompts.system)
+
+    def look(self: Any, inputs: Inputs) -> Inputs:
+        """Photographs seen once for several calls of `score` and `generate_answers`."""
+        return look(self, inputs)
+
+    def generate_answers(self: Any, inputs: Inputs, conversations: list[list[Turn]], **kwargs: Any) -> list[str]:
+        """One answer a conversation."""
+        return generate_answers(self, inputs, conversations, **kwargs)
+
+    def score(
+        self: Any, inputs: Inputs, conversations: list[list[Turn]], candidates: list[list[str]], **kwargs: Any
+    ) -> list[list[float]]:
+        """Summed log-likelihood of each candidate answer."""
+        return score(self, inputs, conversations, candidates, **kwargs)
+
+    def score_text(self: Any, question: str, candidates: list[str]) -> list[float]:
+        """Log-likelihood of each candidate answer without a photograph."""
+        return score_text(self, question, candidates)
+
+    def ask(
+        self: Any,
+        image: Any,
+        question: str,
+        history: list[Turn] | None = None,
+        max_new_tokens: int = 160,
+        streamer: Any = None,
+    ) -> str:
+        """The answer to a question about a photograph (path, PIL image, array or the processor's output)."""
+        inputs = image if isinstance(image, Inputs) else self.processor(image)
+        turns = [*(history or [self.system_turn()]), Turn("user", question)]
+        return self.generate_answers(inputs, [turns], max_new_tokens=max_new_tokens, streamer=streamer)[0]

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from mdf.checking import CONTRASTS
 from mdf.config import Config, PartsConfig
-from mdf.dialogue import Prompts, Turn
+from mdf.dialogue import Prompts
+from mdf.models.answers import AnsweringMixin
 from mdf.models.chunks import in_chunks
 from mdf.models.configuration import CACHE, MDFConfig, MDFOutput
 from mdf.models.connector import Fusion, Prefix, pooled_prompt
@@ -47,7 +48,7 @@ from mdf.trained_on import TrainedOn
 PARTS = ("encoder", "unet", "fusion", "language")
 
 
-class MDFModel(PreTrainedModel, FusedGenerationMixin):
+class MDFModel(PreTrainedModel, FusedGenerationMixin, AnsweringMixin):
     """The whole model. `build` makes one from a run's configuration, `from_pretrained` from a checkpoint directory."""
 
     config_class = MDFConfig
@@ -402,46 +403,3 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin):
         """What photographs are seen in where nothing trains: that of the language model's weights, as in training."""
         bf16 = self.get_input_embeddings().weight.dtype == torch.bfloat16 or torch.is_autocast_enabled(self.device.type)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
-
-    def system_turn(self) -> Turn:
-        """The system prompt that the model was trained with."""
-        return Turn("system", self.processor.prompts.system)
-
-    def look(self, inputs: Inputs) -> Inputs:
-        """Photographs seen once for several calls of `score` and `generate_answers` (see `mdf.models.answers`)."""
-        from mdf.models.answers import look
-
-        return look(self, inputs)
-
-    def generate_answers(self, inputs: Inputs, conversations: list[list[Turn]], **kwargs: Any) -> list[str]:
-        """One answer a conversation (see `mdf.models.answers`)."""
-        from mdf.models.answers import generate_answers
-
-        return generate_answers(self, inputs, conversations, **kwargs)
-
-    def score(
-        self, inputs: Inputs, conversations: list[list[Turn]], candidates: list[list[str]], **kwargs: Any
-    ) -> list[list[float]]:
-        """Summed log-likelihood of each candidate answer (see `mdf.models.answers`)."""
-        from mdf.models.answers import score
-
-        return score(self, inputs, conversations, candidates, **kwargs)
-
-    def score_text(self, question: str, candidates: list[str]) -> list[float]:
-        """Log-likelihood of each candidate answer without a photograph (see `mdf.models.answers`)."""
-        from mdf.models.answers import score_text
-
-        return score_text(self, question, candidates)
-
-    def ask(
-        self,
-        image: Any,
-        question: str,
-        history: list[Turn] | None = None,
-        max_new_tokens: int = 160,
-        streamer: Any = None,
-    ) -> str:
-        """The answer to a question about a photograph (path, PIL image, array or the processor's output)."""
-        inputs = image if isinstance(image, Inputs) else self.processor(image)
-        turns = [*(history or [self.system_turn()]), Turn("user", question)]
-        return self.generate_answers(inputs, [turns], max_new_tokens=max_new_tokens, streamer=streamer)[0]
