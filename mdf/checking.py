@@ -81,6 +81,7 @@ RANGES = {
     "unet.encoder_lr_scale": "(0, 1]",
     "fusion.adapters": "[1, inf)",
     "fusion.grid": "[1, inf)",
+    "fusion.counts": "[0, 2]",
     "fusion.width": "[0, inf)",
     "fusion.gate_lr": "(0, 1]",
     "fusion.film.hidden": "[1, inf)",
