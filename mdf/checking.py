@@ -83,6 +83,7 @@ RANGES = {
     "fusion.adapters": "[1, inf)",
     "fusion.grid": "[1, inf)",
     "fusion.token_side": "[1, inf)",
+    "fusion.counts": "[0, 2]",
     "fusion.width": "[0, inf)",
     "fusion.gate_init": "[0, inf)",
     "fusion.gate_lr": "(0, 1]",

@@ -126,7 +126,8 @@ class FusionConfig:
     grid: int = 16  # G: each skip map is cut into G x G patches; kind: cross_attention
     token_side: int = 4  # each skip map becomes side x side image tokens; kind: tokens
     masks: bool = True  # each patch also carries what the U-Net's own masks show in it, and its place in the eye
-    counts: bool = True  # with masks: and how many separate regions the mask of each lesion has
+    # with masks: and how many separate regions the mask of each lesion has; 0 = untold, 1 = all, 2 = also of large ones
+    counts: int = 2
     width: int = 0  # m, width of memory and adapters; 0 = min(language width, 1024)
     gate_lr: float = 1e-2  # learning rate of the tanh gates, no weight decay
     gate_init: float = 0.5  # what the gates start at, before tanh; 0 with zero_output: false is Flamingo's start

@@ -92,7 +92,7 @@ class Counterfactuals:
         diagnoses: Sequence[str],
         trained: Sequence[str] = (),
         *,
-        pairs: int = 80,
+        pairs: int = 120,
         seed: int = 0,
         size: int = 256,
     ):

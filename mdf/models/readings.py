@@ -2,7 +2,7 @@
 the patch lies in the eye.
 
 Shapes: B photographs, K masks, N of them lesions', U the U-Net's input side, G patches a side, R = 2K readings, 6 more
-with a disc, one more with a disc and a cup, and N + 10 more where regions are counted.
+with a disc, one more with a disc and a cup, and N + 10 more where regions are counted, as many again for large ones.
 """
 
 import torch
@@ -20,15 +20,15 @@ def lesions(masks: tuple[str, ...]) -> list[int]:
     return [k for k, name in enumerate(masks) if name not in ANATOMY]
 
 
-def width(masks: tuple[str, ...], counts: bool = False) -> int:
+def width(masks: tuple[str, ...], counts: int = 0) -> int:
     """R, the readings of a patch."""
-    counted = len(lesions(masks)) if counts else 0
+    counted = len(lesions(masks))
     whole = 2 * len(masks) + (PLACE if DISC in masks else 0) + ({DISC, CUP} <= set(masks))
-    return whole + (counted + STEPS if counted else 0)
+    return whole + (counts * (counted + STEPS) if counted else 0)
 
 
 def readings(
-    probabilities: Tensor, masks: tuple[str, ...], grid: int, counts: bool = False, *, follow: bool = False
+    probabilities: Tensor, masks: tuple[str, ...], grid: int, counts: int = 0, *, follow: bool = False
 ) -> Tensor:
     """Mask probabilities [B,K,U,U] -> [B,G²,R] in float32, without gradient unless `follow`; counts never have one.
 
@@ -37,8 +37,9 @@ def readings(
     names quadrants in this frame, and would otherwise have to learn that left and right change places with the eye.
     With a cup mask too, every patch knows the cup-disc ratio.
 
-    With `counts` every patch knows how many regions each lesion's mask has, and on a scale how many has the lesion that
-    lies in it: attention averages patches and cannot count them.
+    With `counts` 1 every patch knows how many regions each lesion's mask has, and on a scale how many has the lesion
+    that lies in it: attention averages patches and cannot count them. With 2 likewise of the large regions: a U-Net
+    that takes haemorrhages for microaneurysms, too, draws them larger.
     """
     p = (probabilities if follow else probabilities.detach()).float()
     found = [F.adaptive_avg_pool2d(p, grid).sqrt(), F.adaptive_max_pool2d(p, grid)]
@@ -49,14 +50,26 @@ def readings(
             ratio = cup_disc_ratio(p[:, masks.index(CUP)], disc)
             found.append(ratio[:, None, None, None].expand(-1, 1, grid, grid))
     if counts and (counted := lesions(masks)):
-        number = regions(p[:, counted])
-        found.append((number.log1p() / 3)[..., None, None].expand(-1, -1, grid, grid))
-        found.append((found[1][:, counted, None] * scale(number)[..., None, None]).amax(1))
+        shown, drawn = found[1][:, counted, None], p[:, counted]
+        numbers = [regions(drawn)] + ([regions(cores(drawn))] if counts > 1 else [])
+        for number in numbers:
+            found.append((number.log1p() / 3)[..., None, None].expand(-1, -1, grid, grid))
+            found.append((shown * scale(number)[..., None, None]).amax(1))
     return torch.cat(found, 1).flatten(2).transpose(1, 2)
 
 
+def cores(probabilities: Tensor) -> Tensor:
+    """Probabilities [...,U,U] -> bool, what is left where a square of a fiftieth of the side fits into a region."""
+    on = probabilities > 0.5
+    for _ in range(max(1, 5 * on.shape[-1] // 512)):  # each takes off a pixel all around: a square of 5 of 256 pixels
+        on = F.pad(on, (1, 1, 1, 1), value=True)
+        on = on[..., 2:] & on[..., 1:-1] & on[..., :-2]
+        on = on[..., 2:, :] & on[..., 1:-1, :] & on[..., :-2, :]
+    return on
+
+
 def regions(probabilities: Tensor) -> Tensor:
-    """Probabilities [...,U,U] -> float32 [...], how many regions above a half there are, less the holes in them.
+    """Probabilities or bool [...,U,U] -> float32 [...], how many regions above a half there are, less their holes.
 
     That is the Euler number (pixels - edges + corners; pixels that share a corner are one region): no labels, no loop.
     Below 0 it is 0, as in a net with more meshes than threads.

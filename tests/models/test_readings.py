@@ -12,7 +12,7 @@ from mdf.imaging.phantom import draw
 from mdf.imaging.phantom_lesions import LESIONS
 from mdf.models.fusion import MDFModel
 from mdf.models.patches import PatchProjection
-from mdf.models.readings import STEPS, cup_disc_ratio, readings, regions, scale, width
+from mdf.models.readings import STEPS, cores, cup_disc_ratio, readings, regions, scale, width
 from mdf.training.start import first_model
 from tests.tiny import tiny_config
 
@@ -123,8 +123,8 @@ def test_every_patch_knows_how_many_lesions_there_are_and_how_many_of_the_kind_t
     p[0, 0, 16] = p[0, 3, 14:18, 24:28] = 1.0
     p[0, 1, 4, 2:31:4] = 1.0  # eight haemorrhages in the row of patches at the top
     p[0, 2, 30, 1] = 0.8  # one faint druse at the bottom
-    plain, found = readings(p, masks, 4)[0], readings(p, masks, 4, counts=True)[0]
-    assert found.shape[-1] == width(masks, True) == width(masks) + 2 + STEPS
+    plain, found = readings(p, masks, 4)[0], readings(p, masks, 4, counts=1)[0]
+    assert found.shape[-1] == width(masks, 1) == width(masks) + 2 + STEPS
     assert torch.equal(found[:, : width(masks)], plain)
     haemorrhages, drusen, own = found[:, width(masks)], found[:, width(masks) + 1], found[:, -STEPS:]
     assert haemorrhages.tolist() == pytest.approx([np.log(9) / 3] * 16)
@@ -132,25 +132,42 @@ def test_every_patch_knows_how_many_lesions_there_are_and_how_many_of_the_kind_t
     assert own.any(1).nonzero().flatten().tolist() == [0, 1, 2, 3, 12]
     torch.testing.assert_close(own[2], scale(torch.tensor(8.0)))
     torch.testing.assert_close(own[12], scale(torch.tensor(1.0)) * 0.8)
-    assert width(("vessel", "disc"), True) == width(("vessel", "disc")), "without lesions there is nothing to count"
+    assert width(("vessel", "disc"), 2) == width(("vessel", "disc")), "without lesions there is nothing to count"
 
 
-def test_a_checkpoint_from_before_regions_were_counted_still_answers_as_it_did(tmp_path):
-    masks = ("vessel", "haemorrhage", "disc")
-    cfg = tiny_config(
-        tmp_path, **{"unet.masks": masks, "fusion.counts": False, "run.start_from": str(tmp_path / "old")}
-    )
+def test_large_regions_are_told_apart_from_small_ones():
+    masks = ("haemorrhage",)
+    p = torch.zeros(1, 1, 64, 64)
+    p[0, 0, 2:62:6, 4] = 1.0  # ten specks
+    p[0, 0, 20:26, 20:26] = p[0, 0, 40:44, 40:46] = 0.9  # two that are wider than the square of 3 pixels
+    assert regions(p).item() == 12 and regions(cores(p)).item() == 2
+    one, both = readings(p, masks, 4, counts=1)[0], readings(p, masks, 4, counts=2)[0]
+    assert both.shape[-1] == width(masks, 2) == width(masks, 1) + 1 + STEPS
+    assert torch.equal(both[:, : width(masks, 1)], one)
+    assert both[:, width(masks, 1)].tolist() == pytest.approx([np.log(3) / 3] * 16)
+    for seed in range(12):  # no microaneurysm of a phantom is large, every cotton wool spot is
+        phantom = draw(seed, 256)
+        drawn = torch.from_numpy(np.stack([phantom.masks[kind] for kind in LESIONS])).float()
+        large = dict(zip(LESIONS, regions(cores(drawn[None]))[0].tolist(), strict=True))
+        assert large["microaneurysm"] == 0
+        assert large["cotton_wool_spot"] == {f.name: f.count for f in phantom.findings}.get("cotton_wool_spot", 0)
+
+
+@pytest.mark.parametrize(("written", "counts"), [(None, 0), (True, 1)], ids=["before-counts", "first-counts"])
+def test_a_checkpoint_from_before_regions_were_counted_as_now_still_answers_as_it_did(tmp_path, written, counts):
+    masks, old = ("vessel", "haemorrhage", "disc"), tmp_path / "old"
+    settings = {"unet.masks": masks, "run.start_from": str(old)}
+    cfg = tiny_config(tmp_path, **settings, **{"fusion.counts": counts})
     model = MDFModel.build(cfg, ("normal", "amd")).eval()
-    model.save_pretrained(tmp_path / "old")
-    file = tmp_path / "old" / "config.json"
-    config = json.loads(file.read_text())
-    assert config["mdf"]["fusion"].pop("counts") is False
-    file.write_text(json.dumps(config))
-    read = MDFModel.from_pretrained(tmp_path / "old")
-    assert not read.fusion.counts and read.fusion.patches[0].reading.weight.shape[1] == width(masks)
+    model.save_pretrained(old)
+    config = json.loads((old / "config.json").read_text())
+    config["mdf"]["fusion"].pop("counts")
+    config["mdf"]["fusion"] |= {} if written is None else {"counts": written}
+    (old / "config.json").write_text(json.dumps(config))
+    read = MDFModel.from_pretrained(old)
+    assert read.fusion.patches[0].reading.weight.shape[1] == width(masks, counts)
     pixels = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(read.see(*pixels)[2], model.see(*pixels)[2])
-    assert not first_model(cfg, ("normal",), torch.float32).fusion.counts
-    now = tiny_config(tmp_path, **{"unet.masks": masks, "run.start_from": str(tmp_path / "old")})
-    with pytest.raises(UserError, match=r"fusion\.counts: False there, True here"):
-        first_model(now, ("normal",), torch.float32)
+    assert first_model(cfg, ("normal",), torch.float32).fusion.counts == counts
+    with pytest.raises(UserError, match=r"fusion\.counts: \w+ there, 2 here"):
+        first_model(tiny_config(tmp_path, **settings), ("normal",), torch.float32)
