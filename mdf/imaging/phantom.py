@@ -17,11 +17,13 @@ from mdf.imaging.phantom_paint import Scene, paint
 from mdf.imaging.phantom_report import write_report
 from mdf.records import Finding, FundusRecord
 
-VERSION = 3  # raised when the same seed draws another photograph, or its record says more
+VERSION = 4  # raised when the same seed draws another photograph, or its record says more
 DIAGNOSES = ("normal", "diabetic_retinopathy", "amd", "glaucoma")
 SHARES = (0.2, 0.4, 0.2, 0.2)  # of the diagnoses; diabetic retinopathy alone has lesions in quadrants
 MASKS = ("vessel", *LESIONS, "disc", "cup", "field")
 LARGE_CUP = 0.6  # cup-disc ratio above which the cup is enlarged
+BANDS = ((1, 5), (6, 20), (21, 26))  # numbers of lesions
+MOST = {"haemorrhage": 20, "cotton_wool_spot": 10}  # more would be severe retinopathy; would find no room
 MIN_SIZE = 96  # pixels; smaller, lesions run together and cannot be counted
 
 
@@ -161,19 +163,32 @@ def _oval(x: np.ndarray, y: np.ndarray, centre: tuple[float, ...], radius: float
     return np.sqrt(np.square((x - centre[0]) * (oval / radius)) + np.square((y - centre[1]) / radius))
 
 
+def _number(rng: np.random.Generator, kind: str) -> int:
+    """How many lesions of a kind: each of the bands that answers name is as likely, so that the kind does not tell the
+    band, and a model that has not counted cannot pass for one that has.
+    """
+    bands = [(low, min(high, MOST.get(kind, high))) for low, high in BANDS if low <= MOST.get(kind, high)]
+    low, high = bands[int(rng.integers(len(bands)))]
+    return int(rng.integers(low, high + 1))
+
+
 def _lesions(rng: np.random.Generator, canvas: Canvas, diagnosis: str) -> dict[str, int]:
     """Place the lesions of a diagnosis on the canvas; its grade."""
     if diagnosis == "amd":
-        canvas.place("drusen", "macula", int(rng.integers(5, 26)))
+        canvas.place("drusen", "macula", _number(rng, "drusen"))
     if diagnosis != "diabetic_retinopathy":
         return {}
     grade = int(rng.integers(1, 4))
-    wanted = {"cotton_wool_spot": 0, "haemorrhage": 0, "hard_exudate": 0, "microaneurysm": int(rng.integers(3, 13))}
+    wanted = {
+        "cotton_wool_spot": 0,
+        "haemorrhage": 0,
+        "hard_exudate": 0,
+        "microaneurysm": _number(rng, "microaneurysm"),
+    }
     if grade > 1:
         kinds = [kind for kind in ("cotton_wool_spot", "haemorrhage", "hard_exudate") if rng.uniform() < 0.6]
         kinds = kinds or [str(rng.choice(("haemorrhage", "hard_exudate")))]
-        ranges = {"cotton_wool_spot": (1, 5), "haemorrhage": (2, 11), "hard_exudate": (4, 15)}
-        wanted.update({kind: int(rng.integers(*ranges[kind])) for kind in kinds})
+        wanted.update({kind: _number(rng, kind) for kind in kinds})
     for kind in ("cotton_wool_spot", "haemorrhage", "hard_exudate", "microaneurysm"):  # the large ones need room first
         where = list(rng.permutation(QUADRANTS)[: 1 if rng.uniform() < 0.7 else 2])
         counts = [wanted[kind]] if len(where) == 1 else [wanted[kind] - wanted[kind] // 2, wanted[kind] // 2]
