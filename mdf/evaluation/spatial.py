@@ -85,7 +85,7 @@ def spatial_metrics(
         return lambda w: known_mean(recalls(confusion(truth[rows], answer[rows], count, w[:, rows])))
 
     asked = [kind for kind in (*KINDS, *MEASURES) if (kind_of == kind).any()]
-    lesion = np.array([q.question.finding for q in questions])
+    lesion = np.array([q.question.finding or "" for q in questions])
     metrics: dict = {}
     for kind in asked:
         rows = kind_of == kind
