@@ -52,7 +52,8 @@ def subgroup_metrics(
         who = np.asarray(members)
         part: dict = {"groups": {}, "gaps": {}}
         values: dict[tuple[str, str], np.ndarray] = {}
-        names = sorted(set(who.tolist()), key=lambda name: (name == UNKNOWN, name))
+        ages = [name for _, name in AGES]
+        names = sorted(set(who.tolist()), key=lambda n: (n == UNKNOWN, ages.index(n) if n in ages else 0, n))
         for name in names:
             inside = who == name
             row: dict = {
