@@ -335,7 +335,9 @@ def test_memory_is_flat_over_epochs(settings, tmp_path):
 
 
 def test_wrong_input_is_refused(settings, run_script, tmp_path):
-    assert_refused(run_script("benchmark.py", "sped"), "sped", "generate, step, evaluate, memory, fuse, language, align, data")
+    assert_refused(
+        run_script("benchmark.py", "sped"), "sped", "generate, step, evaluate, memory, fuse, language, align, data"
+    )
     assert_refused(run_script("benchmark.py", "--repeats", 0), "--repeats")
     assert_refused(run_script("benchmark.py", "data", "--data-root", tmp_path / "no"), "there is no folder")
     assert_refused(run_script("benchmark.py", "data", "--workers", -1), "--workers")
