@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     from mdf.evaluation.controls import verdict
     from mdf.evaluation.evaluate import draw, evaluate
     from mdf.evaluation.operating_point import read_operating_point
-    from mdf.evaluation.overlap import STAMP, chosen_by, find_overlap, refuse_overlap, training_manifests
+    from mdf.evaluation.overlap import STAMP, UNKNOWN, chosen_by, find_overlap, refuse_overlap, training_manifests
     from mdf.inference.explain import diagnosis_map
     from mdf.inference.predictor import load_embedder, load_model
     from mdf.trained_on import TrainedOn
@@ -161,7 +161,10 @@ def main(argv: list[str] | None = None) -> None:
     found: dict = {}
     if checkpoint is not None:
         trained = TrainedOn.read(checkpoint)
-        found = find_overlap(judged, manifest, trained, training_manifests(checkpoint))
+        known = training_manifests(checkpoint)
+        if not trained.train and not known:
+            print(UNKNOWN)
+        found = find_overlap(judged, manifest, trained, known)
         if not args.allow_overlap:
             refuse_overlap(found, len(judged))
         if chosen := chosen_by(judged, trained):

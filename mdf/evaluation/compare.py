@@ -93,7 +93,7 @@ def compare(folders: Sequence[str | Path], *, resamples: int = 1000, seed: int =
     not of the same photographs. Raises UserError for fewer than two, and for what cannot be read.
     """
     if len(folders) < 2:
-        raise UserError(f"{len(folders)} evaluations to compare; name two or more")
+        raise UserError("one evaluation cannot be compared; name two or more")
     all_metrics = [read_metrics(folder) for folder in folders]
     marks = letters(len(folders))
     flats = [flatten(metrics) for metrics in all_metrics]

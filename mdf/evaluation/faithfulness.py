@@ -206,9 +206,9 @@ class Faithfulness:
 
     def metrics(self) -> dict:
         """`maps`: `tolerance` (share of the side) and for `lesions`, `disc` and `vessel`, as far as they were drawn:
-        `n` questions, and by map each of FIGURES with its 95 % interval, patients drawn; `gain`: pointing of attention
-        less that of a random map, on the same resamples. `by_lesion`: pointing of attention for each kind. Raises
-        UserError where no mask was drawn.
+        `n` questions, and by map each of FIGURES with its 95 % interval, patients drawn; `gain_over_random`: pointing
+        of attention less that of a random map, on the same resamples. `by_lesion`: pointing of attention for each
+        kind. Raises UserError where no mask was drawn.
         """
         if not self.judged:
             raise UserError(
@@ -246,7 +246,7 @@ class Faithfulness:
                 if not np.isnan(values).all():
                     put(found[name], figure, weighted_mean(values), weights)
         gain = column(mine, "attention", "pointing") - column(mine, "random", "pointing")
-        put(found, "gain", weighted_mean(gain), weights)
+        put(found, "gain_over_random", weighted_mean(gain), weights)
         return found
 
     def line(self, row: int) -> dict:

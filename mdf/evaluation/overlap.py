@@ -10,6 +10,7 @@ from mdf.records import FundusRecord, Manifest, read_manifest
 from mdf.trained_on import TrainedOn, marks_of
 
 SHOWN = 3  # photographs named in a message
+UNKNOWN = "It is not known what this checkpoint was trained on: it may have seen these photographs or their patients."
 STAMP = "SOME OF THESE PHOTOGRAPHS WERE TRAINED ON: the figures are not those of unseen patients."
 WORDS = {
     "photograph": "was trained on",
@@ -29,9 +30,12 @@ def find_overlap(
 ) -> dict[str, list[str]]:
     """{one of WORDS: ids} of the records that are in the train split of what a checkpoint saw; {} where none is.
 
-    By names and patients from `trained` alone. Photographs that none of the manifests `known` holds are compared with
+    By names and patients from `trained` alone, or where that is empty (a checkpoint without trained_on.json) from the
+    manifests `known`. Photographs that none of the manifests `known` holds are compared with
     those that it trains on, byte by byte and by what they show: a set that is in it was split as a whole.
     """
+    if not trained.train:
+        trained = TrainedOn.of(r for m in known for r in m.records)
     found: dict[str, list[str]] = {name: [] for name in WORDS}
     listed = set()
     for record in records:

@@ -41,6 +41,9 @@ HEADLINES = (
     "probe.balanced_accuracy",
     "retrieval.image_to_text_r1",
     "retrieval.image_to_image_map",
+    "maps.lesions.attention.pointing",
+    "maps.lesions.gain_over_random",
+    "counterfactual.consistency",
 )
 
 
@@ -124,11 +127,17 @@ def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = names or [n for n in flat if interval_of(flat, n) and finite(flat[n])]
     found = []
     for name in names[:6]:
-        section, _, rest = name.partition(".")
-        title = SECTIONS.get(section, (said(section), ""))[0]
-        tile = {"title": title, "name": said(rest.split(".")[-1]), "value": number(flat[name])}
+        title, named = headline(name)
+        tile = {"title": title, "name": named, "value": number(flat[name])}
         found.append(tile | {"interval": bracketed(interval_of(flat, name)), "chance": chance_of(name, flat, metrics)})
     return found
+
+
+def headline(name: str) -> tuple[str, str]:
+    """The section of a figure and what it is there: Masks, vessel · Dice."""
+    section, *rest = name.split(".")
+    title = SECTIONS.get(section, (said(section), ""))[0]
+    return title, " · ".join(word for word in map(said, rest) if word != title.lower())
 
 
 def chance_of(name: str, flat: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from mdf.evaluation.compare import (
     same_photographs,
 )
 from mdf.evaluation.overlap import STAMP
-from mdf.evaluation.page import HEADLINES, render
+from mdf.evaluation.page import HEADLINES, headline, render
 from mdf.evaluation.page_figures import Mark, Row, axis_of, forest_figure, strip, swatch
 from mdf.evaluation.page_sections import SECTIONS, Figure, Section
 from mdf.evaluation.page_tables import (
@@ -119,8 +119,8 @@ def overview(titles: Sequence[str], flat: Sequence[Mapping[str, Any]]) -> list[F
             if finite(value):
                 interval = interval_of(one, name)
                 rows.append(Row(title, value, interval, f"{number(value)} {bracketed(interval)}", i))
-        section, metric = name.split(".")[0], name.rsplit(".", 1)[-1]
-        title = f"{SECTIONS.get(section, (said(section), ''))[0].rstrip('?')}: {said(metric)}"
+        section, metric = headline(name)
+        title = f"{section.rstrip('?')}: {metric}"
         figures.append(Figure(forest_figure(title, rows), title))
     return figures
 

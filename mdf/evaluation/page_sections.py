@@ -64,6 +64,15 @@ SECTIONS = {  # title, and one sentence on what it is
         "Small lesions",
         "Is one there, in which quadrant, how many: questions that need detail.",
     ),
+    "maps": (
+        "Explanation maps",
+        "Pointing: share of questions whose brightest place is on what was asked for; energy: share of light there; "
+        "deletion (lower is better) and insertion (higher): the answer while the brightest places go, or come.",
+    ),
+    "counterfactual": (
+        "Counterfactual pairs",
+        "Two phantoms that differ in one thing: does the answer change where it should, and only there?",
+    ),
     "subgroups": ("Subgroups", "The same figures for parts of the photographs, and how far apart they are."),
 }
 RELIABILITY = (

@@ -28,6 +28,16 @@ PHRASES = {  # and whole ones
     "text_only": "no picture", "source_only": "guessed from the source", "majority": "the most frequent diagnosis",
     "gain": "gain over no photograph", "rouge_l": "ROUGE-L", "cider_d": "CIDEr-D", "clap": "CLAP",
     "tip_adapter": "Tip-Adapter", "tip_adapter_f": "Tip-Adapter-F",
+    "coverage_at_risk_05": "answered at 5 % wrong", "coverage_at_risk_10": "answered at 10 % wrong",
+    "coverage_at_risk_20": "answered at 20 % wrong", "risk": "share wrong, all answered",
+    "sensitivity_at_specificity_80": "sensitivity at 80 % specificity",
+    "sensitivity_at_specificity_95": "sensitivity at 95 % specificity",
+    "macro_sensitivity_at_specificity_80": "macro sensitivity at 80 % specificity",
+    "macro_sensitivity_at_specificity_95": "macro sensitivity at 95 % specificity",
+    "option_removed": "with the right answer taken away", "without_true": "confidence without it",
+    "fall": "fall of confidence", "parsed_one": "names one diagnosis", "parsed_none": "names none",
+    "parsed_several": "names several", "by_name": "by the lesion's name alone", "unet": "the U-Net's masks",
+    "centre": "the middle of the picture", "random": "a random map",
 }  # fmt: skip
 ACCURACIES = ("accuracy", "balanced_accuracy")  # what `chance` beside them is the chance of
 GROUPS = "groups"  # their names are rows, even of one

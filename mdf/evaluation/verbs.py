@@ -217,11 +217,15 @@ def calibrate_main(argv: list[str]) -> None:
     point = fit(load_model(checkpoint, args.device), manifest, batch_size=args.batch_size, risk=args.risk)
     point.write(checkpoint)
     print(f"fitted on {point.n} photographs of the val split; temperature {point.temperature:.3f}")
+    print("said to be there from a calibrated probability of:")
     for name in point.classes:
         limit = point.thresholds.get(name)
         print(f"  {name:<28} {'none: validation has no such photograph' if limit is None else f'{limit:.3f}'}")
     if point.abstain_below:
         print(f"not answered below a confidence of {point.abstain_below:.3f}")
+    else:
+        within = "" if args.risk is None else f": no more than {args.risk:g} of the answers are wrong as it is"
+        print(f"every photograph is answered{within}")
     print(f"written to {checkpoint / 'operating_point.json'}")
 
 

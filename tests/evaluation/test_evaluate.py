@@ -152,7 +152,8 @@ def test_an_operating_point_is_fitted_on_validation_and_reported(checkpoint, tmp
     shutil.copytree(checkpoint.run / "best", tmp_path / "best")
     args = ("--checkpoint", tmp_path / "best", "--data", checkpoint.data)
     assert run("evaluate.py", "calibrate", *args) == 0
-    assert "of the val split" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "of the val split" in shown and "every photograph is answered" in shown
     point = json.loads((tmp_path / "best" / "operating_point.json").read_text())
     assert point["n"] == len(checkpoint.manifest.split("val")) and point["split"] == "val"
     assert run("evaluate.py", *args, "--split", "all", "--tasks", "diagnosis", "--out", tmp_path / "a") == 0

@@ -46,7 +46,7 @@ def test_every_map_has_its_figures_beside_the_references(metrics):
         assert 0 <= metrics["lesions"][name]["deletion"] <= 1 and 0 <= metrics["lesions"][name]["insertion"] <= 1
     assert "deletion" not in metrics["disc"]["attention"] and metrics["by_lesion"]["haemorrhage"]["n"] == 2
     table = metrics["lesions"]
-    assert table["gain"] == pytest.approx(table["attention"]["pointing"] - table["random"]["pointing"])
+    assert table["gain_over_random"] == pytest.approx(table["attention"]["pointing"] - table["random"]["pointing"])
 
 
 def test_what_is_asked_about_a_photograph(checkpoint, model):
@@ -80,7 +80,8 @@ def test_a_map_that_points_is_told_from_one_that_does_not(checkpoint, model):
             figures = {"pointing": 1.0, "energy": 0.9, "iou": 0.5}
             task.judged.append(Judged(row, name, {"attention": figures, "random": dict.fromkeys(figures, 0.0)}))
     found = task.metrics()["maps"]["lesions"]
-    assert found["gain"] == 1 and found["gain_ci"] == [1, 1] and found["photographs"] == 8 and found["n"] == 16
+    assert found["gain_over_random"] == 1 and found["gain_over_random_ci"] == [1, 1]
+    assert found["photographs"] == 8 and found["n"] == 16
 
 
 def test_bad_input(checkpoint, model, capsys):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mdf.errors import UserError
-from mdf.evaluation.overlap import STAMP, chosen_by, find_overlap, refuse_overlap
+from mdf.evaluation.overlap import STAMP, UNKNOWN, chosen_by, find_overlap, refuse_overlap
 from mdf.records import Manifest, read_manifest, write_manifest
 from mdf.trained_on import FILE, TrainedOn
 from tests.scripts import run
@@ -46,6 +46,14 @@ def test_another_split_of_the_same_photographs_is_found(checkpoint):
     judged = [r for r in other if r.split == "test"]
     found = find_overlap(judged, manifest, TrainedOn.of(manifest.records), [manifest])
     assert len(found["photograph"]) == len(some(manifest, "train"))
+
+
+def test_without_trained_on_json_the_manifest_of_its_run_tells(checkpoint):
+    manifest = checkpoint.manifest
+    train = some(manifest, "train")
+    found = find_overlap(train, manifest, TrainedOn(), [manifest])
+    assert found == {"photograph": [r.id for r in train]}
+    assert find_overlap(some(manifest, "test"), manifest, TrainedOn(), [manifest]) == {}
 
 
 def test_copies_under_other_names_are_found_by_file_and_by_what_they_show(checkpoint, tmp_path):
@@ -90,4 +98,8 @@ def test_the_script_refuses_and_with_leave_stamps(checkpoint, tmp_path, capsys):
         some(checkpoint.manifest, "train")
     )
     assert run("evaluate.py", *args, "--split", "test", "--out", tmp_path / "c") == 0
-    assert STAMP not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert STAMP not in shown and UNKNOWN not in shown
+    (tmp_path / "best" / FILE).unlink()
+    assert run("evaluate.py", *args, "--split", "all", "--out", tmp_path / "d") == 0
+    assert UNKNOWN in capsys.readouterr().out

@@ -5,7 +5,7 @@ import pytest
 
 from mdf.evaluation.cases import choose, read_answers
 from mdf.evaluation.compare import flatten
-from mdf.evaluation.page import NOTICE, write_page
+from mdf.evaluation.page import NOTICE, headline, write_page
 from mdf.evaluation.page_tables import bracketed, interval_of, number, said, written
 from mdf.records import Finding, FundusRecord, Manifest
 from tests.page_reader import Page, assert_self_contained
@@ -301,6 +301,9 @@ def test_numbers_and_names_are_written_for_people():
     assert number(0.98765) == "0.988" and number(-0.5) == "\N{MINUS SIGN}0.500" and number(1400) == "1,400"
     assert number(None) == number(float("nan")) == "–" and number(0.00002) == "2.0e\N{MINUS SIGN}05"
     assert number(0.25, signed=True) == "+0.250"
+    assert headline("segmentation.vessel.dice") == ("Masks", "vessel · Dice")
+    assert headline("spatial.small_lesions.balanced_accuracy") == ("Small lesions", "balanced accuracy")
+    assert said("coverage_at_risk_05") == "answered at 5 % wrong"
     assert said("macro_auroc") == "macro AUROC" and said("image_to_text_r1") == "image to text R@1"
     assert written("C:\\Users\\someone\\runs\\a\\best") == "…/a/best" and written("runs/a/best") == "runs/a/best"
     assert written([]) == "none" and written([1, 2.5]) == "1, 2.500"
