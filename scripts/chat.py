@@ -65,10 +65,13 @@ def main(argv: list[str] | None = None) -> None:
     answer = predictor.ask(photograph, args.ask, limit=args.max_tokens)
     print(answer)
     if args.maps is not None:
+        import json
+
         from mdf.inference.explain import explain
 
         written = explain(predictor, photograph, args.ask, answer, args.maps)
         print(f"maps: {', '.join(map(str, written))}", file=sys.stderr)
+        print(json.loads(written[-1].read_text(encoding="utf-8"))["unplaced"], file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,10 @@ def by_patient(lines: Sequence[Mapping], task: str, labels: str) -> tuple[list[s
     patients: dict[str, list[Mapping]] = {}
     for line in lines:
         if line.get("patient") is None:
-            raise UserError(f"photograph {line['id']} has no patient, and ODIR's score is one of patients")
+            raise UserError(
+                f"photograph {line['id']} has no patient, and ODIR's score is one of patients; "
+                "evaluate a manifest that names them"
+            )
         patients.setdefault(str(line["patient"]), []).append(line)
     named = {name for line in lines for name in (*line[task], *line[labels])}
     if strange := sorted(named - set(CLASSES.values())):

@@ -124,6 +124,11 @@ def word_tiles(maps: AttentionMaps, adapters: Sequence[int]) -> list[Tile]:
     return tiles
 
 
+def unplaced(maps: AttentionMaps) -> str:
+    """How much of the attention went to no patch: what a map that is scaled to its brightest place cannot show."""
+    return f"{float(maps.nothing.mean()):.0%} of the attention went to no place; the maps show the rest, brightened"
+
+
 def explain(
     predictor: Predictor,
     photograph: Photograph,
@@ -152,7 +157,7 @@ def explain(
     maps = attention_maps(model, photograph.inputs, [turns], [answer])[0]
     frame = Frame.of(image, predictor.processor.preprocessing)
     out.mkdir(parents=True, exist_ok=True)
-    said = [question, *(line for line in answer.splitlines() if line.strip())]
+    said = [question, *(line for line in answer.splitlines() if line.strip()), unplaced(maps)]
     every, whole = list(range(len(maps.layers))), maps.answer
     pages = {"mean.png": ("Where the adapters looked, mean over all depths", every)}
     for depth in sorted(set(maps.depths)):
@@ -185,6 +190,7 @@ def explain(
         "colours": dict(zip(masks, map(list, COLOURS * len(masks)), strict=False)),
         "square": {"corner": list(frame.corner), "side": frame.side},
         "nothing": rounded(maps.nothing.numpy()),
+        "unplaced": unplaced(maps),
         "maps": rounded(maps.maps.numpy()),
     }
     write_text(out / "maps.json", json.dumps(values) + "\n")

@@ -33,6 +33,7 @@ def test_maps_of_an_answer(checkpoint, predictor, tmp_path):
     said = json.loads((tmp_path / "maps" / "maps.json").read_text())
     assert said["words"] == ["No.", "There", "are", "none."] and said["depths"] == [1, 3, 1, 3]
     total = np.array(said["maps"]).sum((2, 3)) + np.array(said["nothing"])
+    assert said["unplaced"].startswith(f"{np.mean(said['nothing']):.0%} of the attention went to no place")
     assert total == pytest.approx(np.ones((4, 4)), abs=1e-3)
 
 
@@ -76,5 +77,5 @@ def test_chat_writes_maps_beside_its_answer(checkpoint, tmp_path, capsys, monkey
     code = run("chat.py", *asked, "--ask", QUESTION, "--maps", tmp_path / "maps")
     out = capsys.readouterr()
     assert code == 0, out.err
-    assert (tmp_path / "maps" / "mean.png").is_file() and "mean.png" in out.err
+    assert (tmp_path / "maps" / "mean.png").is_file() and "mean.png" in out.err and "went to no place" in out.err
     assert out.out.strip().endswith("No.")
