@@ -52,13 +52,13 @@ EPILOG = """\
 examples:
   python scripts/evaluate.py --checkpoint runs/quickstart --data data/odir5k.jsonl --out runs/quickstart/evaluation
   python scripts/evaluate.py --checkpoint runs/quickstart --data data/odir5k.jsonl --tasks controls --out controls
-  python scripts/evaluate.py compare runs/quickstart runs/baseline
+  python scripts/evaluate.py compare evaluation other_evaluation
   python scripts/evaluate.py --checkpoint runs/odir5k --data odir5k.jsonl --tasks zero_shot,probe,few_shot --out uses
   python scripts/evaluate.py --checkpoint runs/odir5k --data hrf.jsonl --split all --tasks zero_shot \\
       --classes normal diabetic_retinopathy glaucoma --out hrf
   python scripts/evaluate.py --encoder fundus-lite0 --weights efficientnet-lite0-imagenet --size 224 \\
       --features pooled --data odir5k.jsonl --tasks probe --folds 5 --out imagenet
-  python scripts/evaluate.py paired imagenet --with aligned
+  python scripts/evaluate.py paired imagenet --with other_encoder
 trained on ODIR-5K, judged on other cameras:
   python scripts/evaluate.py --checkpoint runs/odir5k --data hrf.jsonl --split all --out on_hrf \\
       --learn-from runs/odir5k/data.jsonl --tasks zero_shot,probe,few_shot,retrieval
@@ -145,10 +145,9 @@ def main(argv: list[str] | None = None) -> None:
     from mdf.evaluation.controls import verdict
     from mdf.evaluation.evaluate import draw, evaluate
     from mdf.evaluation.operating_point import read_operating_point
-    from mdf.evaluation.overlap import STAMP, UNKNOWN, chosen_by, find_overlap, refuse_overlap, training_manifests
+    from mdf.evaluation.overlap import STAMP, overlap_with
     from mdf.inference.explain import diagnosis_map
     from mdf.inference.predictor import load_embedder, load_model
-    from mdf.trained_on import TrainedOn
 
     if checkpoint is None or set(tasks) <= set(EMBEDDING_TASKS):
         model = load_embedder(checkpoint, args.encoder, args.weights, args.size, args.device)
@@ -160,15 +159,8 @@ def main(argv: list[str] | None = None) -> None:
     judged = draw(records, args.limit, args.seed)
     found: dict = {}
     if checkpoint is not None:
-        trained = TrainedOn.read(checkpoint)
-        known = training_manifests(checkpoint)
-        if not trained.train and not known:
-            print(UNKNOWN)
-        found = find_overlap(judged, manifest, trained, known)
-        if not args.allow_overlap:
-            refuse_overlap(found, len(judged))
-        if chosen := chosen_by(judged, trained):
-            print(f"{chosen} of {len(judged)} photographs are of patients by whom the checkpoint's step was chosen")
+        found = overlap_with(checkpoint, judged, manifest, allow=args.allow_overlap)
+    print(f"{len(judged)} photographs of {args.data}, tasks {', '.join(tasks)}", flush=True)
     metrics = evaluate(
         model,
         judged,

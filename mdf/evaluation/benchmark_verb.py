@@ -78,18 +78,14 @@ def odir(args: Any) -> tuple[dict, dict[str, str]]:
 def flair(args: Any) -> tuple[dict, dict[str, str]]:
     """Figures of FLAIR's protocol."""
     from mdf.evaluation import protocols
-    from mdf.evaluation.overlap import find_overlap, refuse_overlap, training_manifests
+    from mdf.evaluation.overlap import overlap_with
     from mdf.inference.gate import resolve_checkpoint
     from mdf.inference.predictor import load_embedder
     from mdf.records import read_manifest
-    from mdf.trained_on import TrainedOn
 
     checkpoint, manifest = resolve_checkpoint(args.checkpoint), read_manifest(args.source[0])
     records = manifest.records
-    known = training_manifests(checkpoint)
-    found = find_overlap(records, manifest, TrainedOn.read(checkpoint), known)
-    if not args.allow_overlap:
-        refuse_overlap(found, len(records))
+    found = overlap_with(checkpoint, records, manifest, allow=args.allow_overlap)
     model = load_embedder(checkpoint, device=args.device)
     metrics: dict = {"benchmark": "flair", "checkpoint": str(checkpoint)}
     if found:

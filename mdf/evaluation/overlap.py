@@ -31,8 +31,8 @@ def find_overlap(
     """{one of WORDS: ids} of the records that are in the train split of what a checkpoint saw; {} where none is.
 
     By names and patients from `trained` alone, or where that is empty (a checkpoint without trained_on.json) from the
-    manifests `known`. Photographs that none of the manifests `known` holds are compared with
-    those that it trains on, byte by byte and by what they show: a set that is in it was split as a whole.
+    manifests `known`. Photographs that none of these holds are compared with those that they train on, byte by byte
+    and by what they show: a set that is in one of them was split as a whole.
     """
     if not trained.train:
         trained = TrainedOn.of(r for m in known for r in m.records)
@@ -61,6 +61,23 @@ def find_overlap(
 def chosen_by(records: Sequence[FundusRecord], trained: TrainedOn) -> int:
     """How many of the records are of a patient by whose photographs the checkpoint's step was chosen."""
     return sum(bool(set(marks_of(r)) & trained.val) for r in records)
+
+
+def overlap_with(
+    checkpoint: Path, records: Sequence[FundusRecord], manifest: Manifest, *, allow: bool = False
+) -> dict[str, list[str]]:
+    """What `find_overlap` finds for the checkpoint in a folder; says where nothing is known, and how many photographs
+    are of patients by whom the checkpoint's step was chosen. Raises UserError where there is any that is not allowed.
+    """
+    trained, known = TrainedOn.read(checkpoint), training_manifests(checkpoint)
+    if not trained.train and not known:
+        print(UNKNOWN)
+    found = find_overlap(records, manifest, trained, known)
+    if not allow:
+        refuse_overlap(found, len(records))
+    if chosen := chosen_by(records, trained):
+        print(f"{chosen} of {len(records)} photographs are of patients by whom the checkpoint's step was chosen")
+    return found
 
 
 def refuse_overlap(found: dict[str, list[str]], count: int) -> None:

@@ -28,14 +28,16 @@ def read_answers(folders: Sequence[str | Path], task: str) -> dict[str, dict]:
     for folder in map(Path, folders):
         path = folder / FILE if folder.is_dir() else folder
         try:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            every = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); give a folder that evaluate.py wrote with --out"
             ) from None
-        lines = [line for line in lines if table in line]
+        lines = [line for line in every if table in line]
         if not lines:
-            raise UserError(f"{path} holds no answers of the task {task}; evaluate with --tasks {task}")
+            there = [t for t, (key, _) in KEYS.items() if any(key in line for line in every)]
+            others = f"it holds those of --task {' or '.join(there)}; or " if there else ""
+            raise UserError(f"{path} holds no answers of the task {task}; {others}evaluate with --tasks {task}")
         twice = [line["id"] for line in lines if line["id"] in found]
         if twice:
             raise UserError(f"{path}: {twice[0]} was judged in another folder already; folds share no photograph")

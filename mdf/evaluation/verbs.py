@@ -162,12 +162,14 @@ def layers_main(argv: list[str]) -> None:
     if args.batch_size < 1 or args.learn < 0:
         raise UserError("--batch-size must be at least 1, --learn at least 0")
     from mdf.evaluation.layers import layers, table_of, verdict
+    from mdf.evaluation.overlap import overlap_with
     from mdf.inference.gate import resolve_checkpoint
     from mdf.inference.predictor import load_model
     from mdf.records import read_manifest
 
     checkpoint = resolve_checkpoint(args.checkpoint)
     manifest = read_manifest(args.data, data_root=args.data_root)
+    overlap_with(checkpoint, manifest.split(args.split), manifest)
     report = layers(
         load_model(checkpoint, args.device),
         manifest,
@@ -208,12 +210,14 @@ def calibrate_main(argv: list[str]) -> None:
     if args.batch_size < 1 or not (args.risk is None or 0 < args.risk < 1):
         raise UserError("--batch-size must be at least 1, --risk above 0 and below 1")
     from mdf.evaluation.diagnosis import fit
+    from mdf.evaluation.overlap import overlap_with
     from mdf.inference.gate import resolve_checkpoint
     from mdf.inference.predictor import load_model
     from mdf.records import read_manifest
 
     checkpoint = resolve_checkpoint(args.checkpoint)
     manifest = read_manifest(args.data, data_root=args.data_root)
+    overlap_with(checkpoint, manifest.split("val"), manifest)
     point = fit(load_model(checkpoint, args.device), manifest, batch_size=args.batch_size, risk=args.risk)
     point.write(checkpoint)
     print(f"fitted on {point.n} photographs of the val split; temperature {point.temperature:.3f}")

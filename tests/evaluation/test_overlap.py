@@ -103,3 +103,17 @@ def test_the_script_refuses_and_with_leave_stamps(checkpoint, tmp_path, capsys):
     (tmp_path / "best" / FILE).unlink()
     assert run("evaluate.py", *args, "--split", "all", "--out", tmp_path / "d") == 0
     assert UNKNOWN in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "layers"])
+def test_verbs_refuse_what_was_trained_on_too(checkpoint, tmp_path, capsys, verb):
+    shutil.copytree(checkpoint.run / "best", tmp_path / "best")
+    TrainedOn.of(checkpoint.manifest.records).write(tmp_path / "best")
+    turned = {"train": "val", "val": "test", "test": "train"}
+    records = [replace(r, split=turned[r.split]) for r in checkpoint.manifest.records]
+    write_manifest(tmp_path / "turned.jsonl", records, root=checkpoint.manifest.root, dataset="turned")
+    args = ["--checkpoint", tmp_path / "best", "--data", tmp_path / "turned.jsonl"]
+    args += ["--out", tmp_path / "out", "--split", "val"] if verb == "layers" else []
+    assert run("evaluate.py", verb, *args) == 2
+    assert "was trained on" in capsys.readouterr().err
+    assert not (tmp_path / "best" / "operating_point.json").exists()
