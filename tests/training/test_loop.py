@@ -96,10 +96,10 @@ def test_accumulation_changes_nothing(tiny, settings):
             assert_same_training(*configs)
 
 
-@pytest.mark.parametrize(("stage", "steps"), [("segment", 1), ("align", 2), ("fuse", 2)])
+@pytest.mark.parametrize(("stage", "steps"), [("segment", 1), ("align", 2), ("fuse", 1)])
 def test_two_processes_train_as_one(tiny, tmp_path, stage, steps):
     """Each stage from the same weights: a stage that starts from another's inherits what Adam makes of its rounding, a
-    first update being the sign even of a gradient of 1e-9. That is why `segment`'s gradients are those of one step.
+    first update being the sign even of a gradient of 1e-9. That is why gradients of the U-Net are those of one step.
     `align` compares four photographs at once on one process, and encodes them one by one on the two.
     """
     settings = SEGMENT | FUSE | {"run.stages": (stage,), f"{stage}.steps": steps}
