@@ -143,9 +143,10 @@ def main(argv: list[str] | None = None) -> None:
     learn_from = read_manifest(args.learn_from, data_root=args.learn_from_root) if args.learn_from else None
     from mdf.evaluation.compare import table
     from mdf.evaluation.controls import verdict
-    from mdf.evaluation.evaluate import draw, evaluate
+    from mdf.evaluation.evaluate import evaluate
     from mdf.evaluation.operating_point import read_operating_point
     from mdf.evaluation.overlap import STAMP, overlap_with
+    from mdf.evaluation.task import draw
     from mdf.inference.explain import diagnosis_map
     from mdf.inference.predictor import load_embedder, load_model
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from mdf.errors import UserError
-from mdf.evaluation.bootstrap import RESAMPLES, put, resample, weighted_mean
+from mdf.evaluation.bootstrap import RESAMPLES, Metric, put, ratio, resample, weighted_mean
 from mdf.evaluation.facts import AFFIRMED, DENIED, UNCERTAIN, Fact, TextFacts, read_facts
 from mdf.evaluation.wording import LESION, wording
 from mdf.records import Finding, FundusRecord
@@ -259,7 +259,7 @@ def consistency_metrics(
         table[what] = table[f"finding_{what}"] + table[f"diagnosis_{what}"]
     table["unsupported"] = table["claimed"] - table["supported"]
     found: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        name: ratio(table[top], table[bottom]) for name, (top, bottom) in RATIOS.items()
+        name: share(table[top], table[bottom]) for name, (top, bottom) in RATIOS.items()
     }
     found |= {name: weighted_mean(table[key]) for name, key in MEANS.items()}
     for sort in SORTS:
@@ -298,14 +298,9 @@ MEANS = {
 }
 
 
-def ratio(top: np.ndarray, bottom: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def share(top: np.ndarray, bottom: np.ndarray) -> Metric:
     """The metric "sum over sum" of values [N]; NaN where nothing is drawn that counts."""
-
-    def metric(weights: np.ndarray) -> np.ndarray:
-        total = weights @ bottom
-        return np.where(total > 0, (weights @ top) / np.where(total > 0, total, 1), np.nan)
-
-    return metric
+    return lambda weights: ratio(weights @ top, weights @ bottom)
 
 
 def harmonic(

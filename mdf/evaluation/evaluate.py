@@ -36,13 +36,6 @@ from mdf.imaging.decode import load_image
 from mdf.records import SPLITS, FundusRecord, Manifest
 
 
-def draw(records: Sequence[FundusRecord], limit: int, seed: int) -> list[FundusRecord]:
-    """At most `limit` records drawn by `seed`, in their order; 0 = all."""
-    if not limit or limit >= len(records):
-        return list(records)
-    return [records[i] for i in sorted(np.random.default_rng(seed).permutation(len(records))[:limit])]
-
-
 def evaluate(
     model: Any,
     records: Sequence[FundusRecord],

@@ -9,7 +9,7 @@ import numpy as np
 
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, put, resample, weighted_mean
-from mdf.evaluation.consistency import consistency_metrics, harmonic, ratio
+from mdf.evaluation.consistency import consistency_metrics, harmonic, share
 from mdf.evaluation.facts import AFFIRMED, DENIED, read_facts
 from mdf.evaluation.parse import parse_diagnoses
 from mdf.evaluation.severity import severity_metrics
@@ -87,8 +87,8 @@ def reference_fact_metrics(
     weights = resample(groups, resamples=resamples, seed=seed)
     metrics: dict = {}
     found: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "precision": ratio(rows[:, 0], rows[:, 1]),
-        "recall": ratio(rows[:, 0], rows[:, 2]),
+        "precision": share(rows[:, 0], rows[:, 1]),
+        "recall": share(rows[:, 0], rows[:, 2]),
     }
     found["f1"] = harmonic(found["precision"], found["recall"])
     told = ~np.isnan(ratios[:, 1])

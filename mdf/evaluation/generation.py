@@ -8,7 +8,7 @@ from mdf.evaluation.diagnosis import diagnosis_question
 from mdf.evaluation.generated import answer_metrics, text_metrics
 from mdf.evaluation.parse import parse_diagnoses
 from mdf.evaluation.severity import severity_metrics
-from mdf.evaluation.task import Material
+from mdf.evaluation.task import Material, draw
 from mdf.processor import Inputs
 
 ANSWER_TOKENS = 24  # a generated diagnosis or score; longer is none
@@ -23,7 +23,9 @@ class Generation:
     def __init__(self, material: Material, limit: int = 0):
         self.material = material
         prompts = material.model.processor.prompts
-        self.rows = material.draw(range(len(material.records)), limit)
+        self.rows = draw(range(len(material.records)), limit, material.options["seed"])
+        if len(self.rows) < len(material.records):
+            print(f"generate: {len(self.rows)} of {len(material.records)} photographs, drawn by the seed (--generated)")
         judged = set(material.judged)
         self.questions = {  # name -> question, tokens of the answer, rows that are asked
             "generated": (diagnosis_question(material.model.processor)[0], ANSWER_TOKENS, judged & set(self.rows)),

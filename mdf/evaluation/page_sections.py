@@ -45,6 +45,7 @@ from mdf.evaluation.page_tables import (
     take_apart,
 )
 from mdf.evaluation.ranking import auroc
+from mdf.evaluation.selective import risk_coverage
 from mdf.prototypes import single_truth, truth_table
 from mdf.records import FundusRecord
 
@@ -233,7 +234,7 @@ def answer_figures(answers: Answers, elsewhere: set[str]) -> tuple[Table, list[F
         about = f"{RELIABILITY} Photographs taken as independent."
         figures.append(Figure(reliability_figure(bins), "Reliability", about, bins_table(bins)))
     if "selective" not in elsewhere:
-        figures.append(risk_and_coverage(*points.risk_coverage(sure, right)))
+        figures.append(risk_and_coverage(*risk_coverage(sure, right)[1:]))
     return legend, figures
 
 

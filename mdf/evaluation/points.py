@@ -107,13 +107,6 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
     ]
 
 
-def risk_coverage(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the photographs answered [P], the surest first, and the share of wrong answers among them [P]."""
-    true, false = thresholds(right, confidence)
-    answered = true + false
-    return answered / len(confidence), false / answered
-
-
 def principal(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first two principal components float [N, 2], and the share of the variance of each [2].
 

@@ -5,7 +5,7 @@ Shapes: N photographs, C candidate diagnoses.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,15 @@ from mdf.evaluation.operating_point import OperatingPoint
 from mdf.processor import Inputs
 from mdf.prototypes import truths
 from mdf.records import FundusRecord, Manifest
+
+T = TypeVar("T")
+
+
+def draw(items: Sequence[T], limit: int, seed: int) -> list[T]:
+    """At most `limit` of the items, drawn by the seed, in their order; 0 = all."""
+    if not limit or limit >= len(items):
+        return list(items)
+    return [items[i] for i in sorted(np.random.default_rng(seed).permutation(len(items))[:limit])]
 
 
 @dataclass(frozen=True)
@@ -57,13 +66,6 @@ class Material:
             {"resamples": resamples, "seed": seed},
             point,
         )
-
-    def draw(self, rows: Sequence[int], limit: int) -> list[int]:
-        """At most `limit` of the rows, drawn by the seed, in their order; 0 = all."""
-        if not limit or limit >= len(rows):
-            return list(rows)
-        chosen = np.random.default_rng(self.options["seed"]).permutation(len(rows))[:limit]
-        return [rows[i] for i in sorted(chosen)]
 
     def known(self, rows: Sequence[int]) -> tuple[list[tuple[str, ...]], list[str]]:
         """Truth and patients of some rows."""

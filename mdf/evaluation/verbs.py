@@ -135,6 +135,14 @@ def baseline_main(argv: list[str]) -> None:
     print(compare([f"{args.out}/probe", f"{args.out}/cnn"]))
 
 
+def add_checkpoint(parser: argparse.ArgumentParser, data: str) -> None:
+    """The options that name a checkpoint and its photographs; `data` says what the manifest has to hold."""
+    parser.add_argument("--checkpoint", metavar="DIR", required=True, help="checkpoint folder, or a run folder")
+    parser.add_argument("--data", metavar="M.jsonl", required=True, help=data)
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the photographs, where they have moved")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+
+
 LAYERS = """\
 Where is the information about the diagnosis lost? A linear probe on what each part of a checkpoint makes of a
 photograph, from encoder and U-Net over the connector and the hidden states of the question's last token to the answer,
@@ -147,15 +155,12 @@ def layers_main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="evaluate.py layers", description=LAYERS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", metavar="DIR", required=True, help="checkpoint folder, or a run folder")
-    parser.add_argument("--data", metavar="M.jsonl", required=True, help="manifest with the splits train and val, too")
-    parser.add_argument("--data-root", metavar="DIR", help="folder of the photographs, where they have moved")
+    add_checkpoint(parser, "manifest with the splits train and val, too")
     parser.add_argument("--out", metavar="DIR", required=True, help="where layers.json goes")
     parser.add_argument("--split", default="test", choices=["test", "val"], help="photographs judged (%(default)s)")
     parser.add_argument("--learn", type=int, default=0, metavar="N", help="at most N training photographs (all)")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="photographs at once (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of --learn and resampling (%(default)s)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     args = parser.parse_args(argv)
     from mdf.errors import UserError
 
@@ -196,14 +201,11 @@ def calibrate_main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="evaluate.py calibrate", description=CALIBRATE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", metavar="DIR", required=True, help="checkpoint folder, or a run folder")
-    parser.add_argument("--data", metavar="M.jsonl", required=True, help="manifest with a val split")
-    parser.add_argument("--data-root", metavar="DIR", help="folder of the photographs, where they have moved")
+    add_checkpoint(parser, "manifest with a val split")
     parser.add_argument(
         "--risk", type=float, metavar="R", help="share of wrong answers that is accepted, 0.1 say (default: answer all)"
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photographs at once (%(default)s)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     args = parser.parse_args(argv)
     from mdf.errors import UserError
 

@@ -4,6 +4,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mdf.evaluation import points
+from mdf.evaluation.selective import risk_coverage
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_wilson_interval():
 
 def test_risk_falls_where_the_sure_answers_are_right():
     confidence, right = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False])
-    coverage, risk = points.risk_coverage(confidence, right)
+    _, coverage, risk = risk_coverage(confidence, right)
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
     assert risk.tolist() == pytest.approx([0, 0, 1 / 3, 0.5])
 

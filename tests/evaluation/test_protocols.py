@@ -24,12 +24,7 @@ def test_the_reshuffle_is_flairs():
 def test_zero_shot_probe_and_shots_each_with_their_spread(checkpoint, tmp_path):
     classes = ["diabetic_retinopathy", "glaucoma"]
     args = ("--checkpoint", checkpoint.run, "--classes", *classes, "--out", tmp_path)
-    few = {c: sum(r.diagnosis == (c,) for r in checkpoint.manifest.records) for c in classes}
-    code = run("evaluate.py", "benchmark", "flair", checkpoint.data, *args)
-    if min(few.values()) < 5:
-        assert code == 2
-        return
-    assert code == 0
+    assert run("evaluate.py", "benchmark", "flair", checkpoint.data, *args) == 0
     found = json.loads((tmp_path / "metrics.json").read_text())
     for name in ("zero_shot_names", "zero_shot_described", "linear_probe", "shots_1", "shots_10"):
         assert {"aca", "aca_ci", "aca_sd", "kappa", "kappa_ci", "kappa_sd"} <= found[name].keys()
