@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     ) in args.images:  # all of them before torch is imported: a wrong file is known at once, nothing is half done
         gate(image, force=args.force)
 
+    from mdf.inference.draft import write_report
     from mdf.inference.predictor import Predictor
-    from mdf.inference.report import write_report
 
     predictor = Predictor(checkpoint, args.device)
     used: set[str] = set()

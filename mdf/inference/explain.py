@@ -18,8 +18,8 @@ from mdf.errors import UserError
 from mdf.evaluation.diagnosis import diagnosis_question
 from mdf.files import write_text
 from mdf.imaging.frame import Frame
+from mdf.inference.draft import COLOURS
 from mdf.inference.predictor import Photograph, Predictor
-from mdf.inference.report import COLOURS
 from mdf.models.attention import AttentionMaps, attention_maps
 from mdf.models.attribution import patch_attribution
 

@@ -11,9 +11,9 @@ from mdf.errors import UserError
 from mdf.imaging.eye_side import eye_side
 from mdf.imaging.phantom import draw
 from mdf.inference.chat import Conversation, converse
+from mdf.inference.draft import impression, which_eye, write_report
 from mdf.inference.gate import BANNER
 from mdf.inference.predictor import Predictor
-from mdf.inference.report import impression, which_eye, write_report
 from mdf.resources import bundled
 from tests.scripts import run, start
 
