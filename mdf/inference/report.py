@@ -2,7 +2,7 @@
 
 Every statement says where it comes from (`origin`) and what in the photograph it rests on (`evidence`); a statement
 with no evidence is rendered as such. `None` means not assessed, an empty list assessed and none found. Nothing here
-looks at a photograph or at a model: see draft.py for how a report comes about, review.py for how a clinician changes it.
+looks at a photograph or at a model: see draft.py for how a report comes about, review.py for how a person changes it.
 
 Distances are in disc diameters (the vertical diameter of the eye's own disc): one pixel is a different length in every
 eye. Pixels are those of the photograph as it was given, x to the right, y down, from its upper left corner.
