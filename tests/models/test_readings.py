@@ -227,5 +227,5 @@ def test_a_checkpoint_from_before_regions_were_counted_as_now_still_answers_as_i
     pixels = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(read.see(*pixels)[2], model.see(*pixels)[2])
     assert first_model(cfg, ("normal",), torch.float32).fusion.counts == counts
-    with pytest.raises(UserError, match=r"fusion\.counts: \w+ there, 2 here.*fusion\.extents: \w+ there, True here"):
+    with pytest.raises(UserError, match=r"fusion\.counts: \w+ there, 2 here\s+fusion\.extents: \w+ there, True here"):
         first_model(tiny_config(tmp_path, **settings), ("normal",), torch.float32)
