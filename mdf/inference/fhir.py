@@ -1,9 +1,9 @@
 """A report as a FHIR R4B bundle: a DiagnosticReport with one Observation for each statement about an eye, the Device
 that made it, and its Provenance. See fhir_check.py for what is required of it.
 
-The bundle claims no profile. It carries no photograph, no file name and no name of the patient, and none of the model's
-free text: that is read in the report itself, beside what it was held against. When the photograph was taken is unknown,
-so nothing says `effective`.
+The bundle claims no profile. It carries no photograph, no file name, no name of the patient and not the model's own
+description (`words`): that is read in the report itself, beside what it was held against. When the photograph was taken
+is unknown, so nothing says `effective`.
 """
 
 import base64
@@ -14,14 +14,16 @@ from html import escape
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from mdf.inference.codes import codes_for
+from mdf.inference.codes import FORM, codes_for
 from mdf.inference.fhir_check import ABSENT, ACTIVITY, CATEGORY, PARTICIPANT, UCUM, XHTML, check_bundle
 from mdf.inference.report import EyeReport, Grade, Impression, Lesion, Origin, Report, Stated, Statement
-from mdf.vocabulary import display
+from mdf.vocabulary import display, entries
 
 Json = dict[str, Any]
 METHOD = "Colour fundus photograph read by software, not ophthalmoscopy"
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]|[\ud800-\udfff]")  # FHIR and XML forbid them in text
+UNGRADABLE = "U"  # a value of the NHS scale that is no grade
+PRESENT = {True: "present", False: "not seen", None: "cannot be told"}
 GRADABLE = {"good": "gradable", "barely": "barely gradable", "not": "not gradable"}
 
 
@@ -42,14 +44,14 @@ def to_bundle(report: Report, *, pdf: bytes | None = None, known: Collection[str
     writer = Writer(report, known)
     observations = [o for number, eye in enumerate(report.eyes) for o in writer.eye(number, eye)]
     observations += writer.of_both()
-    entries = [writer.report(observations, pdf), *observations, writer.device(), *writer.patient()]
-    entries += writer.provenance([e["fullUrl"] for e in entries if e["resource"]["resourceType"] != "Patient"])
+    made = [writer.report(observations, pdf), *observations]
+    parts = [*made, writer.device(), *writer.patient(), *writer.provenance([e["fullUrl"] for e in made])]
     bundle = {
         "resourceType": "Bundle",
         "identifier": {"system": "urn:ietf:rfc:3986", "value": writer.url("bundle")},
         "type": "collection",
         "timestamp": writer.issued,
-        "entry": entries,
+        "entry": parts,
     }
     return without_control(bundle)
 
@@ -83,7 +85,7 @@ class Writer:
 
     def concept(self, text: str, name: str | None = None, side: str | None = None) -> Json:
         """Words and, for a `name` that has them, codes."""
-        codes = codes_for(name, side, self.known) if name else []
+        codes = codes_for(name, side, self.known) if name in FORM or name in entries() else []
         return {"coding": [c.coding for c in codes], "text": text} if codes else {"text": text}
 
     # one eye
@@ -91,33 +93,34 @@ class Writer:
     def eye(self, number: int, eye: EyeReport) -> Iterable[Json]:
         """All Observations of an eye; `number` is its place in the report."""
 
-        def observe(name: str, code: Json, stated: Stated | None, value: Json, **more: Any) -> Json:
-            return self.observation(f"eyes/{number}/{name}", code, eye.laterality.eye, stated, value, **more)
+        side = eye.laterality.eye if coded(eye.laterality) else None
 
-        side, disc = eye.laterality.eye, eye.disc
-        gradable = GRADABLE[eye.gradability.value] if eye.gradability.is_retina else "no fundus photograph"
+        def observe(name: str, code: Json, stated: Stated | None, value: Json, **more: Any) -> Json:
+            return self.observation(f"eyes/{number}/{name}", code, side, stated, value, **more)
+
+        from_where = f"eye side from: {eye.laterality.origin.value}"
         yield observe(
             "gradability",
             {"text": "Gradability of the photograph"},
             None,
-            {"valueCodeableConcept": {"text": gradable}},
-            note=notes(eye.gradability.reasons),
+            {"valueCodeableConcept": {"text": gradability(eye)}},
+            note=notes([*eye.gradability.reasons, from_where]),
             component=[component("Score of the quality, 0 to 1", eye.gradability.score)],
         )
         if not eye.gradability.may_grade and not any(g.scale.upper() == "ICDR" for g in eye.grades):
             yield observe("grades/none", severity(self, side), None, absent("not-performed", "not gradable"))
         for place, grade in enumerate(eye.grades):
             yield self.grade(observe, f"grades/{place}", side, grade, eye.gradability.may_grade)
-        if disc.cup_disc_ratio is not None:
+        if eye.disc.cup_disc_ratio is not None:
             yield observe(
                 "cup-disc-ratio",
                 self.concept("Vertical cup-disc ratio", "cup_disc_ratio", side),
-                next((s for s in disc.statements if s.origin == Origin.USER), Stated(origin=Origin.MEASUREMENT)),
-                {"valueQuantity": ratio(disc.cup_disc_ratio)},
+                next((s for s in eye.disc.statements if s.origin == Origin.USER), Stated(origin=Origin.MEASUREMENT)),
+                {"valueQuantity": ratio(eye.disc.cup_disc_ratio)},
             )
         for lesion in eye.lesions or ():
             yield self.lesion(observe, side, lesion)
-        parts = {"media": [eye.media] if eye.media else [], "optic disc": disc.statements}
+        parts = {"media": [eye.media] if eye.media else [], "optic disc": eye.disc.statements}
         parts |= {"retinal vessels": eye.vessels.statements, "macula": eye.macula.statements}
         for part, statements in parts.items():
             for place, statement in enumerate(statements):
@@ -133,11 +136,10 @@ class Writer:
         code = severity(self, side) if icdr else {"text": f"{grade.scale} ({grade.version})"}
         said = [f"the model's own statement: {grade.stated}"] if grade.stated else []
         more = notes([*grade.because, *(f"needs {n}" for n in grade.needs), *said], grade)
-        if grade.value is None:
-            why = "; ".join(grade.needs) or "not graded"
-            reason = absent("unknown" if gradable else "not-performed", why)
-            return observe(at, code, grade, reason, note=more)
         text = f"{grade.scale} {grade.value}" + (f": {grade.name}" if grade.name else "")
+        if grade.value in (None, UNGRADABLE):
+            why = text if grade.value else "; ".join(grade.needs) or "not graded"
+            return observe(at, code, grade, absent("unknown" if gradable else "not-performed", why), note=more)
         answer = f"icdr_{grade.value}" if icdr and coded(grade) and grade.value in {*"01234"} else None
         value = {"valueCodeableConcept": self.concept(text, answer)}
         return observe(at, code, grade, value, note=more)
@@ -152,7 +154,7 @@ class Writer:
         if lesion.nearest_fovea is not None:
             near = {"value": lesion.nearest_fovea, "unit": "disc diameters"}
             parts.append({"code": {"text": "Distance from the fovea"}, "valueQuantity": near})
-        code = self.concept(display(lesion.kind).capitalize(), lesion.kind if coded(lesion) else None, side)
+        code = self.concept(called(lesion.kind).capitalize(), lesion.kind if coded(lesion) else None, side)
         value = absent("unknown", "cannot be told") if lesion.present is None else {"valueBoolean": lesion.present}
         return observe(f"lesions/{lesion.kind}", code, lesion, value, component=parts)
 
@@ -160,7 +162,7 @@ class Writer:
         """The impression in words, with codes where it is a diagnosis of the vocabulary and not text of a model."""
         name = said.diagnosis if said.diagnosis and coded(said) else None
         value = {"valueCodeableConcept": self.concept(said.text, name, side)}
-        odds = [component(f"Probability of {display(d.name)}", d.probability) for d in said.diagnoses]
+        odds = [component(f"Probability of {called(d.name)}", d.probability) for d in said.diagnoses]
         return observe("impression", {"text": "Impression"}, said, value, component=odds)
 
     def observation(
@@ -278,6 +280,15 @@ def coded(stated: Stated) -> bool:
     return stated.origin != Origin.MODEL_TEXT
 
 
+def called(name: str) -> str:
+    """How a lesion or diagnosis is said; a checkpoint may know names that the vocabulary lacks."""
+    return display(name) if name in entries() else name.replace("_", " ")
+
+
+def gradability(eye: EyeReport) -> str:
+    return GRADABLE[eye.gradability.value] if eye.gradability.is_retina else "no fundus photograph"
+
+
 def severity(writer: Writer, side: str | None) -> Json:
     return writer.concept("Diabetic retinopathy severity level (ICDR)", "dr_severity", side)
 
@@ -315,11 +326,11 @@ def conclusion(report: Report) -> list[str]:
     """What a reader must not miss, a line each: impression, recommendation and flags of each eye."""
     lines = []
     for eye in report.eyes:
-        said = [] if eye.gradability.may_grade else [f"{GRADABLE[eye.gradability.value]}: no grade"]
-        said += [*eye.gradability.reasons] if not eye.gradability.may_grade else []
+        why = f" ({'; '.join(eye.gradability.reasons)})" if eye.gradability.reasons else ""
+        said = [] if eye.gradability.may_grade else [f"{gradability(eye)}{why}, no grade"]
         said += [eye.impression.text] if eye.impression else []
-        said += [f"{eye.referral.text} ({eye.referral.rules})"] if eye.referral else []
-        lines += [f"{eye.title}: " + " ".join(s.rstrip(".") + "." for s in said)] if said else []
+        said += [f"{eye.referral.text.rstrip('.')} ({eye.referral.rules})"] if eye.referral else []
+        lines += [f"{eye.title}: " + " ".join(s.rstrip(".") + "." for s in said)] if any(said) else []
         lines += [f"{eye.title}, attention: {flag.text}" for flag in eye.flags]
     lines += [f"Signed by {r.reviewer} on {r.signed.date()}." for r in report.reviews]
     return lines
@@ -331,14 +342,11 @@ def narrative(report: Report) -> str:
     parts += [f"<p>{escape(line)}</p>" for line in conclusion(report)]
     for eye in report.eyes:
         lines = [f"{g.scale} ({g.version}): {g.value or 'not graded'}" for g in eye.grades]
-        lines += [f"{display(x.kind)}: {PRESENT[x.present]}" for x in eye.lesions or ()]
+        lines += [f"{called(x.kind)}: {PRESENT[x.present]}" for x in eye.lesions or ()]
         lines += [s.text for s in statements(eye)]
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)
         parts.append(f"<p>{escape(eye.title)}</p>" + (f"<ul>{items}</ul>" if items else ""))
     return f'<div xmlns="{XHTML}">{"".join(parts)}</div>'
-
-
-PRESENT = {True: "present", False: "not seen", None: "cannot be told"}
 
 
 def statements(eye: EyeReport) -> list[Statement]:

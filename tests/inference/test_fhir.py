@@ -94,17 +94,17 @@ def test_each_icdr_grade_is_its_answer_at_its_eye(level):
 
 
 def test_an_eye_that_cannot_be_graded_says_why_and_has_no_grade():
-    for report in (dark_report(), dark_report()):
-        report.eyes[0].laterality.eye = "right"
-        bundle = to_bundle(report)
-        grade = observed(bundle, "Diabetic retinopathy severity")
-        assert grade["dataAbsentReason"]["coding"][0]["code"] == "not-performed"
-        assert not any(name.startswith("value") for name in grade)
-        assert observed(bundle, "Gradability")["valueCodeableConcept"]["text"] == "not gradable"
-        assert "too dark" in observed(bundle, "Gradability")["note"][0]["text"]
-        assert not codes(bundle) & set(LEVELS)
-        report.eyes[0].grades = []  # nor without any grade in the report
-        assert "dataAbsentReason" in observed(to_bundle(report), "Diabetic retinopathy severity")
+    report = dark_report()
+    report.eyes[0].laterality.eye = "right"
+    bundle = to_bundle(report)
+    grade = observed(bundle, "Diabetic retinopathy severity")
+    assert grade["dataAbsentReason"]["coding"][0]["code"] == "not-performed"
+    assert not any(name.startswith("value") for name in grade)
+    assert observed(bundle, "Gradability")["valueCodeableConcept"]["text"] == "not gradable"
+    assert "too dark" in observed(bundle, "Gradability")["note"][0]["text"]
+    assert not codes(bundle) & set(LEVELS)
+    report.eyes[0].grades = []  # nor without any grade in the report
+    assert "dataAbsentReason" in observed(to_bundle(report), "Diabetic retinopathy severity")
 
 
 def test_a_grade_that_needs_more_than_a_photograph_is_absent_and_says_what():
@@ -189,6 +189,35 @@ def test_the_pdf_goes_along_only_where_it_is_asked_for():
     assert base64.b64decode(top["presentedForm"][0]["data"]) == b"%PDF-1.7"
 
 
+def test_a_value_that_says_ungradable_is_no_grade():
+    report = full_report()
+    report.eyes[0].grades = [
+        Grade(scale="NHS-FBG", version="2025-05", value="U", name="ungradable", origin=Origin.RULE)
+    ]
+    grade = observed(to_bundle(report), "NHS-FBG")
+    assert grade["dataAbsentReason"]["text"] == "NHS-FBG U: ungradable" and "valueCodeableConcept" not in grade
+
+
+def test_an_eye_side_that_the_model_wrote_is_not_coded():
+    report = full_report()
+    report.eyes[0].laterality.origin = Origin.MODEL_TEXT
+    bundle = to_bundle(report)
+    assert check_bundle(bundle) == []
+    own = [o for o in of(bundle, "Observation") if o["bodySite"]["text"] == "Eye, side unknown"]
+    assert own and not codes(own) & {"1290032005", "71491-5", "71485-7"}
+    assert "eye side from: model text" in own[0]["note"][0]["text"]
+
+
+def test_a_name_that_the_vocabulary_lacks_is_said_and_not_coded():
+    report = full_report()
+    report.eyes[0].lesions[0].kind = "blue_dot"
+    report.eyes[0].impression.diagnosis = report.eyes[0].impression.diagnoses[0].name = "blue_dot_disease"
+    bundle = to_bundle(report)
+    assert check_bundle(bundle) == []
+    assert codes(observed(bundle, "Blue dot")["code"]) == set()
+    assert codes(observed(bundle, "Impression")["valueCodeableConcept"]) == set()
+
+
 def test_markup_and_control_characters_in_a_text_stay_text():
     report = full_report()
     report.eyes[0].media = Statement(origin=Origin.USER, text="<script>alert('x')</script> & \x00\x1b")
@@ -213,11 +242,11 @@ def test_a_clinicians_grade_of_an_ungradable_eye_is_coded_as_theirs():
     assert codes(grade["valueCodeableConcept"]) == {"LA18648-8"} and "from: user" in grade["note"][0]["text"]
 
 
-# each change makes a good bundle wrong: what is changed, and what the check says of it
 def first(bundle: dict, kind: str) -> dict:
     return of(bundle, kind)[0]
 
 
+# each change makes a good bundle wrong: what is changed, and what the check says of it
 WRONG = {
     "no collection": (lambda b: b.update(type="document"), "type collection"),
     "status": (lambda b: first(b, "DiagnosticReport").update(status="draft"), "'draft' is not of its value set"),
