@@ -115,7 +115,7 @@ class Writer:
             yield observe(
                 "cup-disc-ratio",
                 self.concept("Vertical cup-disc ratio", "cup_disc_ratio", side),
-                next((s for s in eye.disc.statements if s.origin == Origin.USER), Stated(origin=Origin.MEASUREMENT)),
+                self.ratio_from(number, eye),
                 {"valueQuantity": ratio(eye.disc.cup_disc_ratio)},
             )
         for lesion in eye.lesions or ():
@@ -129,6 +129,14 @@ class Writer:
                     yield observe(name, {"text": part.capitalize()}, statement, {"valueString": statement.text})
         if eye.impression and eye.impression.text.strip():
             yield self.impression(observe, side, eye.impression)
+
+    def ratio_from(self, number: int, eye: EyeReport) -> Stated:
+        """Where the cup-disc ratio comes from: the reviewer who changed it, else its measurement."""
+        changed = {c.path for r in self.of.reviews for c in r.changes}
+        if f"eyes.{number}.disc.cup_disc_ratio" in changed:
+            return Stated(origin=Origin.USER)
+        measured = (s for s in eye.disc.statements if s.origin == Origin.MEASUREMENT)
+        return next(measured, Stated(origin=Origin.MEASUREMENT))
 
     def grade(self, observe: Any, at: str, side: str | None, grade: Grade, gradable: bool) -> Json:
         """A value on a scale; the answers of LOINC where it has them and the value is not the model's own words."""

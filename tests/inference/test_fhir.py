@@ -14,7 +14,7 @@ from mdf.errors import UserError
 from mdf.inference.fhir import fhir_json, to_bundle
 from mdf.inference.fhir_check import check_bundle
 from mdf.inference.gate import BANNER
-from mdf.inference.report import Diagnosis, Grade, Impression, Origin, Report, Review, Statement
+from mdf.inference.report import Change, Diagnosis, Grade, Impression, Origin, Report, Review, Statement
 from tests.inference.reports import dark_report, full_report
 
 LEVELS = ["LA18643-9", "LA18644-7", "LA18645-4", "LA18646-2", "LA18648-8"]
@@ -139,6 +139,15 @@ def test_the_cup_disc_ratio_is_that_of_its_eye():
             "system": "http://unitsofmeasure.org",
             "code": "1",
         }
+
+
+def test_a_cup_disc_ratio_rests_on_its_measurement_or_on_the_reviewer_who_changed_it():
+    cup = observed(to_bundle(full_report()), "Vertical cup-disc ratio")
+    assert cup["note"][0]["text"] == "from: measurement; evidence: height of the cup 93 px, of the disc 244 px"
+    report = signed(full_report())
+    report.eyes[0].disc.cup_disc_ratio = 0.5
+    report.reviews[0].changes = [Change(path="eyes.0.disc.cup_disc_ratio", before=0.38, after=0.5)]
+    assert observed(to_bundle(report), "Vertical cup-disc ratio")["note"][0]["text"].startswith("from: user")
 
 
 def test_what_the_model_wrote_never_becomes_a_code():
