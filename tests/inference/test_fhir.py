@@ -14,7 +14,19 @@ from mdf.errors import UserError
 from mdf.inference.fhir import fhir_json, to_bundle
 from mdf.inference.fhir_check import check_bundle
 from mdf.inference.gate import BANNER
-from mdf.inference.report import Change, Diagnosis, Grade, Impression, Origin, Report, Review, Statement
+from mdf.inference.report import (
+    Change,
+    Diagnosis,
+    EyeReport,
+    Gradability,
+    Grade,
+    Impression,
+    Laterality,
+    Origin,
+    Report,
+    Review,
+    Statement,
+)
 from tests.inference.reports import dark_report, full_report
 
 LEVELS = ["LA18643-9", "LA18644-7", "LA18645-4", "LA18646-2", "LA18648-8"]
@@ -225,6 +237,20 @@ def test_a_name_that_the_vocabulary_lacks_is_said_and_not_coded():
     assert check_bundle(bundle) == []
     assert codes(observed(bundle, "Blue dot")["code"]) == set()
     assert codes(observed(bundle, "Impression")["valueCodeableConcept"]) == set()
+
+
+@pytest.mark.parametrize("value", ["good", "barely", "not"])
+@pytest.mark.parametrize("is_retina", [True, False])
+def test_the_barest_report_is_a_good_bundle(value, is_retina):
+    report = full_report()
+    bare = EyeReport(
+        laterality=Laterality(origin=Origin.USER, eye=None),
+        photograph=report.eyes[0].photograph,
+        gradability=Gradability(value=value, is_retina=is_retina, score=0.5, forced=not is_retina),
+    )
+    bundle = to_bundle(Report(software=report.software, eyes=[bare]))
+    assert check_bundle(bundle) == []
+    assert any("dataAbsentReason" in o for o in of(bundle, "Observation")) == (value != "good" or not is_retina)
 
 
 def test_markup_and_control_characters_in_a_text_stay_text():
