@@ -37,7 +37,7 @@ class Pictures:
         return COLOURS[list(self.layers).index(name) % len(COLOURS)]
 
     def layer(self, name: str) -> np.ndarray:
-        """uint8 [H,W,4]: one mask in its colour, transparent elsewhere; laid over the photograph it is switched alone."""
+        """uint8 [H,W,4]: one mask in its colour, transparent elsewhere, to be laid over the photograph."""
         picture = np.zeros((*self.photograph.shape[:2], 4), dtype=np.uint8)
         picture[self.layers[name] > 0] = (*self.colour(name), round(255 * COVER))
         return picture
