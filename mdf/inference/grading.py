@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from mdf.curriculum import joined
 from mdf.dialogue import QUADRANTS
 from mdf.inference.report import UNGRADABLE, Evidence, Gradability, Grade, Lesion, Macula, Origin
 from mdf.vocabulary import display, is_a, known
@@ -181,7 +182,7 @@ def distance(one: Lesion) -> float:
 
 
 def named(kinds: Sequence[str]) -> str:
-    return " and ".join(display(kind) for kind in kinds)
+    return joined(map(display, kinds))
 
 
 def grade_lesions(
@@ -234,7 +235,9 @@ def decide(
     """The grade by one rule, with the unsure findings as absent and as there."""
     (value, because), (other, steps) = (rule(Signs(lesions, doubtful, most)) for doubtful in (False, True))
     unsure = [x.kind for x in lesions if x.present is None and any(is_kind(x, kind) for kind in kinds)]
+    between: list[str] = []
     if value != other:
+        between = [v for v in (value, other) if v is not None]
         doubt = f"{named(unsure)} unsure" if unsure else "how many there are in each quadrant is not known"
         because = [
             f"{value or 'not given'} ({'; '.join(because)}) or {other or 'not given'} ({'; '.join(steps)}): {doubt}"
@@ -249,6 +252,7 @@ def decide(
         name=NAMES[scale].get(value) if value else None,
         because=because,
         needs=needs,
+        between=between,
         evidence=[Evidence(text=e.text, mask=e.mask) for e in seen],
     )
 

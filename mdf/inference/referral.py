@@ -5,7 +5,7 @@ diagnosis says in words is the line of the checkpoint's prompts/recommendations.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -134,8 +134,15 @@ def of_grades(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
             continue
         if grade.value is None:
             yield Line(Urgency.ROUTINE, None, "A clinician should grade the photograph.", f"{grade.scale} is not given")
-        elif (row := values.get(grade.value)) is not None:
-            yield line_of(row, row["text"], f"{grade.scale} {grade.value}, {rules}")
+        for value in [grade.value] if grade.value is not None else grade.between:
+            if (row := values.get(value)) is None:
+                continue
+            if grade.value is not None:
+                yield line_of(row, row["text"], f"{grade.scale} {value}, {rules}")
+            elif row["refer"] or Urgency(row["urgency"]) != Urgency.NONE:
+                text = f"A clinician should grade the photograph; if it is {grade.scale} {value}: {row['text']}"
+                line = line_of(row, text, f"{grade.scale} may be {value}, {rules}")
+                yield replace(line, refer=None)
 
 
 def of_finding(one: Lesion) -> Iterable[Line]:

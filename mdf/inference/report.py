@@ -172,6 +172,9 @@ class Grade(Stated):
     name: str | None = None  # the value in words
     because: list[str] = Field(default_factory=list)  # the steps of the rule, in order
     needs: list[str] = Field(default_factory=list)  # what the scale asks for and one photograph does not show
+    between: list[str] = Field(
+        default_factory=list
+    )  # the lowest and the highest value it may have, where none is given
     stated: str | None = None  # the model's own grade on this scale
     disagrees: bool = False  # `stated` is another
 
