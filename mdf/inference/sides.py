@@ -69,8 +69,6 @@ def choose_side(path: Path, given: Side | None, told: EyeSide, by_disc: int | No
     Raises UserError where words contradict each other.
     """
     said, who = worded_side(path, given)
-    disc = {1: "right", -1: "left"}.get(by_disc or 0)
-    seen = {side for side in (told.side, disc) if side}
     if said:
         evidence = [Evidence(text=f"{who}: {said}")] if not given else []
         if told.side is None or told.side == said:
@@ -82,6 +80,13 @@ def choose_side(path: Path, given: Side | None, told: EyeSide, by_disc: int | No
             return Found(Laterality(origin=Origin.USER, eye=said, evidence=evidence), None, [flag(text)])
         text = f"The eye side is left open: {who} says {said}, but {how}. Say which it is."
         return Found(Laterality(origin=Origin.MEASUREMENT, eye=None), None, [flag(text)])
+    return from_picture(told, by_disc)
+
+
+def from_picture(told: EyeSide, by_disc: int | None) -> Found:
+    """The side of a photograph of which nothing is said in words; arguments as of `choose_side`."""
+    disc = {1: "right", -1: "left"}.get(by_disc or 0)
+    seen = {side for side in (told.side, disc) if side}
     if told.side and seen == {told.side}:
         nasal = 1 if told.side == "right" else -1
         laterality = Laterality(
