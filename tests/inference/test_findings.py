@@ -75,6 +75,14 @@ def test_a_lesion_that_nobody_affirms_leaves_open_all_that_it_may_be(prompts):
     assert found[SPOT].present is False  # it is too small for one
 
 
+def test_an_affirmed_kind_takes_none_that_is_clearly_too_small_or_too_large_for_it(prompts):
+    small, large = piece([EXUDATE, SPOT], width=0.1), piece([EXUDATE, SPOT], width=0.3, label=2)
+    found = said(measured(small, large), prompts, cotton_wool_spot=0.9)
+    assert found[SPOT].count == 1 and found[EXUDATE].present is None
+    nearly = said(measured(piece([EXUDATE, SPOT], width=0.2)), prompts, cotton_wool_spot=0.9)
+    assert nearly[SPOT].count == 1 and nearly[EXUDATE].present is False
+
+
 def test_thresholds_that_were_fitted_replace_a_half(prompts):
     pieces = measured(piece(PALE))
     assert said(pieces, prompts, hard_exudate=0.3)[EXUDATE].present is None
@@ -115,5 +123,6 @@ def test_zones_are_in_their_order_with_the_macula_last(prompts):
 def test_widths():
     assert fits(piece([MA], width=0.14), MA) and not fits(piece([MA], width=0.15), MA)
     assert fits(piece([MA], width=None), BLEED) and fits(piece([MA]), "laser_scar")
-    assert may_be(piece([SPOT], width=0.01), SPOT)  # no other kind covers it
+    assert may_be(piece([SPOT], width=0.01)) == [SPOT]  # no other kind covers it
+    assert may_be(piece(PALE, width=0.1)) == [EXUDATE, DRUSEN]
     assert owner(piece([MA]), Answers({MA: 0.4})) is None

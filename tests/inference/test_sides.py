@@ -106,4 +106,9 @@ def test_two_photographs_of_one_eye_are_not_a_left_and_a_right_eye(file):
         pair(file, ("left", None))
     with pytest.raises(UserError, match=r"given as a left and a right eye, but both look like a left eye.*--force"):
         pair(file, ("left", "right"), told=(LEFT, LEFT))
+    with pytest.raises(
+        UserError, match=r"one\.png was given as the left eye and .*two\.png as the right, but they look ex"
+    ):
+        pair(file, ("left", "right"), told=(RIGHT, LEFT))
     pair(file, ("left", "right"), told=(LEFT, LEFT), force=True)
+    pair(file, ("left", "right"), told=(LEFT, OPEN))
