@@ -63,10 +63,6 @@ def main(argv: list[str] | None = None) -> None:
     from mdf.inference.report import read_report
     from mdf.vocabulary import canonical
 
-    formats = [word for word in args.format.split(",") if word]
-    if not formats or (unknown := sorted(set(formats) - set(FORMATS))):
-        raise UserError(f"--format {args.format}: unknown {', '.join(unknown) if formats else 'nothing'}; "
-                        f"choose from {', '.join(FORMATS)}")  # fmt: skip
     both = [args.left, args.right]
     if any(both) and (not all(both) or args.images or args.eye or args.sign):
         raise UserError("--left and --right go together, without other photographs, --eye and --sign")
@@ -82,12 +78,13 @@ def main(argv: list[str] | None = None) -> None:
             earlier = read_report(Path(args.earlier).read_text(encoding="utf-8"), args.earlier)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--earlier {args.earlier} cannot be read: {error}") from None
+    from mdf.inference.render import check_formats, write
+
+    formats = check_formats([word for word in args.format.split(",") if word])
     checkpoint = resolve_checkpoint(args.checkpoint)
     # all of them before torch is imported: a wrong file is known at once, nothing is half done
     for image in both if all(both) else args.images:
         gate(image, force=args.force)
-
-    from mdf.inference.render import write
 
     from mdf.inference.draft import draft
     from mdf.inference.predictor import Predictor
