@@ -32,6 +32,8 @@ only when asked for:
   counterfactual
               pairs of phantoms that differ in one thing (only for checkpoints that were trained on phantoms): does
               the answer change, and only as it should?
+  reports     the structured findings of a draft report: which lesions, in which quadrant, how many; is a lesion
+              invented where there is none, an eye side wrong
 
 Does it hold on another camera, in another country? With --learn-from M2.jsonl probe and few_shot learn from the train
 and val splits of M2 and are judged on --data. The classes are then those that both know (what is left out is said),
@@ -155,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         model = load_model(checkpoint, args.device)
     point = None
-    if checkpoint is not None and "diagnosis" in tasks:
+    if checkpoint is not None and {"diagnosis", "reports"} & set(tasks):
         point = read_operating_point(checkpoint, model.processor.diagnoses)
     judged = draw(records, args.limit, args.seed)
     found: dict = {}

@@ -6,59 +6,116 @@ from pathlib import Path
 from mdf import cli
 
 EPILOG = """\
-example:
-  python scripts/report.py --checkpoint runs/quickstart left.jpg right.jpg --out reports
+examples:
+  python scripts/report.py --checkpoint runs/quickstart left.jpg right.jpg --out reports      a report of each
+  python scripts/report.py --checkpoint runs/quickstart --left l.jpg --right r.jpg --out reports     one of both eyes
+  python scripts/report.py --checkpoint runs/quickstart --eye left l.jpg --earlier 2025/l.json --out reports
 
-For each photograph OUT gets NAME.md, NAME_photograph.jpg (without the metadata of the file) and NAME_masks.png.
-The form is prompts/report_form.md of the checkpoint, the recommendations are in prompts/recommendations.yaml beside it:
-a clinician can edit both.
+OUT gets NAME.md, NAME.html, NAME.pdf, NAME.json, NAME.fhir.json as asked for; the name is the photograph's own. Of the
+file's metadata nothing is kept but the eye side. The form of the Markdown is prompts/report_form.md, recommendations
+by diagnosis are in prompts/recommendations.yaml of the checkpoint, those by grade in mdf/data/referral.yaml.
 Every report is a draft for research that a clinician must check against the photograph and sign.
 """
+FORMATS = ("md", "html", "pdf", "json", "fhir")
 
 
-def main(argv: list[str] | None = None) -> None:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Write a draft report of each photograph: quality, findings, impression, recommendation, masks.",
+        description="Write a draft report: quality, findings, grades, impression, recommendation, overlays.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="photographs: JPEG, PNG, TIFF …")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="photographs, a report of each: JPEG, PNG, DICOM …")
+    parser.add_argument("--left", metavar="FILE", help="left eye of a patient, in one report with --right")
+    parser.add_argument("--right", metavar="FILE", help="right eye")
     parser.add_argument(
         "--checkpoint", metavar="DIR", required=True, help="checkpoint folder, or a run folder (then its best/)"
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for the reports")
     parser.add_argument(
-        "--format", choices=["md"], default="md", help="md: Markdown with its pictures beside it (default)"
+        "--format", default="md,html,json", help=f"one or more of {','.join(FORMATS)}, with commas (%(default)s)"
     )
+    parser.add_argument("--rules", default="ICO 2017", help='rules of referral: "ICO 2017" (default), ADA, NHS')
     parser.add_argument(
         "--eye", choices=["left", "right"], help="eye side of all photographs (default: told from each)"
     )
+    parser.add_argument("--earlier", metavar="FILE.json", help="report of an earlier visit, to say what changed")
+    parser.add_argument("--patient", metavar="NAME", help="a pseudonym that stands in the report")
     parser.add_argument(
-        "--force", action="store_true", help="also report on a picture that does not look like a retina"
+        "--sign", action="append", default=[], metavar="NAME",
+        help="a finding that a person saw in the photograph, preretinal_haemorrhage say; again for more",
+    )  # fmt: skip
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also report on what does not look like a retina, or on two eyes that look like the same side",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
-    args = parser.parse_args(argv)
+    return parser
 
+
+def main(argv: list[str] | None = None) -> None:
+    args = options().parse_args(argv)
+
+    from mdf.errors import UserError
     from mdf.inference.gate import gate, resolve_checkpoint
+    from mdf.inference.referral import check_rules
+    from mdf.inference.report import read_report
+    from mdf.vocabulary import canonical
 
+    both = [args.left, args.right]
+    if any(both) and (not all(both) or args.images or args.eye or args.sign):
+        raise UserError("--left and --right go together, without other photographs, --eye and --sign")
+    if not any(both) and not args.images:
+        raise UserError("which photograph? Name one or more, or --left FILE --right FILE")
+    if len(args.images) > 1 and (args.earlier or args.patient or args.sign):
+        raise UserError(
+            "--earlier, --patient and --sign belong to one report: name one photograph, or --left and --right"
+        )
+    rules, earlier, signs = check_rules(args.rules), None, [canonical(name) for name in args.sign]
+    if args.earlier:
+        try:
+            earlier = read_report(Path(args.earlier).read_text(encoding="utf-8"), args.earlier)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--earlier {args.earlier} cannot be read: {error}") from None
+    from mdf.inference.render import check_formats, write
+
+    formats = check_formats([word for word in args.format.split(",") if word])
     checkpoint = resolve_checkpoint(args.checkpoint)
-    for (
-        image
-    ) in args.images:  # all of them before torch is imported: a wrong file is known at once, nothing is half done
+    # all of them before torch is imported: a wrong file is known at once, nothing is half done
+    for image in both if all(both) else args.images:
         gate(image, force=args.force)
 
-    from mdf.inference.draft import write_report
+    from mdf.inference.draft import draft
     from mdf.inference.predictor import Predictor
 
     predictor = Predictor(checkpoint, args.device)
+    groups = [both] if all(both) else [[image] for image in args.images]
     used: set[str] = set()
-    for image in args.images:
-        stem = name = Path(image).stem
-        number = 2
-        while name in used:  # photographs of the same name from two folders
-            name, number = f"{stem}-{number}", number + 1
-        used.add(name)
-        print(write_report(predictor, image, args.out, force=args.force, eye=args.eye, name=name))
+    for group in groups:
+        photographs = [predictor.read(image, force=args.force) for image in group]
+        report, pictures = draft(
+            predictor,
+            photographs,
+            eyes=["left", "right"] if all(both) else [args.eye],
+            rules=rules,
+            patient=args.patient,
+            earlier=earlier,
+            signs=[signs],
+            force=args.force,
+        )
+        for path in write(report, pictures, Path(args.out), formats, own_name([Path(i).stem for i in group], used)):
+            print(path)
+
+
+def own_name(stems: list[str], used: set[str]) -> str:
+    """The name of a report's files, with a number where photographs of two folders have one name."""
+    name = whole = "_".join(dict.fromkeys(stems))
+    number = 2
+    while name in used:
+        name, number = f"{whole}-{number}", number + 1
+    used.add(name)
+    return name
 
 
 if __name__ == "__main__":

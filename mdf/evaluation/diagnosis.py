@@ -4,23 +4,25 @@ Shapes: B photographs of a batch, J with a true diagnosis, C candidate diagnoses
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from mdf.dialogue import Turn, diagnosis_answer
+from mdf.dialogue import SMALL_LESIONS, Turn, diagnosis_answer
 from mdf.errors import UserError
 from mdf.evaluation.calibration import calibration_metrics
 from mdf.evaluation.classification import ROBUST, class_table, classification_metrics, named_metric, softmax
 from mdf.evaluation.multi_label import multi_label_metrics
-from mdf.evaluation.operating_point import SPLIT, OperatingPoint, fit_operating_point
+from mdf.evaluation.operating_point import SPLIT, OperatingPoint, fit_findings, fit_operating_point
 from mdf.evaluation.photographs import Progress, batches, load_inputs
 from mdf.evaluation.selective import abstention_metrics, selective_metrics
 from mdf.evaluation.subgroups import columns_of, subgroup_metrics
 from mdf.evaluation.task import Material
 from mdf.processor import Inputs
 from mdf.records import Manifest
+from mdf.vocabulary import display
 
 
 def candidate_probabilities(model: Any, inputs: Inputs, question: str, candidates: Sequence[str]) -> np.ndarray:
@@ -34,6 +36,17 @@ def diagnosis_question(processor: Any) -> tuple[str, list[str]]:
     """The question for the diagnosis as it is worded first, and the answer that names each candidate [C]."""
     prompts = processor.prompts
     return prompts.questions["diagnosis"]["ask"][0], [diagnosis_answer(prompts, (n,)) for n in processor.diagnoses]
+
+
+def presence(model: Any, inputs: Inputs) -> np.ndarray:
+    """float [B, lesions]: the probability of "yes" to "are there any?" of every kind of small lesion."""
+    spec = model.processor.prompts.questions["presence"]
+    count, kinds = len(inputs["pixel_values"]), len(SMALL_LESIONS)
+    questions = [spec["ask"][0].format(finding=display(name)) for name in SMALL_LESIONS] * count
+    conversations = [[model.system_turn(), Turn("user", question)] for question in questions]
+    rows = [row for row in range(count) for _ in SMALL_LESIONS]
+    scores = model.score(inputs, conversations, [[spec["yes"], spec["no"]]] * len(rows), rows=rows)
+    return softmax(np.asarray(scores, dtype=float))[:, 0].reshape(count, kinds)
 
 
 class Diagnosis:
@@ -109,11 +122,21 @@ def fit(model: Any, manifest: Manifest, *, batch_size: int = 32, risk: float | N
             "a split"
         )
     task, progress = Diagnosis(m), Progress("photographs", len(m.records))
+    told: dict[str, list[tuple[bool, float]]] = {name: [] for name in SMALL_LESIONS}  # is it there, is it said so
     with torch.inference_mode():
         for rows in batches(len(m.records), batch_size):
-            inputs, _ = load_inputs(model, m.records[rows.start : rows.stop], manifest)
-            task.see(rows, model.look(inputs), None)
+            some = m.records[rows.start : rows.stop]
+            inputs = model.look(load_inputs(model, some, manifest)[0])
+            task.see(rows, inputs, None)
+            searched = [i for i, record in enumerate(some) if record.findings is not None]
+            for i, said in zip(searched, presence(model, inputs.select(searched)) if searched else (), strict=True):
+                there = {f.name for f in some[i].findings or ()}
+                for name, p in zip(SMALL_LESIONS, said, strict=True):
+                    told[name].append((name in there, float(p)))
             progress.step(len(rows))
     truth, groups = m.known(m.judged)
     splits = [m.records[i].split for i in m.judged]
-    return fit_operating_point(truth, task.table(), m.classes, groups, splits, manifest.sha256, risk=risk)
+    point = fit_operating_point(truth, task.table(), m.classes, groups, splits, manifest.sha256, risk=risk)
+    columns = {name: np.array(pairs, dtype=float).reshape(-1, 2).T for name, pairs in told.items()}
+    findings = fit_findings({n: c[0] > 0 for n, c in columns.items()}, {n: c[1] for n, c in columns.items()})
+    return replace(point, findings=findings)

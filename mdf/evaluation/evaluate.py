@@ -27,6 +27,7 @@ from mdf.evaluation.operating_point import OperatingPoint
 from mdf.evaluation.overlap import STAMP
 from mdf.evaluation.page import write_page
 from mdf.evaluation.photographs import Progress, batches, load_images, load_inputs
+from mdf.evaluation.reports import Reports
 from mdf.evaluation.small_lesions import SmallLesions
 from mdf.evaluation.task import Material, Task
 from mdf.evaluation.tasks import ASKED_FOR, DEFAULT_TASKS, EMBEDDING_TASKS, GENERATED, check_tasks
@@ -193,6 +194,7 @@ def make_tasks(
         "spatial": not questions and "no photograph has findings",
     }
     reasons["maps"], reasons["controls"] = reasons["masks"], reasons["diagnosis"]
+    reasons["reports"] = all(r.findings is None for r in records) and "no photograph has findings"
     told = m.judged or any(can_be_aligned(r) for r in records)
     reasons["generate"] = not told and "no photograph has a diagnosis, findings or a text"
     if judged is not None:
@@ -231,6 +233,8 @@ def make_tasks(
         doing.append(Faithfulness(m.model, records, **m.options))
     if "counterfactual" in wanted:
         doing.append(Counterfactual(m))
+    if "reports" in wanted:
+        doing.append(Reports(m))
     if not wanted:
         raise UserError(f"none of the tasks {', '.join(tasks)} can be evaluated on these {len(records)} photographs")
     return doing

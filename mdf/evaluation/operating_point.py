@@ -7,7 +7,7 @@ Shapes: N photographs, C classes, D of them with a threshold.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class OperatingPoint:
     data_sha256: str  # of the manifest
     n: int  # validation photographs
     split: str = SPLIT
+    findings: Mapping[str, float] = field(default_factory=dict)  # lesion -> threshold of "yes" to "are there any?"
 
     @property
     def decided(self) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ class OperatingPoint:
 
     def write(self, checkpoint: Path) -> None:
         """Into a checkpoint's folder."""
-        values = {**asdict(self), "thresholds": dict(self.thresholds)}
+        values = {**asdict(self), "thresholds": dict(self.thresholds), "findings": dict(self.findings)}
         write_text(checkpoint / FILE, json.dumps(values, indent=1) + "\n")
 
 
@@ -108,6 +109,20 @@ def fit_operating_point(
     return OperatingPoint(tuple(classes), temperature, thresholds, below, data_sha256, len(rows))
 
 
+def fit_findings(
+    truth: Mapping[str, np.ndarray], probabilities: Mapping[str, np.ndarray], least: int = 5
+) -> dict[str, float]:
+    """The threshold of "yes" for each kind of lesion: `truth` bool and `probabilities` float [N] by its name.
+
+    A kind that fewer than `least` photographs have, or lack, has none.
+    """
+    return {
+        name: fit_threshold(there, probabilities[name])
+        for name, there in truth.items()
+        if least <= there.sum() <= len(there) - least
+    }
+
+
 def fit_threshold(positive: np.ndarray, score: np.ndarray) -> float:
     """The threshold with the greatest sensitivity + specificity (Youden 1950; the same as the greatest balanced
     accuracy), halfway between two scores; of several the lowest, which misses the fewest. `positive` bool [N] must
@@ -145,15 +160,19 @@ def read_operating_point(checkpoint: Path, classes: Sequence[str]) -> OperatingP
 def wrong(values: Mapping[str, Any]) -> str | None:
     """What is wrong with the values of a file, None where nothing is."""
     names = {f.name for f in fields(OperatingPoint)}
-    if values.keys() != names:
-        missing, extra = sorted(names - values.keys()), sorted(values.keys() - names)
+    if values.keys() | {"findings"} != names:  # files from before there were thresholds of findings lack them
+        missing, extra = sorted(names - values.keys() - {"findings"}), sorted(values.keys() - names)
         return f"missing {', '.join(missing) or 'nothing'}, not known {', '.join(extra) or 'nothing'}"
     classes, thresholds = values["classes"], values["thresholds"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         return "classes must be a list of names"
     if not isinstance(thresholds, dict) or not thresholds.keys() <= set(classes):
         return "thresholds must be of classes"
+    findings = values.get("findings", {})
+    if not isinstance(findings, dict):
+        return "findings must be thresholds by name"
     numbers = {f"thresholds.{name}": (value, 0.0, 1.0) for name, value in thresholds.items()}
+    numbers |= {f"findings.{name}": (value, 0.0, 1.0) for name, value in findings.items()}
     numbers |= {
         "temperature": (values["temperature"], 1e-6, math.inf),
         "abstain_below": (values["abstain_below"], 0.0, 1.0),

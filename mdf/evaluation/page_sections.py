@@ -74,6 +74,11 @@ SECTIONS = {  # title, and one sentence on what it is
         "Counterfactual pairs",
         "Two phantoms that differ in one thing: does the answer change where it should, and only there?",
     ),
+    "reports": (
+        "Draft reports",
+        "The structured findings of a report against the record: which lesions, in which quadrant, how many; of "
+        "photographs without a lesion, how many have none in the report; eye sides.",
+    ),
     "subgroups": ("Subgroups", "The same figures for parts of the photographs, and how far apart they are."),
 }
 RELIABILITY = (

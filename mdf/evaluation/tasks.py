@@ -8,7 +8,8 @@ from mdf.errors import UserError
 
 DEFAULT_TASKS = ("diagnosis", "generate", "masks", "retrieval", "zero_shot", "spatial", "controls")
 ASKED_FOR = ("probe", "few_shot")  # they embed the photographs of other splits, too
-SLOW = ("maps", "counterfactual")  # only when asked for, too: maps follow gradients, pairs are drawn
+# only when asked for, too: maps follow gradients, pairs are drawn, reports look at each photograph for itself
+SLOW = ("maps", "counterfactual", "reports")
 TASKS = (*DEFAULT_TASKS, *ASKED_FOR, *SLOW)
 EMBEDDING_TASKS = ("zero_shot", "probe", "few_shot", "retrieval")  # the encoder is enough for them
 GENERATED = 100  # photographs that are put into words, the slowest task

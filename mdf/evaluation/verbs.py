@@ -227,6 +227,8 @@ def calibrate_main(argv: list[str]) -> None:
     for name in point.classes:
         limit = point.thresholds.get(name)
         print(f"  {name:<28} {'none: validation has no such photograph' if limit is None else f'{limit:.3f}'}")
+    for name, limit in point.findings.items():
+        print(f"  {name:<28} {limit:.3f} (the answer to whether there are any)")
     if point.abstain_below:
         print(f"not answered below a confidence of {point.abstain_below:.3f}")
     else:

@@ -1,197 +1,331 @@
-"""A draft report in Markdown for a clinician to correct and sign. Its form is prompts/report_form.md."""
+"""From a checkpoint and the photographs of one patient to a draft report, and the pictures that go with it.
 
-import string
-from datetime import UTC, datetime
+The quality gate comes first: of a photograph that can barely or not be graded nothing is said but that, and what to do.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
-import yaml
-from PIL import Image, ImageDraw
 
 from mdf import __version__
 from mdf.errors import UserError
-from mdf.files import write_text
-from mdf.imaging.eye_side import eye_side
-from mdf.imaging.preprocess import Preprocessing
-from mdf.imaging.quality import BARELY, NOT, Quality
-from mdf.inference.gate import BANNER
-from mdf.inference.predictor import Finding, Photograph, Predictor
-from mdf.processor import Inputs
-from mdf.resources import bundled
-from mdf.vocabulary import display
+from mdf.evaluation.facts import read_facts
+from mdf.evaluation.operating_point import OperatingPoint, read_operating_point
+from mdf.imaging.eye_side import EyeSide, eye_side
+from mdf.imaging.field import Field, find_field
+from mdf.imaging.frame import Frame
+from mdf.imaging.quality import Quality
+from mdf.inference import report as form
+from mdf.inference.comparison import check_earlier, compare_eyes, since
+from mdf.inference.findings import Answers, combine, may_be, most, owner
+from mdf.inference.grading import DME, ICDR, NHS, grade_lesions
+from mdf.inference.impression import calibrated, give_impression
+from mdf.inference.measure import Measured, measure
+from mdf.inference.pictures import Pictures, place_masks
+from mdf.inference.predictor import Photograph, Predictor, nasal_side
+from mdf.inference.referral import RULES, check_rules, most_urgent, refer
+from mdf.inference.report import EyeReport, Flag, Gradability, Grade, Lesion, Origin, Report, Statement
+from mdf.inference.sentences import hold
+from mdf.inference.sides import Found, Side, check_pair, choose_side
+from mdf.vocabulary import canonical, display
 
-CONFIDENT = 0.5  # probability of the first diagnosis below which there is no impression
-OVERLAY_SIDE = 768  # pixels
-COLOURS = (  # of the masks in their order; told apart with red-green blindness too
-    (0, 190, 255),
-    (255, 220, 0),
-    (255, 90, 200),
-    (120, 255, 160),
-    (255, 140, 0),
-    (170, 120, 255),
-    (255, 255, 255),
-    (40, 80, 255),
+LIMITS = (
+    "the retina outside the picture",
+    "thickness of the retina: macular oedema needs OCT",
+    "eye pressure, visual fields and the depth of the cup: a suspicious disc is no glaucoma yet",
+    "visual acuity, symptoms and any change over time",
+    "a disease that is not in the list of diagnoses; a normal photograph does not rule out disease",
 )
+SCALES = {ICDR: "icdr", NHS: "uk", DME: "dme"}  # a report's scale -> that of grades.yaml
+CENTRED = 1.0  # disc diameters from the middle of the field within which macula or disc is in the middle
 
 
-def read_prompt(predictor: Predictor, name: str) -> tuple[str, Path]:
-    """Text and path of a prompt file: the checkpoint's own copy, or the one that comes with mdf where it has none."""
-    path = predictor.prompts.folder / name
-    if not path.is_file():
-        path = bundled("prompts") / name
-    return path.read_text(encoding="utf-8"), path
+@dataclass(frozen=True)
+class Looked:
+    """One photograph, and what is known of it before it is put into words."""
+
+    photograph: Photograph
+    sha256: str
+    field: Field
+    told: EyeSide
+    side: Found
+    masks: Mapping[str, np.ndarray]  # probabilities [U,U]; {} where they are not to be relied on
+    inside: np.ndarray  # bool [U,U]
+    frame: Frame
 
 
-def quality_lines(quality: Quality) -> str:
-    """Gradability in words, its reasons, and what each part of it is worth."""
-    text = f"gradable: {quality.gradable}" + (f" ({'; '.join(quality.reasons)})" if quality.reasons else "")
-    if not quality.parts:
-        return text
-    parts = ", ".join(f"{name} {part:.2f}" for name, part in quality.parts.items())
-    limits = f"below {BARELY:.2f} barely, below {NOT:.2f} not gradable"
-    return f"{text}\n\nScore {quality.score:.2f} of 1, the worst of {parts}; {limits}."
-
-
-def impression(probabilities: dict[str, float], photograph: Photograph, rules: dict[str, str]) -> tuple[str, str]:
-    """The impression and the recommendation, from the probabilities (highest first), the quality and the clinician's
-    rules.
-    """
-    if not photograph.quality.is_retina or photograph.quality.gradable == "not":
-        return "No impression: the photograph cannot be graded.", rules["ungradable"]
-    top, p = next(iter(probabilities.items()))
-    if p < CONFIDENT:
-        return f"No confident impression: the most likely, {display(top)}, has a probability of only {p:.2f}.", rules[
-            "uncertain"
-        ]
-    return f"{display(top).capitalize()} (probability {p:.2f}).", rules.get(top, rules["default"])
-
-
-def which_eye(image: np.ndarray, given: str | None) -> tuple[str | None, str]:
-    """The eye side to work with and how the report says it: as `given`, else told from uint8 [H,W,3] where that is
-    sure, else None.
-    """
-    if given:
-        return given, f"{given}, as given"
-    told = eye_side(image)
-    if told.side is None:
-        return None, "not given, and the photograph alone does not tell it"
-    return told.side, f"{told.side}, told from the photograph (confidence {told.confidence:.2f}), not given: check it"
-
-
-def findings_table(findings: list[Finding]) -> str:
-    """A Markdown table: what the language model answers beside what the U-Net draws."""
-    lines = [
-        "| finding | language model: present | quadrant | number | U-Net: regions | quadrants |",
-        "|---|---|---|---|---|---|",
-    ]
-    for f in findings:
-        verdict = "yes" if f.present >= 0.5 else "no"
-        quadrant, count = (f"{a[0]} ({a[1]:.2f})" if a else "-" for a in (f.quadrant, f.count))
-        regions = "no such mask" if f.regions is None else str(f.regions)
-        places = (
-            "-"
-            if not f.regions
-            else "eye side unknown"
-            if f.region_quadrants is None
-            else ", ".join(f.region_quadrants)
-        )
-        lines.append(
-            f"| {display(f.name)} | {verdict} ({f.present:.2f}) | {quadrant} | {count} | {regions} | {places} |"
-        )
-    if any(f.regions and f.region_quadrants is None for f in findings):
-        lines += ["", "U-Net quadrants not given: eye side unknown (say it with --eye left or --eye right)."]
-    return "\n".join(lines)
-
-
-def probabilities_table(probabilities: dict[str, float]) -> str:
-    """A Markdown table of every candidate diagnosis."""
-    return "\n".join(
-        ["| diagnosis | probability |", "|---|---|", *(f"| {display(n)} | {p:.3f} |" for n, p in probabilities.items())]
-    )
-
-
-def overlay(inputs: Inputs, preprocessing: Preprocessing, masks: dict[str, np.ndarray]) -> Image.Image:
-    """What the U-Net saw with its masks drawn over it in colour, and a legend below."""
-    mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.unet_mean, preprocessing.unet_std))
-    picture = ((inputs["unet_pixels"][0].float().cpu() * std + mean).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
-    for (_, p), colour in zip(masks.items(), COLOURS * len(masks), strict=False):
-        cover = (0.75 * (p >= 0.5))[..., None]
-        picture = picture * (1 - cover) + np.array(colour) * cover
-    seen = Image.fromarray(picture.round().astype(np.uint8)).resize(
-        (OVERLAY_SIDE, OVERLAY_SIDE), Image.Resampling.BICUBIC
-    )
-    whole = Image.new("RGB", (OVERLAY_SIDE, OVERLAY_SIDE + 28 * max(1, -(-len(masks) // 4))))
-    whole.paste(seen, (0, 0))
-    pen = ImageDraw.Draw(whole)
-    for i, (name, colour) in enumerate(zip(masks, COLOURS * len(masks), strict=False)):
-        x, y = 8 + (i % 4) * OVERLAY_SIDE // 4, OVERLAY_SIDE + 6 + 28 * (i // 4)
-        pen.rectangle((x, y, x + 14, y + 14), fill=colour)
-        pen.text((x + 20, y), name.replace("_", " "), fill=(255, 255, 255), font_size=14)
-    return whole
-
-
-def write_report(
+def draft(
     predictor: Predictor,
-    path: str | Path,
-    out: str | Path,
+    photographs: Sequence[Photograph],
     *,
+    eyes: Sequence[Side | None] = (),
+    rules: str = RULES,
+    patient: str | None = None,
+    earlier: Report | None = None,
+    signs: Sequence[Sequence[str]] = (),
     force: bool = False,
-    eye: str | None = None,
-    name: str | None = None,
-) -> Path:
-    """Write OUT/NAME.md with OUT/NAME_photograph.jpg and OUT/NAME_masks.png; NAME is the photograph's own stem unless
-    given.
+) -> tuple[Report, list[Pictures]]:
+    """The report of one photograph, or of a left and a right eye, and the pictures of each eye in its order.
 
-    The photograph is written anew, without the metadata of its file, which may name the patient. Raises UserError for a
-    file that is no fundus photograph (unless `force`) and for a form with unknown fields.
+    Args:
+        eyes: of each photograph its side, None or nothing where it is not given.
+        rules: name of a rule set of referral.yaml.
+        patient: a pseudonym.
+        earlier: the report of an earlier visit, to say what changed.
+        signs: of each photograph the findings that a person saw in it, by name.
+        force: go on where both eyes look like the same side.
+
+    Raises UserError for more than two photographs, for eye sides that contradict each other, for two photographs of
+    the same eye, for an unknown rule set or sign and for an earlier report of another patient.
     """
-    photograph, out = predictor.read(path, force=force), Path(out)
-    name = name or Path(path).stem
-    form, form_path = read_prompt(predictor, "report_form.md")
-    rules_text, rules_path = read_prompt(predictor, "recommendations.yaml")
-    rules = yaml.safe_load(rules_text)
-    for needed in ("default", "uncertain", "ungradable"):
-        if not isinstance(rules, dict) or needed not in rules:
-            raise UserError(f"{rules_path}: the line `{needed}: …` is missing")
-    masks = predictor.masks(photograph)
-    probabilities = predictor.diagnose(photograph)
-    said, advice = impression(probabilities, photograph, rules)
-    side, eye_line = which_eye(photograph.image, eye)
-    quality = photograph.quality
-    draft = predictor.ask(photograph, predictor.prompts.questions["report"]["ask"][0]) or "(the model said nothing)"
-    fields = {
-        "banner": BANNER,
-        "name": name,
-        "warning": f"> **WARNING: {photograph.warning}**\n" if photograph.warning else "",
-        "eye": eye_line,
-        "photograph": f"{name}_photograph.jpg",
-        "overlay": f"{name}_masks.png",
-        "masks": ", ".join(m.replace("_", " ") for m in masks)
-        + (" (stale: do not rely on them)" if predictor.model.config.stale_masks else ""),
-        "quality": quality_lines(quality),
-        "findings": findings_table(predictor.findings(photograph, masks, side)),
-        "impression": said,
-        "probabilities": probabilities_table(probabilities),
-        "recommendation": advice,
-        "draft": draft.replace("\n", "\n> "),  # stays inside the form's quotation
-        "version": __version__,
-        "checkpoint": str(predictor.checkpoint),
-        "preprocessing": predictor.processor.preprocessing.hash(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    if not 1 <= len(photographs) <= 2:
+        raise UserError(f"a report is of one or two eyes, not of {len(photographs)} photographs")
+    rules = check_rules(rules)
+    given = [*eyes, *[None] * (len(photographs) - len(eyes))]
+    named = [[canonical(name) for name in some] for some in (*signs, *[()] * (len(photographs) - len(signs)))]
+    if earlier is not None:
+        check_earlier(earlier, patient)
+    looked = [look(predictor, photograph, side) for photograph, side in zip(photographs, given, strict=True)]
+    if len(looked) == 2:
+        paths, hashes = [one.photograph.path for one in looked], [one.sha256 for one in looked]
+        check_pair(paths, hashes, [one.told for one in looked], [one.side for one in looked], force=force)
+    point = read_operating_point(predictor.checkpoint, predictor.processor.diagnoses)
+    made = [draft_eye(predictor, one, rules, point, seen) for one, seen in zip(looked, named, strict=True)]
+    parts = [eye for eye, _ in made]
+    compared = since(parts, earlier) if earlier is not None else (None, [])
+    report = Report(
+        software=software(predictor, point),
+        patient=patient,
+        eyes=parts,
+        comparison=compare_eyes(parts),
+        earlier=compared[0],
+        since=compared[1],
+        referral=most_urgent(parts),
+    )
+    return report, [pictures for _, pictures in made]
+
+
+def look(predictor: Predictor, photograph: Photograph, given: Side | None) -> Looked:
+    """What is needed of a photograph before anything is said. Raises UserError where its eye side is contradictory."""
+    image = photograph.image
+    found = find_field(image)
+    masks = {} if predictor.model.config.stale_masks else predictor.masks(photograph)
+    inside = photograph.inputs["field"][0, 0].cpu().numpy().astype(bool)
+    told = eye_side(image, found)
+    return Looked(
+        photograph=photograph,
+        sha256=hashlib.sha256(photograph.path.read_bytes()).hexdigest(),
+        field=found,
+        told=told,
+        side=choose_side(photograph.path, given, told, nasal_side(masks, inside)),
+        masks=masks,
+        inside=inside,
+        frame=Frame.of(image, predictor.processor.preprocessing),
+    )
+
+
+def draft_eye(
+    predictor: Predictor, looked: Looked, rules: str, point: OperatingPoint | None, signs: Sequence[str]
+) -> tuple[EyeReport, Pictures]:
+    """The report of one eye, and its pictures."""
+    photograph = looked.photograph
+    gradability = gradability_of(photograph.quality)
+    seen = [
+        Lesion(kind=kind, present=True, origin=Origin.USER, evidence=[form.Evidence(text="seen by a person")])
+        for kind in dict.fromkeys(signs)
+    ]
+    eye = EyeReport(
+        laterality=looked.side.laterality,
+        photograph=describe(looked),
+        gradability=gradability,
+        media=media(photograph.quality),
+        limits=list(LIMITS),
+        flags=[*warnings(photograph), *looked.side.flags],
+    )
+    if not gradability.may_grade:
+        sure = calibrated(predictor.diagnose(photograph), point) if gradability.is_retina else {}
+        eye.lesions = seen or None
+        eye.grades = grade_lesions(None, eye.macula, gradability)
+        texts = predictor.prompts.recommendations
+        eye.referral = refer(gradability, seen, eye.grades, None, texts, rules, probabilities=sure)
+        return eye, Pictures(photograph.image)
+    measured = measure(looked.masks, looked.inside, looked.frame, looked.side.nasal, green(predictor, photograph))
+    answers = answers_of(predictor, photograph, measured, point)
+    lesions = combine(measured, answers, predictor.prompts)
+    eye.disc, eye.vessels, eye.macula = measured.disc, measured.vessels, measured.macula
+    eye.lesions = [*seen, *(one for one in lesions if one.kind not in {s.kind for s in seen})]
+    exudate = next((one for one in eye.lesions if one.kind == "hard_exudate" and one.present), None)
+    eye.macula.nearest_exudate = exudate.nearest_fovea if exudate else None
+    eye.photograph.fields = centred(looked, measured)
+    eye.impression = give_impression(predictor.diagnose(photograph), point, gradability, eye.lesions, eye.disc)
+    diagnosis = eye.impression.diagnosis if eye.impression else None
+    text = predictor.ask(photograph, predictor.prompts.questions["report"]["ask"][0])
+    eye.grades = grade_lesions(
+        eye.lesions, eye.macula, gradability, most=most(eye.lesions, predictor.prompts), diagnosis=diagnosis
+    )
+    compare_grades(eye.grades, stated_grades(predictor, photograph, text))
+    eye.words = hold(text, eye)
+    eye.referral = refer(gradability, eye.lesions, eye.grades, eye.impression, predictor.prompts.recommendations, rules)
+    eye.flags += disagreements(eye, answers, predictor)
+    return eye, Pictures(photograph.image, layers(looked, measured, answers))
+
+
+def gradability_of(quality: Quality) -> Gradability:
+    return Gradability(
+        value=quality.gradable,  # type: ignore[arg-type]
+        is_retina=quality.is_retina,
+        reasons=list(quality.reasons),
+        score=min(1.0, max(0.0, quality.score)),
+        parts=quality.parts,
+        forced=not quality.is_retina,
+    )
+
+
+def warnings(photograph: Photograph) -> list[Flag]:
+    return [Flag(text=photograph.warning, about="photograph")] if photograph.warning else []
+
+
+def media(quality: Quality) -> Statement | None:
+    """How clearly the retina is seen, which is all that a photograph tells of the media."""
+    if "sharpness" not in quality.parts:
+        return None
+    clear = quality.gradable == "good"
+    text = "the retina is seen clearly" if clear else f"the view of the retina is limited: {'; '.join(quality.reasons)}"
+    parts = ", ".join(f"{name} {part:.2f}" for name, part in quality.parts.items())
+    return Statement(origin=Origin.MEASUREMENT, text=text, evidence=[form.Evidence(text=f"of 1: {parts}")])
+
+
+def describe(looked: Looked) -> form.Photograph:
+    """The photograph without the metadata of its file."""
+    height, width = looked.photograph.image.shape[:2]
+    left, top, right, bottom = looked.field.box
+    whole = np.pi / 4 * max(right - left, bottom - top) ** 2
+    view = 1.0 if looked.field.share == 1 else min(1.0, np.count_nonzero(looked.field.mask) / whole)
+    return form.Photograph(
+        name=looked.photograph.path.name, sha256=looked.sha256, width=width, height=height, view=round(view, 3)
+    )
+
+
+def centred(looked: Looked, measured: Measured) -> Literal["macula-centred", "disc-centred", "both"] | None:
+    """What lies in the middle of the field: macula, disc, or the two beside it."""
+    disc, fovea = measured.disc, measured.macula.centre
+    if disc.box is None or disc.diameter is None or fovea is None:
+        return None
+    left, top, right, bottom = looked.field.box
+    middle = ((left + right) / 2, (top + bottom) / 2)
+    at = ((disc.box.left + disc.box.right) / 2, (disc.box.top + disc.box.bottom) / 2)
+    to_disc, to_fovea = (float(np.hypot(x - middle[0], y - middle[1])) / disc.diameter for x, y in (at, fovea))
+    if min(to_disc, to_fovea) > CENTRED:
+        return "both"
+    return "disc-centred" if to_disc < to_fovea else "macula-centred"
+
+
+def green(predictor: Predictor, photograph: Photograph) -> np.ndarray:
+    """The green channel as the U-Net sees it, float [U,U] in 0..1."""
+    settings = predictor.processor.preprocessing
+    pixels = photograph.inputs["unet_pixels"][0, 1].float().cpu().numpy()
+    return pixels * settings.unet_std[1] + settings.unet_mean[1]
+
+
+def answers_of(
+    predictor: Predictor, photograph: Photograph, measured: Measured, point: OperatingPoint | None
+) -> Answers:
+    """What the language model says of the lesions; where and how many only of those that have no mask."""
+    thresholds = dict(point.findings) if point else {}
+    asked = Answers(predictor.presence(photograph), thresholds=thresholds)
+    alone = [kind for kind in asked.present if kind not in measured.kinds and asked.affirms(kind)]
+    quadrant, count = predictor.places(photograph, alone)
+    return Answers(asked.present, quadrant, count, thresholds)
+
+
+def stated_grades(predictor: Predictor, photograph: Photograph, text: str) -> dict[str, str]:
+    """The model's own grades by the report's scales: its answers where it was trained on the question, or its words."""
+    found = {}
+    said = {grade.scale: grade.value for grade in read_facts(text).grades}
+    for scale, name in SCALES.items():
+        answer = predictor.grade(photograph, name)
+        value = answer[0] if answer else said.get(name)
+        if value is not None:
+            found[scale] = value
+    return found
+
+
+def compare_grades(grades: Sequence[Grade], stated: Mapping[str, str]) -> None:
+    """Write the model's own grades beside those by rule."""
+    for grade in grades:
+        grade.stated = stated.get(grade.scale)
+        if grade.stated is not None and grade.value is not None:
+            grade.disagrees = not grade.value.upper().startswith(grade.stated.upper())
+
+
+def disagreements(eye: EyeReport, answers: Answers, predictor: Predictor) -> list[Flag]:
+    """Where sources say different things, and what the checkpoint lacks."""
+    flags = []
+    for one in eye.lesions or ():
+        if one.present is None and one.answered is not None:
+            word = "yes" if answers.affirms(one.kind) else "no"
+            seen = one.evidence[0].text if one.evidence else "no mask"
+            text = f"{display(one.kind).capitalize()} not said: the answer is {word} ({one.answered:.2f}), but {seen}."
+            flags.append(Flag(text=text, about=f"lesions.{one.kind}"))
+    for grade in eye.grades:
+        if grade.disagrees:
+            text = f"{grade.scale}: {grade.value} follows from the findings, the model itself says {grade.stated}."
+            flags.append(Flag(text=text, about=f"grades.{grade.scale}"))
+    if eye.impression and eye.impression.diagnosis is None:
+        flags.append(Flag(text=eye.impression.text, about="impression"))
+    elif eye.impression and not eye.impression.evidence and eye.impression.diagnosis != "normal":
+        text = f"No finding bears the impression out: {display(eye.impression.diagnosis or '')}."
+        flags.append(Flag(text=text, about="impression"))
+    if predictor.model.config.stale_masks:
+        text = "The masks of this checkpoint are stale and left out: nothing was measured."
+        flags.append(Flag(text=text, about="photograph"))
+    else:
+        blind = [display(one.kind) for one in eye.lesions or () if one.origin == Origin.SCORING]
+        blind += [n for n, f in (("the optic disc", eye.disc.found), ("vessels", eye.vessels.found)) if f is None]
+        if blind:
+            text = f"This checkpoint has no mask of {', '.join(blind)}: nothing of it was measured."
+            flags.append(Flag(text=text, about="photograph"))
+    return flags
+
+
+def layers(looked: Looked, measured: Measured, answers: Answers) -> dict[str, np.ndarray]:
+    """One layer a mask on the photograph's own pixels; of lesions what the report counts
+    with each kind, and with every kind that it may be what it counts with none."""
+    own: dict[str, list[int]] = {kind: [] for kind in measured.kinds}
+    for piece in measured.pieces:
+        kind = owner(piece, answers)
+        for name in [kind] if kind else may_be(piece):
+            own[name].append(piece.label)
+    drawn = {
+        name: np.isin(measured.labels, own[name]) if name in own else mask * looked.inside
+        for name, mask in looked.masks.items()
     }
-    try:
-        text = string.Template(form).substitute(fields)
-    except KeyError as error:
-        raise UserError(
-            f"{form_path}: there is no field ${error.args[0]}; fields are {', '.join('$' + f for f in fields)}"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{form_path}: {error}; a dollar sign that is no field is written $$") from None
-    if BANNER not in text:  # a form that was edited may lose it; the report may not
-        text = f"> **{BANNER}**\n\n{text}"
-    out.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(photograph.image).save(out / fields["photograph"], quality=95)
-    overlay(photograph.inputs, predictor.processor.preprocessing, masks).save(out / fields["overlay"])
-    write_text(out / f"{name}.md", text)
-    return out / f"{name}.md"
+    return place_masks(looked.frame, drawn)
+
+
+@lru_cache(maxsize=8)
+def fingerprint(weights: Path) -> str:
+    """16 hexadecimal digits of the file of a checkpoint's own weights."""
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def software(predictor: Predictor, point: OperatingPoint | None) -> form.Software:
+    """What made the draft, without a path."""
+    folder = predictor.checkpoint.resolve()
+    name = folder.parent.name if folder.name in ("best", "last") else folder.name
+    used = {} if point is None else {"temperature": point.temperature, "abstain_below": point.abstain_below}
+    used |= dict(point.thresholds) | dict(point.findings) if point else {}
+    return form.Software(
+        version=__version__,
+        checkpoint=name,
+        fingerprint=fingerprint(folder / "model.safetensors"),
+        preprocessing=predictor.processor.preprocessing.hash(),
+        masks=[] if predictor.model.config.stale_masks else list(predictor.model.config.masks),
+        operating_point=used,
+    )

@@ -18,7 +18,7 @@ from mdf.errors import UserError
 from mdf.evaluation.diagnosis import diagnosis_question
 from mdf.files import write_text
 from mdf.imaging.frame import Frame
-from mdf.inference.draft import COLOURS
+from mdf.inference.pictures import COLOURS
 from mdf.inference.predictor import Photograph, Predictor
 from mdf.models.attention import AttentionMaps, attention_maps
 from mdf.models.attribution import patch_attribution

@@ -15,13 +15,13 @@ from scipy import ndimage
 from mdf.dialogue import QUADRANTS, SMALL_LESIONS, Turn, diagnosis_answer, sentence
 from mdf.errors import UserError
 from mdf.evaluation.classification import softmax
-from mdf.evaluation.diagnosis import candidate_probabilities
+from mdf.evaluation.diagnosis import candidate_probabilities, presence
 from mdf.imaging.quality import Quality
 from mdf.inference.gate import gate, resolve_checkpoint
 from mdf.memory import keep_freed_memory
 from mdf.models.readings import DISC
 from mdf.processor import Inputs
-from mdf.vocabulary import display
+from mdf.vocabulary import display, scales
 
 SMALLEST_REGION = 3  # pixels of the U-Net's input; fewer are taken for noise
 
@@ -124,23 +124,46 @@ class Predictor:
 
     def findings(self, photograph: Photograph, masks: dict[str, np.ndarray], eye: str | None = None) -> list[Finding]:
         """Presence, quadrant and count of every kind of small lesion, from the language model and from the masks."""
-        spec = self.prompts.questions
-        yes_no = [spec["presence"]["yes"], spec["presence"]["no"]]
-        places = [sentence(spec["quadrant"]["answer"].format(location=q)) for q in QUADRANTS]
-        bands = [band[1] for band in spec["count"]["bands"]]
-        present = self._choose(photograph, "presence", SMALL_LESIONS, yes_no)[:, 0]
-        likely = [name for name, p in zip(SMALL_LESIONS, present, strict=True) if p >= 0.5]
-        where = dict(zip(likely, self._choose(photograph, "quadrant", likely, places), strict=True))
-        many = dict(zip(likely, self._choose(photograph, "count", likely, bands), strict=True))
+        present = self.presence(photograph)
+        where, many = self.places(photograph, [name for name, p in present.items() if p >= 0.5])
         field = photograph.inputs["field"][0, 0].cpu().numpy()
         nasal = nasal_side(masks, field, eye)
         found = []
-        for name, p in zip(SMALL_LESIONS, present, strict=True):
+        for name, p in present.items():
             regions, quadrants = (None, None) if name not in masks else locate(masks[name] >= 0.5, field, nasal)
-            quadrant = (QUADRANTS[where[name].argmax()], float(where[name].max())) if name in where else None
-            count = (bands[many[name].argmax()].rstrip("."), float(many[name].max())) if name in many else None
-            found.append(Finding(name, float(p), quadrant, count, regions, quadrants))
+            found.append(Finding(name, p, where.get(name), many.get(name), regions, quadrants))
         return found
+
+    def presence(self, photograph: Photograph) -> dict[str, float]:
+        """The language model's probability of "yes" for every kind of small lesion."""
+        return dict(zip(SMALL_LESIONS, map(float, presence(self.model, photograph.inputs)[0]), strict=True))
+
+    def places(
+        self, photograph: Photograph, lesions: Sequence[str]
+    ) -> tuple[dict[str, tuple[str, float]], dict[str, tuple[str, float]]]:
+        """The language model's likeliest quadrant and band of the number of each lesion, with their probabilities."""
+        spec = self.prompts.questions
+        places = [sentence(spec["quadrant"]["answer"].format(location=q)) for q in QUADRANTS]
+        bands = [band[1] for band in spec["count"]["bands"]]
+        where = dict(zip(lesions, self._choose(photograph, "quadrant", lesions, places), strict=True))
+        many = dict(zip(lesions, self._choose(photograph, "count", lesions, bands), strict=True))
+        return (
+            {name: (QUADRANTS[p.argmax()], float(p.max())) for name, p in where.items()},
+            {name: (bands[p.argmax()].rstrip("."), float(p.max())) for name, p in many.items()},
+        )
+
+    def grade(self, photograph: Photograph, scale: str) -> tuple[str, float] | None:
+        """The language model's likeliest value on a scale of grades.yaml, with its probability; None where it was not
+        trained on that question.
+        """
+        spec = self.prompts.questions.get("grade", {})
+        if "grade" not in self.processor.questions or scale not in spec.get("scales", {}):
+            return None
+        values = scales()[scale].values
+        answers = [sentence(spec["answer"].format(value=v, name=display(name))) for v, name in values.items()]
+        question = spec["ask"][0].format(scale=spec["scales"][scale])
+        p = candidate_probabilities(self.model, photograph.inputs, question, answers)[0]
+        return list(values)[int(p.argmax())], float(p.max())
 
     def ask(
         self,

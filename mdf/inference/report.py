@@ -21,6 +21,7 @@ from mdf.inference.gate import BANNER
 
 SCHEMA = "1.0"  # of this structure, written into every report; the first number changes when old readers would misread
 ZONES = (*QUADRANTS, "macula", "disc")
+UNGRADABLE = "U"  # the only value that a scale may give to what cannot be graded
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -149,6 +150,7 @@ class Lesion(Stated):
     count: int | None = Field(default=None, ge=0)
     band: str | None = None  # the number as a band, e.g. "six to twenty"
     zones: list[str] | None = None  # of ZONES; None where the eye side is unknown
+    by_zone: dict[str, int] | None = None  # how many lie in each of `zones`
     nearest_fovea: float | None = Field(default=None, ge=0)  # disc diameters
     boxes: list[Box] = Field(default_factory=list)
 
@@ -170,6 +172,9 @@ class Grade(Stated):
     name: str | None = None  # the value in words
     because: list[str] = Field(default_factory=list)  # the steps of the rule, in order
     needs: list[str] = Field(default_factory=list)  # what the scale asks for and one photograph does not show
+    between: list[str] = Field(
+        default_factory=list
+    )  # the lowest and the highest value it may have, where none is given
     stated: str | None = None  # the model's own grade on this scale
     disagrees: bool = False  # `stated` is another
 
@@ -241,7 +246,9 @@ class EyeReport(Part):
     def claims_nothing_it_cannot_see(self) -> "EyeReport":
         if not self.gradability.may_grade:
             if given := [
-                f"{g.scale} {g.value}" for g in self.grades if g.value is not None and g.origin != Origin.USER
+                f"{g.scale} {g.value}"
+                for g in self.grades
+                if g.value not in (None, UNGRADABLE) and g.origin != Origin.USER
             ]:
                 raise ValueError(f"{self.photograph.name} is not gradable and has a grade: {', '.join(given)}")
             if self.impression and self.impression.diagnosis and self.impression.origin != Origin.USER:

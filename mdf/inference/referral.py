@@ -1,0 +1,192 @@
+"""What to do next, by a named rule set: mdf/data/referral.yaml says what follows from a grade, a finding, a diagnosis.
+
+Of all lines that fit an eye the most urgent one is its recommendation, and all of them are its reasons. What a
+diagnosis says in words is the line of the checkpoint's prompts/recommendations.yaml, which a clinician can edit.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from mdf.curriculum import nearest_line
+from mdf.errors import UserError
+from mdf.inference.report import EyeReport, Gradability, Grade, Impression, Lesion, Origin, Referral, Urgency
+from mdf.resources import DATA
+from mdf.vocabulary import display, is_a, known, read_yaml
+
+RULES = "ICO 2017"  # the default
+FILE = DATA / "referral.yaml"
+ORDER = list(Urgency)
+STATUSES = ("confirmed", "memory")
+DIABETIC = "diabetic_retinopathy"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that speaks for a recommendation."""
+
+    urgency: Urgency
+    refer: bool | None
+    text: str
+    because: str
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """More urgent, then to be referred, then not to be said."""
+        return ORDER.index(self.urgency), {True: 2, None: 1, False: 0}[self.refer]
+
+
+@cache
+def table() -> dict[str, Any]:
+    """The rules that come with mdf. Raises UserError that lists what is wrong with them."""
+    raw = read_yaml(FILE)
+    if wrong := problems(raw):
+        raise UserError(f"{FILE} cannot be used:\n" + "\n".join(f"  {line}" for line in wrong))
+    return raw
+
+
+def problems(raw: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a table of rules, a line each: a clinician edits it."""
+    missing = [
+        key for key in ("sure", "sets", "findings", "diagnoses", "other_diagnosis", "no_diagnosis") if key not in raw
+    ]
+    if missing:
+        return [f"`{key}:` is missing" for key in missing]
+    lines = {
+        f"{name}: {scale} {value}": (line, True)
+        for name, rules in raw["sets"].items()
+        for scale, values in rules["grades"].items()
+        for value, line in values.items()
+    }
+    lines |= {f"findings.{name}": (line, True) for name, line in raw["findings"].items()}
+    lines |= {f"diagnoses.{name}": (line, False) for name, line in raw["diagnoses"].items()}
+    lines |= {name: (raw[name], False) for name in ("other_diagnosis", "no_diagnosis")}
+    wrong = [f"{n}: no name of the vocabulary" for n in (*raw["findings"], *raw["diagnoses"]) if not known(n)]
+    wrong += [
+        f"{name}: about and source must say where it is from"
+        for name, rules in raw["sets"].items()
+        if not {"about", "source"} <= rules.keys()
+    ]
+    for where, (line, worded) in lines.items():
+        if line.get("urgency") not in ORDER:
+            wrong.append(f"{where}: urgency must be one of {', '.join(ORDER)}")
+        if line.get("refer", "") not in (True, False, None):
+            wrong.append(f"{where}: refer must be true, false or null")
+        if line.get("status") not in STATUSES:
+            wrong.append(f"{where}: status must be one of {', '.join(STATUSES)}")
+        if worded and not line.get("text"):
+            wrong.append(f"{where}: text is missing")
+    return wrong
+
+
+def rule_sets() -> tuple[str, ...]:
+    return tuple(table()["sets"])
+
+
+def check_rules(name: str) -> str:
+    """The name of a rule set as it is written in the table. Raises UserError for one that there is not."""
+    for one in rule_sets():
+        if one.lower() == name.strip().lower():
+            return one
+    raise UserError(f"--rules {name}: no such rule set; choose from {', '.join(rule_sets())}")
+
+
+def line_of(row: Mapping[str, Any], text: str, because: str) -> Line:
+    doubt = "" if row["status"] == "confirmed" else " (rule from memory, not checked in its source)"
+    return Line(Urgency(row["urgency"]), row["refer"], text, f"{because}{doubt}")
+
+
+def refer(
+    gradability: Gradability,
+    lesions: Sequence[Lesion] | None,
+    grades: Sequence[Grade],
+    impression: Impression | None,
+    recommendations: Mapping[str, str],
+    rules: str = RULES,
+    *,
+    probabilities: Mapping[str, float] | None = None,
+) -> Referral:
+    """The recommendation for one eye.
+
+    `probabilities` of the diagnoses count where the photograph cannot be graded: an urgent one that is sure overrides.
+    """
+    given = [line for one in lesions or () if one.present for line in of_finding(one)]
+    if gradability.may_grade:
+        lines = [*of_grades(grades, rules), *of_impression(impression, grades, recommendations, rules), *given]
+    else:
+        reasons = "; ".join(gradability.reasons) or gradability.value
+        what = "the photograph cannot be graded" if gradability.is_retina else "this is no photograph of a retina"
+        lines = [Line(Urgency.ROUTINE, None, recommendations["ungradable"], f"{what} ({reasons})"), *given]
+        if gradability.is_retina:
+            lines += of_ungradable(probabilities or {}, recommendations)
+    first = max(lines, key=lambda line: line.weight)
+    because = [first.because, *(line.because for line in lines if line is not first)]
+    return Referral(
+        origin=Origin.RULE, urgency=first.urgency, refer=first.refer, text=first.text, rules=rules, because=because
+    )
+
+
+def of_grades(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
+    for grade in grades:
+        values = table()["sets"][rules]["grades"].get(grade.scale)
+        if values is None:
+            continue
+        if grade.value is None:
+            yield Line(Urgency.ROUTINE, None, "A clinician should grade the photograph.", f"{grade.scale} is not given")
+        for value in [grade.value] if grade.value is not None else grade.between:
+            if (row := values.get(value)) is None:
+                continue
+            if grade.value is not None:
+                yield line_of(row, row["text"], f"{grade.scale} {value}, {rules}")
+            elif row["refer"] or Urgency(row["urgency"]) != Urgency.NONE:
+                text = f"A clinician should grade the photograph; if it is {grade.scale} {value}: {row['text']}"
+                line = line_of(row, text, f"{grade.scale} may be {value}, {rules}")
+                yield replace(line, refer=None)
+
+
+def of_finding(one: Lesion) -> Iterable[Line]:
+    rows = table()["findings"]
+    for name in rows:
+        if known(one.kind) and is_a(one.kind, name):
+            yield line_of(rows[name], rows[name]["text"], display(one.kind))
+
+
+def of_impression(
+    impression: Impression | None, grades: Sequence[Grade], recommendations: Mapping[str, str], rules: str
+) -> Iterable[Line]:
+    """What the diagnosis says; of retinopathy in diabetes the grade says it, where there is one."""
+    name = impression.diagnosis if impression else None
+    if name is None:
+        yield line_of(table()["no_diagnosis"], recommendations["uncertain"], "no confident impression")
+        return
+    row = nearest_line(table()["diagnoses"], name) or table()["other_diagnosis"]
+    graded = any(g.value and g.scale in table()["sets"][rules]["grades"] for g in grades)
+    if graded and row is table()["diagnoses"][DIABETIC]:
+        return
+    text = nearest_line(recommendations, name) or recommendations["default"]
+    yield line_of(row, text, f"impression: {display(name)}")
+
+
+def of_ungradable(probabilities: Mapping[str, float], recommendations: Mapping[str, str]) -> Iterable[Line]:
+    """Urgent diagnoses that the model is sure of although the photograph cannot be graded."""
+    for name, p in probabilities.items():
+        row = nearest_line(table()["diagnoses"], name)
+        urgent = row is not None and ORDER.index(Urgency(row["urgency"])) >= ORDER.index(Urgency.URGENT)
+        if row is not None and urgent and p >= table()["sure"]:
+            text = nearest_line(recommendations, name) or recommendations["default"]
+            yield line_of(row, text, f"sign of {display(name)} (probability {p:.2f}) in spite of the quality")
+
+
+def most_urgent(eyes: Sequence[EyeReport]) -> Referral | None:
+    """The recommendation for the patient: that of the eye which is more urgent, named."""
+    given = [(eye, eye.referral) for eye in eyes if eye.referral is not None]
+    if not given:
+        return None
+    eye, first = max(given, key=lambda pair: Line(pair[1].urgency, pair[1].refer, "", "").weight)
+    if len(eyes) == 1:
+        return first.model_copy(deep=True)
+    others = [f"{other.title}: {one.text}" for other, one in given if other is not eye]
+    return first.model_copy(
+        update={"text": f"{eye.title}: {first.text}", "because": [*first.because, *others]}, deep=True
+    )
