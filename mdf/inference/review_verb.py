@@ -1,0 +1,31 @@
+"""`report.py review` and `report.py export`: a person's corrections, and what is learnt from them."""
+
+import argparse
+
+
+def main(argv: list[str]) -> None:
+    """Run one of the two verbs; `argv` begins with its name."""
+    parser = argparse.ArgumentParser(prog="report.py", description="Correct drafts, and make training records of it.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    review = verbs.add_parser("review", help="save a signed review beside its draft, which stays as it is")
+    review.add_argument("draft", metavar="DRAFT.json", help="the draft; reviews that lie beside it are built upon")
+    review.add_argument(
+        "--edits", metavar="FILE", required=True, help="what the page saved, or the report's JSON changed by hand"
+    )
+    review.add_argument("--reviewer", metavar="NAME", help="who signs (default: the name in the edits)")
+    export = verbs.add_parser("export", help="write what clinicians confirmed or changed as a manifest")
+    export.add_argument("folder", metavar="FOLDER", help="folder of drafts and reviews")
+    export.add_argument("--out", metavar="FILE.jsonl", required=True, help="the manifest")
+    export.add_argument(
+        "--photographs", metavar="DIR", help="folder of the photographs, checked to be those that were reviewed"
+    )
+    words = parser.parse_args(argv)
+    if words.verb == "review":
+        from mdf.inference.review import review as save
+
+        print(save(words.draft, words.edits, words.reviewer))
+    else:
+        from mdf.inference.corrections import export_reviews
+
+        records = export_reviews(words.folder, words.out, words.photographs)
+        print(f"{words.out}: {len(records)} reviewed eyes")
