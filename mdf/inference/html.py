@@ -20,6 +20,7 @@ from PIL import Image
 
 from mdf.dialogue import QUADRANTS
 from mdf.inference import wording
+from mdf.inference.layers import fitted, heat, outlined
 from mdf.inference.report import EyeReport, Impression, Lesion, Report
 from mdf.inference.review import fingerprint, state_of
 from mdf.resources import DATA
@@ -28,8 +29,6 @@ from mdf.vocabulary import display, names
 if TYPE_CHECKING:
     from mdf.inference.pictures import Pictures
 
-SIDE = 1600  # pixels; a larger photograph is made smaller
-PALE = 0.35  # of a layer's colour within its edge, so that what lies under it can be seen
 HIDDEN = ("vessel", "disc", "cup", "field")  # layers that are switched off at first: they would hide the lesions
 BARELY = 0.5  # part of the quality below which its bar is marked
 ZONES = (*QUADRANTS, "macula", "disc")
@@ -149,35 +148,6 @@ def drawn(pictures: "Pictures", eye: EyeReport) -> dict[str, Any]:
         "layers": layers,
         "maps": [{"name": name, "picture": png(heat(values))} for name, values in pictures.maps.items()],
     }
-
-
-def outlined(mask: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
-    """A mask bool [H,W] in its colour, pale within a full edge, at the size of the page's photograph."""
-    small = np.asarray(fitted(Image.fromarray(mask.astype(np.uint8) * 255))) > 96
-    inner = small.copy()
-    inner[1:] &= small[:-1]
-    inner[:-1] &= small[1:]
-    inner[:, 1:] &= small[:, :-1]
-    inner[:, :-1] &= small[:, 1:]
-    picture = np.zeros((*small.shape, 4), dtype=np.uint8)
-    picture[small] = (*colour, 255)
-    picture[inner] = (*colour, round(255 * PALE))
-    return Image.fromarray(picture)
-
-
-def heat(values: np.ndarray) -> Image.Image:
-    """A map float [H,W] of 0 to 1 from black over red and yellow to white; black is no light when it is laid over."""
-    small = np.asarray(fitted(Image.fromarray(np.clip(np.asarray(values, dtype=np.float32), 0, 1))))[..., None]
-    return Image.fromarray((np.clip(small * 3 - np.arange(3), 0, 1) * 255).astype(np.uint8))
-
-
-def fitted(image: Image.Image) -> Image.Image:
-    """At most SIDE pixels long."""
-    if max(image.size) <= SIDE:
-        return image
-    scale = SIDE / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BOX if image.mode == "L" else Image.Resampling.LANCZOS)
 
 
 def jpeg(image: Image.Image) -> str:

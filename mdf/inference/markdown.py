@@ -11,7 +11,7 @@ from mdf.inference.report import EyeReport, Report, Stated
 from mdf.resources import bundled
 
 MARKUP = re.compile(r"([\\`*_\[\]<>|~&#$])")
-STARTS = re.compile(r"^(\s*)([-+=]|\d+(?=[.)]))", re.MULTILINE)  # of a list, a rule or a heading
+STARTS = re.compile(r"^(\d*)([-+=.)](?=\s|$)|[-+=])")  # of a list, a rule or a heading
 ADDRESSES = re.compile(r"(://)|(www)(?=\.)|(@)", re.IGNORECASE)  # what a reader would make a link of
 
 
@@ -65,8 +65,7 @@ def fill(form: str, path: Path, words: dict[str, str]) -> str:
 def md(text: object) -> str:
     """Text of people, files and models on one line, of which no reader of Markdown makes markup, HTML or a link."""
     safe = MARKUP.sub(r"\\\1", wording.line(text))
-    safe = STARTS.sub(lambda match: f"{match[1]}\\{match[2]}" if not match[2].isdigit() else match[0], safe)
-    safe = re.sub(r"^(\d+)([.)])", r"\1\\\2", safe)
+    safe = STARTS.sub(r"\1\\\2", safe)
     return ADDRESSES.sub(lambda m: "\\://" if m[1] else f"{m[2]}\\" if m[2] else "\\@", safe)
 
 

@@ -1,6 +1,6 @@
 """A report as a PDF to print and to file. The draft banner stands on every page and in the file's metadata.
 
-The font has Latin, Greek and Cyrillic letters. A text in another script is refused and its letters named: boxes in place
+The font has Latin, Greek and Cyrillic letters. A text in another script is refused and its letters named: boxes instead
 of letters would be worse.
 """
 
@@ -10,10 +10,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from mdf.errors import UserError
 from mdf.inference import wording
+from mdf.inference.layers import fitted, outlined
 from mdf.inference.report import EyeReport, Referral, Report, Stated
 from mdf.resources import DATA
 
@@ -72,7 +74,7 @@ def pages(report: Report, pictures: Sequence["Pictures"] = ()) -> bytes:
         pagesize=A4,
         leftMargin=MARGIN * mm,
         rightMargin=MARGIN * mm,
-        topMargin=24 * mm,
+        topMargin=19 * mm,
         bottomMargin=18 * mm,
         title=f"DRAFT: {title(report)}",
         subject=report.banner,
@@ -83,7 +85,7 @@ def pages(report: Report, pictures: Sequence["Pictures"] = ()) -> bytes:
         invariant=1,
         pageCompression=1,
     )
-    writer = Writer(document.width)
+    writer = Writer(document.width - 12)  # less the frame's own padding
     document.build(writer.story(report, pictures), canvasmaker=numbered(report))
     return buffer.getvalue()
 
@@ -122,15 +124,15 @@ def numbered(report: Report) -> Callable[..., Any]:
             lines = simpleSplit(report.banner, "mdf-bold", 7, width - (2 * MARGIN + 6) * mm)
             top = height - 8 * mm
             self.setFillColor(ALARM)
-            self.rect(MARGIN * mm, top - len(lines) * 9 - 5, width - 2 * MARGIN * mm, len(lines) * 9 + 7, 0, 1)
+            self.rect(MARGIN * mm + 6, top - len(lines) * 9 - 3, width - 2 * MARGIN * mm - 12, len(lines) * 9 + 6, 0, 1)
             self.setFillColor("#ffffff")
             self.setFont("mdf-bold", 7)
             for i, line in enumerate(lines):
                 self.drawCentredString(width / 2, top - 6 - 9 * i, line)
             self.setFillColor(MUTED)
             self.setFont("mdf", 7)
-            self.drawString(MARGIN * mm, 10 * mm, foot)
-            self.drawRightString(width - MARGIN * mm, 10 * mm, f"page {number} of {len(self.kept)}")
+            self.drawString(MARGIN * mm + 6, 10 * mm, foot)
+            self.drawRightString(width - MARGIN * mm - 6, 10 * mm, f"page {number} of {len(self.kept)}")
 
     return Numbered
 
@@ -240,7 +242,7 @@ class Writer:
         from reportlab.platypus import KeepTogether
 
         name = f'{eye.title} <font size="9" color="{MUTED}">{text(eye.photograph.name)}</font>'
-        head = [self.p(name, "eye"), *[self.p(f"▲ {text(flag.text)}".replace("▲", "!"), "alarm") for flag in eye.flags]]
+        head = [self.p(name, "eye"), *[self.p(f"! {text(flag.text)}", "alarm") for flag in eye.flags]]
         if pictures is not None:
             head += [self.gap(4), *self.pictures(eye, pictures)]
         story: list[Any] = [KeepTogether(head)]
@@ -309,7 +311,9 @@ class Writer:
         """The photograph beside the same with layers and places, and the legend."""
         from reportlab.platypus import Image as Picture
 
-        shown = [photograph(pictures), marked(eye, pictures)] if pictures.layers else [photograph(pictures)]
+        shown = [fitted(Image.fromarray(pictures.photograph), SIDE)]
+        if pictures.layers:
+            shown.append(marked(eye, pictures))
         side = self.width / 2 - 4
         cells = []
         for image in shown:
@@ -320,11 +324,10 @@ class Writer:
         cells += [""] * (2 - len(cells))
         no_lines = [("LINEBELOW", (0, 0), (-1, -1), 0, "#ffffff"), ("LEFTPADDING", (0, 0), (-1, -1), 0)]
         legend = "   ".join(
-            f'<font color="#{"".join(f"{c:02x}" for c in pictures.colour(name))}">■</font> {text(wording.shown(name))}'
+            f'<font color="#{"".join(f"{c:02x}" for c in pictures.colour(name))}">●</font> {text(wording.shown(name))}'
             for name, mask in pictures.layers.items()
             if mask.any()
         )
-        legend = legend.replace("■", "●")
         table = self.table([cells], (0.5, 0.5), *no_lines, head=False)
         return [table, self.p(f"Right: what the U-Net marks. {legend}", "small")] if pictures.layers else [table]
 
@@ -348,25 +351,15 @@ class Writer:
         return [self.gap(8), *comments, KeepTogether(story)]
 
 
-def photograph(pictures: "Pictures") -> Image.Image:
-    return small(Image.fromarray(pictures.photograph))
-
-
 def marked(eye: EyeReport, pictures: "Pictures") -> Image.Image:
     """The photograph with its layers, and a frame round each place that a lesion rests on."""
-    overlay = pictures.overlay()
-    scale = SIDE / max(overlay.size) if max(overlay.size) > SIDE else 1.0
-    image = small(overlay)
+    image = fitted(Image.fromarray(pictures.photograph), SIDE).convert("RGBA")
+    for name, mask in pictures.layers.items():
+        image.alpha_composite(outlined(np.asarray(mask) > 0, pictures.colour(name), SIDE))
+    scale = image.width / pictures.photograph.shape[1]
     pen = ImageDraw.Draw(image)
     for lesion in eye.lesions or ():
         for left, top, width, height in wording.boxes(lesion) if lesion.present is not False else ():
             corners = [(left - 4) * scale, (top - 4) * scale, (left + width + 4) * scale, (top + height + 4) * scale]
             pen.rectangle(corners, outline="white", width=2)
-    return image
-
-
-def small(image: Image.Image) -> Image.Image:
-    """At most SIDE pixels long."""
-    copy = image.copy()
-    copy.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return copy
+    return image.convert("RGB")

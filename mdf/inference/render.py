@@ -4,7 +4,6 @@ Everything is made before anything is written, and each file is whole or not the
 """
 
 import io
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -40,8 +39,9 @@ def write(
         raise UserError(f"a report of {len(report.eyes)} eyes needs pictures of each, got {len(pictures)}")
     out = Path(out)
     files: dict[Path, bytes] = {}
-    for kind in wanted:
-        files |= {out / file: content for file, content in made(kind, report, pictures, name).items()}
+    for kind in sorted(wanted, key=lambda kind: kind == "fhir"):  # which holds the PDF, where there is one
+        printed = files.get(out / f"{name}.pdf")
+        files |= {out / file: content for file, content in made(kind, report, pictures, name, printed).items()}
     out.mkdir(parents=True, exist_ok=True)
     for path, content in files.items():
         write_bytes(path, content)
@@ -57,8 +57,10 @@ def check_formats(formats: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(formats))
 
 
-def made(kind: str, report: Report, pictures: Sequence["Pictures"], name: str) -> dict[str, bytes]:
-    """File names and contents of one form."""
+def made(
+    kind: str, report: Report, pictures: Sequence["Pictures"], name: str, printed: bytes | None = None
+) -> dict[str, bytes]:
+    """File names and contents of one form; `printed` is the PDF, which FHIR carries along."""
     file = f"{name}{FORMATS[kind]}"
     if kind == "json":
         return {file: report.to_json().encode()}
@@ -71,9 +73,9 @@ def made(kind: str, report: Report, pictures: Sequence["Pictures"], name: str) -
 
         return {file: pages(report, pictures)}
     if kind == "fhir":
-        from mdf.inference.fhir import bundle
+        from mdf.inference.fhir import fhir_json
 
-        return {file: (json.dumps(bundle(report), indent=2, ensure_ascii=False) + "\n").encode()}
+        return {file: fhir_json(report, pdf=printed).encode()}
     from mdf.inference.markdown import filled, picture_names
 
     files = {file: filled(report, name, pictured=bool(pictures)).encode()}
