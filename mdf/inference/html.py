@@ -146,7 +146,7 @@ def drawn(pictures: "Pictures", eye: EyeReport) -> dict[str, Any]:
         "width": photograph.width,
         "height": photograph.height,
         "layers": layers,
-        "maps": [{"name": name, "picture": png(heat(values))} for name, values in pictures.maps.items()],
+        "maps": [{"name": name, "picture": jpeg(heat(values))} for name, values in pictures.maps.items()],
     }
 
 
@@ -155,7 +155,7 @@ def jpeg(image: Image.Image) -> str:
 
 
 def png(image: Image.Image) -> str:
-    return address(image, "png", optimize=True)
+    return address(image, "png")
 
 
 def address(image: Image.Image, kind: str, **options: Any) -> str:

@@ -271,5 +271,18 @@ def test_the_verb_saves_a_review_and_says_where(draft, capsys):
     assert capsys.readouterr().out.strip() == str(draft.with_name("case.review-1.json"))
 
 
+def test_the_verb_writes_the_reviewed_report_in_other_forms_too(draft, capsys):
+    words = ["review", str(draft), "--edits", str(saved(draft.parent, COUNT)), "--format"]
+    with pytest.raises(UserError, match="'docx' is no format"):
+        main([*words, "docx"])
+    assert not draft.with_name("case.review-1.json").exists()
+    main([*words, "md,html"])
+    names = ["case.review-1.json", "case.review-1.md", "case.review-1.html"]
+    assert capsys.readouterr().out.split() == [str(draft.with_name(name)) for name in names]
+    for name in names[1:]:
+        text = draft.with_name(name).read_text(encoding="utf-8")
+        assert "Review 1 by Dr Müller" in text and "AI-generated DRAFT" in text
+
+
 def test_the_state_of_a_report_is_what_its_file_holds():
     assert state_of(full_report()) == json.loads(full_report().to_json())
