@@ -37,6 +37,7 @@ EDITABLE = {
 }
 LISTS = {"eyes", "lesions", "grades", "statements", "comparison", "since"}  # compared place by place
 ADDED = {"kind", "present", "count", "band", "zones", "boxes"}  # of a lesion that a person adds
+UNGRADABLE = "U"  # the one value that may stand for an eye that cannot be graded
 STALE = "was derived before findings were changed by a person: check it"
 
 
@@ -172,6 +173,7 @@ def consequences(state: dict[str, Any], statement: str, changed: set[str]) -> No
     said = get(state, statement)
     kind = pattern(statement)
     if kind == "eyes.*.lesions.*":
+        said["by_zone"] = None
         if said["present"] is not True:
             said |= {"count": None, "band": None, "zones": None, "boxes": [], "nearest_fovea": None}
         elif changed & {"count", "zones"}:
@@ -197,7 +199,7 @@ def other_side(eye: dict[str, Any], changed: set[str], number: int) -> None:
     lost = False
     for i, lesion in enumerate(eye["lesions"] or ()):
         if lesion["zones"] and f"eyes.{number}.lesions.{i}.zones" not in changed:
-            lesion["zones"], lost = None, True
+            lesion["zones"], lesion["by_zone"], lost = None, None, True
     if lost:
         text = "The eye side was changed by a person: the places of findings, which depend on it, were taken out."
         eye["flags"] = [*eye["flags"], {"text": text, "about": "laterality"}]
@@ -209,7 +211,7 @@ def gradable_again(eye: dict[str, Any]) -> None:
     if gradability["is_retina"] and gradability["value"] == "good":
         return
     for grade in eye["grades"]:
-        if grade["origin"] != Origin.USER and grade["value"] is not None:
+        if grade["origin"] != Origin.USER and grade["value"] not in (None, UNGRADABLE):
             grade |= {"value": None, "name": None, "because": [], "needs": [*grade["needs"], "a gradable photograph"]}
     said = eye["impression"]
     if said and said["diagnosis"] and said["origin"] != Origin.USER:
@@ -221,7 +223,8 @@ def flag_stale(eye: dict[str, Any], number: int, changed: set[str], confirmed: S
     the same person changed or confirmed it.
     """
     here = f"eyes.{number}."
-    if not any(path.startswith((f"{here}lesions.", f"{here}disc.")) for path in changed):
+    below = tuple(here + part for part in ("gradability.", "lesions.", "disc."))
+    if not any(path.startswith(below) for path in changed):
         return
     derived = [(f"grades.{i}", f"grades.{g['scale']}") for i, g in enumerate(eye["grades"]) if g["value"] is not None]
     derived += [(name, name) for name in ("impression", "referral") if eye[name]]

@@ -176,6 +176,7 @@ FILTERS = {
     "sure": wording.sure,
     "boxes": wording.boxes,
     "sources": wording.sources,
+    "zoned": wording.zoned,
     "values": wording.values_of,
     "statements": wording.statements,
     "anatomy": wording.anatomy,

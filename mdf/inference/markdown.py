@@ -191,10 +191,8 @@ def recommendation(eye: EyeReport) -> str:
 
 
 def words(eye: EyeReport) -> str:
-    """The model's sentences, each with what the structured findings say of it, inside a quotation."""
-    if not eye.words:
-        return "> (the model said nothing)"
-    return "\n>\n".join(f"> {md(w.text)} **[{w.verdict}]**" for w in eye.words)
+    """The model's sentences, each with what the structured findings say of it, for the form's quotation."""
+    return "\n>\n> ".join(f"{md(w.text)} **[{w.verdict}]**" for w in eye.words) or "(the model said nothing)"
 
 
 def both(report: Report) -> list[str]:

@@ -22,12 +22,19 @@ FORMATS = {"md": ".md", "html": ".html", "pdf": ".pdf", "json": ".json", "fhir":
 
 
 def write(
-    report: Report, pictures: Sequence["Pictures"], out: str | Path, formats: Sequence[str], name: str
+    report: Report,
+    pictures: Sequence["Pictures"],
+    out: str | Path,
+    formats: Sequence[str],
+    name: str,
+    *,
+    form: tuple[str, Path] | None = None,
 ) -> list[Path]:
     """Write OUT/NAME.md, .html, .pdf, .json, .fhir.json and return their paths in the order of `formats`.
 
     Args:
         pictures: of each eye, in the order of `report.eyes`; an empty list leaves photographs and overlays out.
+        form: text and path of the Markdown's form; None takes the one that comes with mdf.
 
     Raises UserError for an unknown format, a name that is no file name, and where one of the forms cannot be made;
     nothing is written then.
@@ -39,9 +46,8 @@ def write(
         raise UserError(f"a report of {len(report.eyes)} eyes needs pictures of each, got {len(pictures)}")
     out = Path(out)
     files: dict[Path, bytes] = {}
-    for kind in sorted(wanted, key=lambda kind: kind == "fhir"):  # which holds the PDF, where there is one
-        printed = files.get(out / f"{name}.pdf")
-        files |= {out / file: content for file, content in made(kind, report, pictures, name, printed).items()}
+    for kind in wanted:
+        files |= {out / file: content for file, content in made(kind, report, pictures, name, form).items()}
     out.mkdir(parents=True, exist_ok=True)
     for path, content in files.items():
         write_bytes(path, content)
@@ -58,9 +64,9 @@ def check_formats(formats: Sequence[str]) -> list[str]:
 
 
 def made(
-    kind: str, report: Report, pictures: Sequence["Pictures"], name: str, printed: bytes | None = None
+    kind: str, report: Report, pictures: Sequence["Pictures"], name: str, form: tuple[str, Path] | None
 ) -> dict[str, bytes]:
-    """File names and contents of one form; `printed` is the PDF, which FHIR carries along."""
+    """File names and contents of one form."""
     file = f"{name}{FORMATS[kind]}"
     if kind == "json":
         return {file: report.to_json().encode()}
@@ -75,10 +81,10 @@ def made(
     if kind == "fhir":
         from mdf.inference.fhir import fhir_json
 
-        return {file: fhir_json(report, pdf=printed).encode()}
+        return {file: fhir_json(report).encode()}
     from mdf.inference.markdown import filled, picture_names
 
-    files = {file: filled(report, name, pictured=bool(pictures)).encode()}
+    files = {file: filled(report, name, pictured=bool(pictures), form=form).encode()}
     for shown, own in zip(pictures, picture_names(report, name), strict=False):
         files[own.photograph] = encoded(Image.fromarray(shown.photograph), "jpeg", quality=95)
         files[own.overlay] = encoded(shown.overlay(), "png")

@@ -149,6 +149,7 @@ class Lesion(Stated):
     count: int | None = Field(default=None, ge=0)
     band: str | None = None  # the number as a band, e.g. "six to twenty"
     zones: list[str] | None = None  # of ZONES; None where the eye side is unknown
+    by_zone: dict[str, int] | None = None  # how many lie in each of `zones`
     nearest_fovea: float | None = Field(default=None, ge=0)  # disc diameters
     boxes: list[Box] = Field(default_factory=list)
 

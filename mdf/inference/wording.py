@@ -68,11 +68,17 @@ def amount(lesion: Lesion) -> str:
 def where(lesion: Lesion) -> str:
     if lesion.present is not True:
         return ""
-    places = ", ".join(lesion.zones) if lesion.zones else "place unknown" if lesion.zones is None else ""
+    places = zoned(lesion) if lesion.zones else "place unknown" if lesion.zones is None else ""
     if lesion.nearest_fovea is None:
         return places
     near = f"nearest {lesion.nearest_fovea:.1f} disc diameters from the fovea"
     return f"{places}; {near}" if places else near
+
+
+def zoned(lesion: Lesion) -> str:
+    """Its zones, with how many lie in each where that is known."""
+    numbers = lesion.by_zone or {}
+    return ", ".join(f"{zone} {numbers[zone]}" if zone in numbers else zone for zone in lesion.zones or ())
 
 
 def sources(lesion: Lesion) -> str:

@@ -97,6 +97,12 @@ def test_every_place_in_the_photograph_can_be_drawn_where_it_is(tmp_path):
     assert [a["viewbox"] for a in shown.named("svg") if "viewbox" in a] == ["0 0 2048 1536"] * 2
 
 
+def test_places_are_said_with_how_many_lie_there(tmp_path):
+    report = full_report()
+    report.eyes[0].lesions[0].by_zone = {"superotemporal": 3, "macula": 4}
+    assert "superotemporal 3, macula 4" in read(report, tmp_path).text
+
+
 def test_the_right_eye_comes_first_whatever_the_order(tmp_path):
     report = full_report()
     for eyes in (report.eyes, report.eyes[::-1]):

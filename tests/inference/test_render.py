@@ -104,6 +104,12 @@ def test_a_form_that_lost_the_banner_gets_it_back_and_one_with_an_unknown_field_
         markdown.filled(dark_report(), "a", form=("5 $ a", path))
 
 
+def test_the_form_can_be_the_checkpoints_own(tmp_path):
+    form = ("$eye. > $draft", tmp_path / "report_form.md")
+    path = render.write(full_report(), [], tmp_path, ["md"], "a", form=form)[0]
+    assert "right, as given. > There are several haemorrhages" in path.read_text(encoding="utf-8")
+
+
 def test_hostile_words_are_no_markup_in_markdown():
     tame, report = markdown.filled(full_report(), "case"), full_report()
     right = report.eyes[0]
@@ -132,7 +138,7 @@ def test_words_stand_in_markdown_as_they_were(words, shown):
     assert markdown.md(words) == shown
 
 
-def test_fhir_is_written_beside_with_the_pdf_in_it(tmp_path):
+def test_fhir_is_written_beside(tmp_path):
     pytest.importorskip("mdf.inference.fhir", reason="the FHIR bundle is not part of this build")
     path = render.write(full_report(), [], tmp_path, ["fhir"], "a")[0]
     assert path.name == "a.fhir.json" and json.loads(path.read_text(encoding="utf-8"))["resourceType"] == "Bundle"

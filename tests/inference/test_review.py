@@ -102,10 +102,11 @@ def test_an_eye_that_is_called_not_gradable_loses_the_machines_grades(draft):
 
 def test_places_that_depend_on_the_eye_side_go_with_it(draft):
     one = full_report().model_copy(update={"eyes": full_report().eyes[:1], "comparison": []})
+    one.eyes[0].lesions[0].by_zone = {"superotemporal": 3, "macula": 4}
     draft.write_text(one.to_json(), encoding="utf-8")
     change = {"path": "eyes.0.laterality.eye", "before": "right", "after": "left"}
     eye = read(review(draft, saved(draft.parent, change))).eyes[0]
-    assert eye.laterality.origin == "user" and not any(lesion.zones for lesion in eye.lesions)
+    assert eye.laterality.origin == "user" and not any(x.zones or x.by_zone for x in eye.lesions)
     assert eye.flags[-1].about == "laterality"
 
 
