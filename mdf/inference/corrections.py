@@ -6,14 +6,13 @@ are exported only where each of them was confirmed, changed or added.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mdf.errors import UserError
 from mdf.inference.edits import EDITABLE, get, pattern
 from mdf.inference.report import EyeReport, Origin, Report, read_report
-from mdf.inference.review import REVIEW, read_chain
+from mdf.inference.review import REVIEW, State, read_chain
 from mdf.inference.wording import scale_of
 from mdf.records import Finding, FundusRecord, leaves_root, write_manifest
 from mdf.vocabulary import canonical, known, scales, written
@@ -54,9 +53,9 @@ def drafts_of(folder: Path) -> list[Path]:
     return drafts
 
 
-def records_of(states: Sequence[Mapping[str, Any]]) -> list[FundusRecord]:
+def records_of(states: Sequence[State]) -> list[FundusRecord]:
     """A record for each eye of which something was confirmed or changed, from a chain of states."""
-    report = read_report(json.dumps(states[-1]), "the review")
+    report = read_report(json.dumps(states[-1].values), "the review")
     return [record for i, eye in enumerate(report.eyes) if (record := record_of(report, eye, checked(report, i)))]
 
 

@@ -106,8 +106,8 @@ def address(file: str) -> str:
 
 def marked(said: Stated) -> str:
     """Where a statement comes from and what it rests on, in small print."""
-    told = [str(said.origin), *([wording.sure(said)] if wording.sure(said) else []), md(wording.evidence(said))]
-    return f"*({'; '.join(told)})*"
+    told = [str(said.origin), wording.sure(said), md(wording.evidence(said))]
+    return f"*({'; '.join(filter(None, told))})*"
 
 
 def bullets(lines: list[str]) -> str:
@@ -140,12 +140,15 @@ def findings(eye: EyeReport) -> str:
                 md(wording.amount(lesion)) or "-",
                 md(wording.where(lesion)) or "-",
                 md(wording.sources(lesion)),
-                f"{lesion.origin}: {md(wording.evidence(lesion))}",
+                ": ".join(filter(None, (str(lesion.origin), md(wording.evidence(lesion))))),
             ]
             for lesion in eye.lesions
         ]
         shown = table(["finding", "said", "number", "where", "what the sources say", "from"], rows)
-    said = [f"{part}: {md(statement.text)} {marked(statement)}" for _, part, statement in wording.statements(eye)]
+    said = [
+        f"{part}: {md(wording.sentence(statement))} {marked(statement)}"
+        for _, part, statement in wording.statements(eye)
+    ]
     measured = [f"{name}: {value}" for name, value in wording.anatomy(eye)]
     return f"{shown}\n\n{bullets([*said, *measured])}"
 
@@ -184,10 +187,7 @@ def recommendation(eye: EyeReport) -> str:
     if said is None:
         return "None."
     because = f", because {md('; '.join(said.because))}" if said.because else ""
-    return (
-        f"{md(said.text)} Urgency: {wording.URGENCIES[said.urgency]} ({md(said.rules)}{because}). "
-        f"*({said.origin}; {md(wording.evidence(said))})*"
-    )
+    return f"{md(said.text)} Urgency: {wording.URGENCIES[said.urgency]} ({md(said.rules)}{because}). {marked(said)}"
 
 
 def words(eye: EyeReport) -> str:
@@ -200,7 +200,7 @@ def both(report: Report) -> list[str]:
     parts = []
     for title, said in (("Both eyes compared", report.comparison), ("Since the earlier report", report.since)):
         if said:
-            parts.append(f"# {title}\n\n" + bullets([f"{md(s.text)} {marked(s)}" for s in said]))
+            parts.append(f"# {title}\n\n" + bullets([f"{md(wording.sentence(s))} {marked(s)}" for s in said]))
     if report.referral and len(report.eyes) > 1:
         text = f"{md(report.referral.text)} Urgency: {wording.URGENCIES[report.referral.urgency]}."
         parts.append(f"# Recommendation for both eyes\n\n{text}")

@@ -203,10 +203,10 @@ class Writer:
 
     def marked(self, said: Stated) -> str:
         """Where a statement comes from and what it rests on."""
-        sure = f", {wording.sure(said)}" if wording.sure(said) else ""
+        origin = ", ".join(filter(None, (str(said.origin), wording.sure(said))))
         rests = text(wording.evidence(said))
-        rests = rests if said.evidence else f'<font color="{ALARM}">{rests}</font>'
-        return f'<font size="7" color="{MUTED}">[{said.origin}{sure}; {rests}]</font>'
+        rests = rests if said.evidence or not rests else f'<font color="{ALARM}">{rests}</font>'
+        return f'<font size="7" color="{MUTED}">[{"; ".join(filter(None, (origin, rests)))}]</font>'
 
     def story(self, report: Report, pictures: Sequence["Pictures"]) -> list[Any]:
         patient = f"Patient {text(report.patient)} · " if report.patient else ""
@@ -222,7 +222,7 @@ class Writer:
         for name, said in (("Both eyes compared", report.comparison), ("Since the earlier report", report.since)):
             if said:
                 story.append(self.heading(name))
-                story += [self.p(f"{text(s.text)} {self.marked(s)}") for s in said]
+                story += [self.p(f"{text(wording.sentence(s))} {self.marked(s)}") for s in said]
         for number, eye in wording.in_order(report):
             story += self.eye(eye, pictures[number] if pictures else None)
         return story + self.signature(report)
@@ -290,10 +290,12 @@ class Writer:
 
     def rest(self, eye: EyeReport) -> list[Any]:
         story: list[Any] = []
-        said = wording.statements(eye)
+        said = [(wording.initial(part), s) for _, part, s in wording.statements(eye)]
         measured = "; ".join(f"{name.lower()} {value}" for name, value in wording.anatomy(eye))
         story.append(self.heading("Disc, vessels, macula"))
-        story += [self.p(f"{wording.initial(part)}: {text(s.text)} {self.marked(s)}") for _, part, s in said]
+        story += [
+            self.p(f"{wording.initial(part)}: {text(wording.sentence(s))} {self.marked(s)}") for _, part, s in said
+        ]
         story.append(self.p(f"Measured: {text(measured)}.", "small"))
         if eye.words:
             story.append(self.heading("The model's own words"))

@@ -6,12 +6,14 @@ found out: its changes no longer lead to what it says. This is a check of integr
 rewrites a whole chain is not found out.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,18 @@ def state_of(report: Report) -> dict[str, Any]:
     return json.loads(report.to_json())
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """The JSON of a report, checked. Raises UserError where it is none."""
+@dataclass(frozen=True)
+class State:
+    """What a file says, with the defaults of what it leaves out, and the hash of the file's own JSON."""
+
+    values: dict[str, Any]
+    hash: str
+
+
+def read_state(path: Path) -> State:
+    """A report from its file. Raises UserError where it is none."""
     text = read_text(path)
-    read_report(text, str(path))
-    return json.loads(text)
+    return State(state_of(read_report(text, str(path))), fingerprint(json.loads(text)))
 
 
 def read_text(path: Path) -> str:
@@ -66,7 +75,7 @@ def reviews_of(draft: Path) -> list[Path]:
     return [found[number] for number in sorted(found)]
 
 
-def read_chain(draft: Path) -> list[dict[str, Any]]:
+def read_chain(draft: str | Path) -> list[State]:
     """The draft and every state that was signed, checked against each other.
 
     Raises UserError where one of the files was altered, or is a review of another report.
@@ -75,42 +84,43 @@ def read_chain(draft: Path) -> list[dict[str, Any]]:
     if match := REVIEW.fullmatch(draft.name):
         raise UserError(f"{draft} is a review; name the draft itself, {match['draft']}.json")
     states = [read_state(draft)]
-    if states[0]["reviews"]:
+    if states[0].values["reviews"]:
         raise UserError(f"{draft} has reviews in it and is no draft; a draft stays as it was written")
     for number, path in enumerate(reviews_of(draft), 1):
-        state, last = read_state(path), states[-1]
+        read = read_state(path)
+        state, last = read.values, states[-1].values
         if state["id"] != last["id"]:
             raise UserError(f"{path} is a review of another report ({state['id']}), not of {draft.name} ({last['id']})")
         *earlier, own = state["reviews"] or [None]
         if own is None or own["version"] != number or earlier != last["reviews"]:
             raise UserError(f"{path} does not follow the review before it: its list of reviews is another")
-        if own["of"] != fingerprint(last):
+        if own["of"] != states[-1].hash:
             raise UserError(f"{path} changed another state than the one beside it: the file before it was altered")
         changes = [Change.model_validate(change) for change in own["changes"]]
         if apply(last, changes) != {**state, "reviews": last["reviews"]}:
             raise UserError(f"{path} was altered: its list of changes does not lead to what it says")
-        states.append(state)
+        states.append(read)
     return states
 
 
-def read_edits(path: Path, last: Mapping[str, Any]) -> Edits:
+def read_edits(path: Path, state: State) -> Edits:
     """Edits from the file that the page saves, or from a JSON of the report that was changed by hand.
 
     Raises UserError for any other file.
     """
-    text = read_text(path)
+    text, last = read_text(path), state.values
     try:
         raw = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no valid JSON: {error}") from None
     if isinstance(raw, dict) and raw.get("form") == FORM:
         return page_edits(path, raw)
     read_report(text, str(path))
-    if raw["id"] != last["id"]:
-        raise UserError(f"{path} is another report ({raw['id']}), not {last['id']}")
+    if raw.get("id") != last["id"]:
+        raise UserError(f"{path} is another report ({raw.get('id')}), not {last['id']}")
     if raw.get("reviews", []) != last["reviews"]:
         raise UserError(f"{path} was made from another state: the report has {len(last['reviews'])} reviews by now")
-    return Edits(raw["id"], fingerprint(last), list(differences(last, filled(raw, last))))
+    return Edits(last["id"], state.hash, list(differences(last, filled(raw, last))))
 
 
 def filled(raw: Any, last: Any) -> Any:
@@ -150,15 +160,15 @@ def review(draft: str | Path, edits: str | Path | Edits, reviewer: str | None = 
     """
     draft = Path(draft)
     states = read_chain(draft)
-    last = states[-1]
+    last, its_hash = states[-1].values, states[-1].hash
     where = "the edits" if isinstance(edits, Edits) else str(edits)
-    wanted = edits if isinstance(edits, Edits) else read_edits(Path(edits), last)
+    wanted = edits if isinstance(edits, Edits) else read_edits(Path(edits), states[-1])
     names = {" ".join(name.split()) for name in (reviewer, wanted.reviewer) if name and name.strip()}
     if len(names) != 1:
         raise UserError(f"{where} are signed by {' and '.join(sorted(names)) or 'nobody'}; name one reviewer")
     if wanted.report != last["id"]:
         raise UserError(f"{where} belong to another report ({wanted.report}), not to {draft.name} ({last['id']})")
-    if wanted.of != fingerprint(last):
+    if wanted.of not in (its_hash, fingerprint(last)):  # the file's, or that of the page that was made of it
         raise UserError(f"{where} were made on another state of {draft.name}: write its page anew and review that")
     check_confirmed(last, wanted, where)
     try:
@@ -169,7 +179,7 @@ def review(draft: str | Path, edits: str | Path | Edits, reviewer: str | None = 
         version=len(states),
         reviewer=names.pop(),
         signed=datetime.now(UTC),
-        of=fingerprint(last),
+        of=its_hash,
         changes=list(differences(last, new)),
         confirmed=list(wanted.confirmed),
         comment=wanted.comment,
@@ -206,5 +216,10 @@ def write_once(path: Path, text: str) -> None:
         os.link(name, path)  # unlike a rename it fails where the name is taken
     except FileExistsError:
         raise UserError(f"{path} was written meanwhile by another review; review the newest state") from None
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        with open(path, "x", encoding="utf-8", newline="\n") as file:  # a drive without links, such as FAT
+            file.write(text)
     finally:
         Path(name).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from mdf.inference.report import Evidence, EyeReport, Grade, Lesion, Macula, Ori
 from mdf.vocabulary import display, known, scales
 
 NO_EVIDENCE = "no image evidence"
-TRAILING = {"\n", "\t"}
+KEPT = {"\n", "\t", "\u200c", "\u200d"}  # the last two join letters, or keep them apart
 ORIGINS = {
     Origin.MODEL_TEXT: "words that the language model wrote",
     Origin.SCORING: "the language model's probabilities of given answers",
@@ -31,7 +31,7 @@ SCALES = {"NHS-FBG": "uk", "META-PM": "mmac", "KWB": "keith_wagener_barker"}  # 
 def plain(text: object) -> str:
     """`text` with every character that is not to be seen, or that turns the reading direction, shown as �."""
     return "".join(
-        c if c in TRAILING or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") else "�"
+        c if c in KEPT or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") else "�"
         for c in str(text).replace("\r\n", "\n").replace("\r", "\n").replace("\u00ad", "").replace("\u200b", "")
     )
 
@@ -100,7 +100,14 @@ def sure(said: Stated) -> str:
 
 
 def evidence(said: Stated) -> str:
-    return "; ".join(line(e.text) for e in said.evidence) if said.evidence else NO_EVIDENCE
+    """What a statement rests on; empty for what a person said without naming any."""
+    if said.evidence:
+        return "; ".join(line(e.text) for e in said.evidence)
+    return "" if said.origin == Origin.USER else NO_EVIDENCE
+
+
+def sentence(said: Statement) -> str:
+    return line(said.text) or "(taken out by the reviewer)"
 
 
 def scale_of(scale: str) -> str:

@@ -1,5 +1,6 @@
 """Reviews: signed states beside the draft, one built on the other; what does not fit is refused and nothing is lost."""
 
+import errno
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import pytest
 from mdf.errors import UserError
 from mdf.inference.edits import Edits
 from mdf.inference.report import Change, Report, read_report
-from mdf.inference.review import fingerprint, read_chain, review, state_of
+from mdf.inference.review import fingerprint, read_chain, read_state, review, state_of
 from mdf.inference.review_verb import main
 from tests.inference.reports import full_report
 
@@ -26,7 +27,7 @@ def draft(tmp_path) -> Path:
 
 def saved(folder: Path, *changes: dict, of: dict | None = None, **more) -> Path:
     """Edits as the page saves them, of the newest state in the folder."""
-    state = of or read_chain(folder / "case.json")[-1]
+    state = of or read_chain(folder / "case.json")[-1].values
     edits = {
         "form": "mdf edits", "report": state["id"], "of": fingerprint(state), "reviewer": "Dr Müller", "comment": "",
         "photograph_seen": True, "changes": list(changes), "confirmed": [], **more,
@@ -186,7 +187,7 @@ def test_an_edit_that_does_not_fit_is_refused_and_nothing_is_written(draft, chan
 
 def test_edits_of_another_report_or_of_an_older_state_are_refused(draft):
     refused(draft, saved(draft.parent, COUNT, report="other"), r"belong to another report \(other\)")
-    old = read_chain(draft)[0]
+    old = read_chain(draft)[0].values
     review(draft, saved(draft.parent, COUNT))
     refused(draft, saved(draft.parent, COUNT, of=old), "made on another state of case.json: write its page anew")
     refused(draft, by_hand(draft, lambda raw: None), "the report has 1 reviews by now", "Dr Müller")
@@ -202,6 +203,7 @@ def test_one_person_signs(draft):
     ("text", "says"),
     [
         ("{", "is no valid JSON"),
+        ("[" * 100_000, "is no"),
         ("[]", "is no report of mdf"),
         ('{"form": "mdf edits", "more": 1}', "more does not belong into edits"),
         ('{"form": "mdf edits", "photograph_seen": true, "changes": [1]}', "`changes` must be a list"),
@@ -240,6 +242,21 @@ def test_another_layout_of_the_json_is_no_alteration(draft):
     assert len(read_chain(draft)) == 2
 
 
+def test_a_draft_that_leaves_out_what_is_not_said_can_be_reviewed(draft):
+    by_hand(draft, lambda raw: [raw.pop("reviews"), raw["eyes"][0]["lesions"][1].pop("nearest_fovea")], draft.name)
+    first = review(draft, saved(draft.parent, COUNT))
+    assert read(first).reviews[0].of == fingerprint(json.loads(draft.read_text(encoding="utf-8")))
+    assert len(read_chain(draft)) == 2
+
+
+def test_a_drive_without_links_keeps_reviews_too(draft, monkeypatch):
+    def no_links(*paths):
+        raise OSError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr("mdf.inference.review.os.link", no_links)
+    assert len(read(review(draft, saved(draft.parent, COUNT))).reviews) == 1
+
+
 def test_a_review_of_another_report_and_a_gap_in_the_chain_are_found_out(draft):
     first = review(draft, saved(draft.parent, COUNT))
     review(draft, saved(draft.parent, {**COUNT, "before": 12, "after": 3}))
@@ -261,7 +278,7 @@ def test_two_who_save_at_the_same_time_do_not_overwrite_each_other(draft, monkey
     edits = saved(draft.parent, COUNT)
     first = review(draft, edits)
     held = first.read_bytes()
-    chain = [json.loads(draft.read_text(encoding="utf-8"))]
+    chain = [read_state(draft)]
     monkeypatch.setattr("mdf.inference.review.read_chain", lambda path: chain)  # as read before the other one saved
     refused(draft, edits, re.escape(f"{first} was written meanwhile by another review"))
     assert first.read_bytes() == held
