@@ -293,9 +293,7 @@ class Writer:
         said = [(wording.initial(part), s) for _, part, s in wording.statements(eye)]
         measured = "; ".join(f"{name.lower()} {value}" for name, value in wording.anatomy(eye))
         story.append(self.heading("Disc, vessels, macula"))
-        story += [
-            self.p(f"{wording.initial(part)}: {text(wording.sentence(s))} {self.marked(s)}") for _, part, s in said
-        ]
+        story += [self.p(f"{part}: {text(wording.sentence(s))} {self.marked(s)}") for part, s in said]
         story.append(self.p(f"Measured: {text(measured)}.", "small"))
         if eye.words:
             story.append(self.heading("The model's own words"))

@@ -4,7 +4,19 @@ it is not markup is each format's own matter.
 
 import unicodedata
 
-from mdf.inference.report import Evidence, EyeReport, Grade, Lesion, Macula, Origin, Report, Stated, Statement, Urgency
+from mdf.inference.report import (
+    Evidence,
+    EyeReport,
+    Grade,
+    Lesion,
+    Macula,
+    Origin,
+    Report,
+    Review,
+    Stated,
+    Statement,
+    Urgency,
+)
 from mdf.vocabulary import display, known, scales
 
 NO_EVIDENCE = "no image evidence"
@@ -17,6 +29,10 @@ ORIGINS = {
     Origin.RULE: "follows from other statements by a named rule",
     Origin.USER: "given or entered by a person",
 }
+FOLLOWS = {  # fields that change along with what a person changes
+    "origin", "evidence", "probability", "calibrated", "flags", "because", "needs", "disagrees", "boxes", "by_zone",
+    "nearest_fovea", "band",
+}  # fmt: skip
 URGENCIES = {
     Urgency.NONE: "no referral",
     Urgency.ROUTINE: "routine",
@@ -172,12 +188,28 @@ def masks(said: list[Evidence]) -> list[str]:
     return list(dict.fromkeys(e.mask for e in said if e.mask))
 
 
+def own_changes(review: Review) -> list[tuple[str, str, str]]:
+    """Path, before and after of what the reviewer changed, without what only followed from it."""
+    own = [change for change in review.changes if change.path.rpartition(".")[2] not in FOLLOWS]
+    return [(change.path, valued(change.before), valued(change.after)) for change in own]
+
+
+def valued(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return shown(str(value.get("kind", "")))
+    if isinstance(value, list):
+        return ", ".join(map(line, value)) or "none"
+    return "nothing" if value is None else line(value)
+
+
 def reviewed(report: Report) -> str:
     """Who has signed the state that is shown, and when."""
     if not report.reviews:
         return "Not reviewed."
     last = report.reviews[-1]
-    changes = counted(len(last.changes), "change")
+    changes = counted(len(own_changes(last)), "change")
     return f"Review {last.version} by {line(last.reviewer)}, {last.signed:%Y-%m-%d %H:%M} UTC: {changes}."
 
 

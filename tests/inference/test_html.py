@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mdf.imaging.phantom import draw
 from mdf.inference.gate import BANNER
 from mdf.inference.html import page
 from mdf.inference.pictures import Pictures
-from mdf.inference.report import Flag, Origin, Report, Statement
+from mdf.inference.report import Change, Flag, Origin, Report, Review, Statement
 from mdf.inference.review import fingerprint, state_of
 from tests.inference.reports import dark_report, full_report
 from tests.page_reader import VOID, Page
@@ -172,6 +173,19 @@ def test_what_was_not_assessed_and_what_cannot_be_graded_is_said(tmp_path):
     assert "Not assessed." in shown.text and "too dark; small vessels cannot be told apart" in shown.text
     assert "needs a photograph that can be graded" in shown.text
     assert "Eye side unknown" in shown.text
+
+
+def test_reviews_so_far_are_told_without_what_only_followed_from_them(tmp_path):
+    report = full_report()
+    changes = [
+        Change(path="eyes.0.lesions.1.present", before=True, after=False),
+        Change(path="eyes.0.lesions.1.origin", before="segmentation", after="user"),
+    ]
+    signed = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
+    report.reviews = [Review(version=1, reviewer="Dr <b>", signed=signed, of="0", changes=changes, comment="Looked.")]
+    text = visible(read(report, tmp_path))
+    assert "Review 1 by Dr <b>, 2026-11-24 09:00 UTC: 1 change." in text
+    assert "eyes.0.lesions.1.present yes → no" in text and "lesions.1.origin" not in text
 
 
 def test_a_page_without_pictures_says_so(tmp_path):
