@@ -225,7 +225,9 @@ class Conversation:
             return tuple(found)
         named = next((a for a in reading.probabilities if squash(a) == squash(answer.text)), None)
         if named is not None and named != reading.first:
-            found.append(f"The words and the probabilities disagree: the likeliest answer is “{reading.first}”")
+            found.append(
+                f"The words and the probabilities (of the question asked alone) differ: likeliest is “{reading.first}”"
+            )
         if reading.abstains:
             found.append("Not sure enough: below the confidence at which the operating point lets the model answer.")
         if reading.present is not None and reading.present < 0.5:

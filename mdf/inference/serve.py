@@ -163,8 +163,14 @@ def look() -> dict[str, Any]:
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
     mono = ["ui-monospace", "Consolas", "monospace"]
     folder = DATA / "serve"
+    theme = gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=system, font_mono=mono)
+    contrast = {
+        "button_primary_background_fill": "*primary_700",
+        "button_primary_background_fill_hover": "*primary_800",
+    }
+    contrast |= {f"{name}_dark": value for name, value in contrast.items()}
     return {
-        "theme": gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=system, font_mono=mono),
+        "theme": theme.set(**contrast),
         "css": (folder / "serve.css").read_text(encoding="utf-8"),
         "head": f"<script>{(folder / 'serve.js').read_text(encoding='utf-8')}</script>",
     }

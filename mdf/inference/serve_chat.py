@@ -187,7 +187,7 @@ def build(room: Room, line: Any) -> tuple[Any, Any]:
         elem_id="place",
     )  # fmt: skip
     file = gr.File(
-        label="Add a photograph (at most 25 MB)", file_types=list(ENDINGS), file_count="single", height=120,
+        label="Add a photograph (at most 25 MB)", file_types=list(ENDINGS), file_count="single", height=150,
         elem_id="upload",
     )  # fmt: skip
     shelf = gr.HTML(page.NO_PHOTOGRAPH, elem_id="shelf")
@@ -195,6 +195,7 @@ def build(room: Room, line: Any) -> tuple[Any, Any]:
 
     def tab() -> None:
         log = gr.HTML(page.NOTHING_SAID, elem_id="log", autoscroll=True, max_height=640, js_on_load=OPEN_MAP)
+        maps = gr.HTML("", elem_id="maps")
         with gr.Row(elem_id="asking"):
             question = gr.Textbox(
                 placeholder="Ask about the photograph …", show_label=False, label="Question", lines=1, max_lines=4,
@@ -207,9 +208,8 @@ def build(room: Room, line: Any) -> tuple[Any, Any]:
             again = gr.Button("Answer again", elem_id="again", size="sm")
             forget = gr.Button("Forget", elem_id="forget", size="sm")
             save = gr.Button("Transcript", elem_id="transcript", size="sm")
-        standard = gr.Radio(list(STANDARD), label="Questions it was trained on", elem_id="standard")
+        standard = gr.Radio(list(STANDARD), label="Questions to begin with", elem_id="standard")
         both = gr.HTML("", elem_id="both")
-        maps = gr.HTML("", elem_id="maps")
         link = gr.HTML("", elem_id="transcript-link")
         shown = [shelf, about, log, maps]
         wire(file.upload, chat.add, [file, place], [file, *shown], line)

@@ -141,9 +141,9 @@ def maps(question: str, answer: str, shown: Sequence[tuple[str, np.ndarray]], no
         panes.append(f"<div class='pane p{i}'>{picture(image, title, 900)}</div>")
     style = "".join(f".mdf-maps:has(#mdf-map-{i}:checked) .p{i}{{display:block}}" for i in range(len(shown)))
     return (
-        f"<div class='mdf-maps'><style>{style}</style><h3>What the answer was read from</h3>"
+        f"<details open class='mdf-maps'><style>{style}</style><summary>What the answer was read from</summary>"
         f"<p><b>{escape(question)}</b> {escape(answer)}</p><div class='tabs' role='radiogroup' aria-label='Map'>"
-        f"{''.join(tabs)}</div>{''.join(panes)}<p class='mdf-hint'>{escape(note)}</p></div>"
+        f"{''.join(tabs)}</div>{''.join(panes)}<p class='mdf-hint'>{escape(note)}</p></details>"
     )
 
 

@@ -1,0 +1,138 @@
+"""What the page lets in and out: settings, headers, requests that are refused, and what is said without Gradio."""
+
+import asyncio
+import builtins
+import sys
+
+import pytest
+
+from mdf.errors import UserError
+from mdf.inference import serve
+from mdf.inference.serve_batch import as_csv
+from mdf.inference.serve_guard import HEADERS, LARGEST_MESSAGE, Guard
+from mdf.inference.serve_html import download, status
+from mdf.inference.upload import MAX_BYTES
+from tests.scripts import run
+
+
+def test_every_setting_is_the_safe_one():
+    pytest.importorskip("starlette", reason="comes with the extra web")
+    found = serve.launch_settings("127.0.0.1", 7860)
+    safe = {
+        "server_name": "127.0.0.1", "share": False, "allowed_paths": [], "max_file_size": MAX_BYTES,
+        "enable_monitoring": False, "strict_cors": True, "ssr_mode": False, "mcp_server": False, "pwa": False,
+        "run_history": False, "footer_links": [], "show_error": False, "inbrowser": False, "auth": None,
+    }  # fmt: skip
+    assert {name: found[name] for name in safe} == safe and found["blocked_paths"]
+    kwargs = found["app_kwargs"]
+    assert kwargs["openapi_url"] is kwargs["docs_url"] is kwargs["redoc_url"] is None
+    (guard,) = kwargs["middleware"]
+    assert guard.cls is Guard and guard.kwargs["hosts"] == serve.LOOPBACK
+    assert serve.block_settings()["analytics_enabled"] is False and serve.block_settings()["delete_cache"] == (600, 600)
+    assert MAX_BYTES == 25_000_000
+
+
+def test_a_password_is_asked_for_where_others_can_reach_the_page(monkeypatch):
+    pytest.importorskip("starlette", reason="comes with the extra web")
+    with pytest.raises(UserError, match="give --password as well"):
+        serve.check_access("0.0.0.0", None)
+    with pytest.raises(UserError, match="at least 8 characters"):
+        serve.check_access("127.0.0.1", "short")
+    serve.check_access("0.0.0.0", "long enough")
+    monkeypatch.setattr(serve, "SLOW", 0)
+    opens = serve.launch_settings("0.0.0.0", 80, "long enough")["auth"]
+    assert opens("anybody", "long enough") and not opens("anybody", "wrong") and not opens("anybody", "lang ä")
+
+
+def answer(path, hosts=serve.LOOPBACK, **headers):
+    """Status and headers of a request through the guard."""
+    sent = []
+
+    async def app(scope, receive, send):
+        start = {"type": "http.response.start", "status": 200, "headers": [(b"x-frame-options", b"ALLOWALL")]}
+        await send(start)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(message):
+        sent.append(message)
+
+    given = [(k.replace("_", "-").encode(), v.encode()) for k, v in {"host": "127.0.0.1:7860", **headers}.items()]
+    scope = {"type": "http", "path": path, "headers": given}
+    asyncio.run(Guard(app, hosts)(scope, None, send))
+    return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}
+
+
+def test_every_answer_has_the_headers():
+    code, headers = answer("/")
+    assert code == 200 and headers.items() >= HEADERS.items() and headers["cache-control"] == "no-store"
+    assert answer("/", host="evil.example")[1].items() >= HEADERS.items()
+    policy = headers["content-security-policy"]
+    assert "http" not in policy and "*" not in policy and "connect-src 'self'" in policy
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=http://example.org/x", "/gradio_api/file=HTTPS://example.org", "/file=%68ttp://127.0.0.1",
+        "/gradio_api/file=%2568ttp://169.254.169.254/latest", "/gradio_api/proxy=https://example.org",
+        "/gradio_api/file=../../etc/passwd", "/gradio_api/file=/tmp/../etc/passwd", "/file=..\\..\\etc\\passwd",
+        "/gradio_api/file/http://example.org",
+    ],
+)  # fmt: skip
+def test_nothing_is_fetched_and_no_folder_is_left(path):
+    assert answer(path)[0] == 403
+
+
+def test_another_name_for_this_machine_is_refused():
+    assert answer("/", host="evil.example:7860")[0] == 403  # a page that makes its own name point here
+    assert answer("/", host="localhost")[0] == answer("/", host="[::1]:7860")[0] == 200
+    assert answer("/", hosts=(), host="eye.example.org")[0] == 200  # served under a name, with a password
+
+
+def test_a_large_message_is_refused():
+    assert answer("/gradio_api/queue/join", content_length=str(LARGEST_MESSAGE + 1))[0] == 413
+    assert answer("/gradio_api/upload", content_length="20000000")[0] == 200  # Gradio counts these itself
+
+
+def test_without_gradio_the_command_to_install_it_is_said(checkpoint, monkeypatch, capsys):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "gradio":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert run("serve.py", "--checkpoint", checkpoint.run) == 2
+    assert "pip install 'mdf-mllm[web]'" in capsys.readouterr().err
+
+
+def test_an_old_gradio_is_refused(monkeypatch):
+    class Old:
+        __version__ = "6.5.1"
+
+    monkeypatch.setitem(sys.modules, "gradio", Old)
+    with pytest.raises(UserError, match=r"6\.31 or newer below 7, not 6\.5\.1"):
+        serve.check_gradio()
+    Old.__version__ = "7.0.0"
+    with pytest.raises(UserError, match="not 7"):
+        serve.check_gradio()
+    Old.__version__ = "6.31.0"
+    serve.check_gradio()
+
+
+def test_the_script_refuses_what_does_not_fit_together(checkpoint, capsys):
+    for words, said in (
+        (["--port", 0], "--port must be"),
+        (["--idle", 0], "--idle must be above 0"),
+        (["--data", "m.jsonl"], "goes with --index"),
+    ):
+        assert run("serve.py", "--checkpoint", checkpoint.run, *words) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_words_of_others_are_never_markup():
+    nasty = '<img src=x onerror="alert(1)">'
+    assert "<img" not in status(nasty) and "<img" not in download("text", f"{nasty}.md", nasty)
+    table = as_csv([("=HYPERLINK(1)", "1", "+x", "@y", "-z", "fine")])
+    assert "'=HYPERLINK(1),1,'+x,'@y,'-z,fine" in table
