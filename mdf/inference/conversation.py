@@ -230,7 +230,7 @@ class Conversation:
             )
         if reading.abstains:
             found.append("Not sure enough: below the confidence at which the operating point lets the model answer.")
-        if reading.present is not None and reading.present < 0.5:
+        if not reading.likely:
             found.append(f"Probably there are none (probability of any: {reading.present:.2f}).")
         return tuple(found)
 

@@ -33,7 +33,8 @@ class Asked:
 class Reading:
     """Probabilities of the answers to a question in its standard wording, asked alone: the same as in a report.
 
-    `present` is the probability that there are any, of a question that means nothing otherwise.
+    `present` is the probability that there are any, of a question that means nothing otherwise; `likely` says whether
+    that is enough.
     """
 
     asked: Asked
@@ -42,6 +43,7 @@ class Reading:
     thresholds: Mapping[str, float] = field(default_factory=dict)  # by answer
     abstains: bool = False  # the operating point is not sure enough of any
     present: float | None = None
+    likely: bool = True
 
     @property
     def first(self) -> str:
@@ -119,12 +121,15 @@ def read(model: Any, inputs: Inputs, asked: Asked, point: OperatingPoint | None 
         found = point.calibrate(found[None])[0]
         by_name = dict(zip(processor.diagnoses, answers, strict=True))
         thresholds = {by_name[name]: limit for name, limit in point.thresholds.items()}
-    present = None
+    present, enough = None, getattr(point, "findings", {}).get(asked.subject)  # threshold of "yes" to "are there any?"
+    if asked.kind == "presence" and enough is not None:
+        thresholds = {answers[0]: enough}
     if asked.kind in WHERE_THERE:
         there = Asked("presence", asked.subject)
         present = float(probabilities(model, inputs, there, candidates(there, processor.prompts, ()))[0])
     ranked = sorted(zip(answers, map(float, found), strict=True), key=lambda pair: -pair[1])
-    return Reading(asked, dict(ranked), calibrated, thresholds, abstains, present)
+    likely = present is None or present >= (0.5 if enough is None else enough)
+    return Reading(asked, dict(ranked), calibrated, thresholds, abstains, present, likely)
 
 
 def probabilities(model: Any, inputs: Inputs, asked: Asked, answers: list[str]) -> np.ndarray:

@@ -101,4 +101,4 @@ def build(room: Room, line: Any) -> None:
     table = gr.HTML("", elem_id="table")
     link = gr.HTML("", elem_id="table-link")
     how = {"concurrency_id": "batch", "concurrency_limit": 2}  # the model is asked for once a photograph, in turn
-    wire(go.click, batch.go, [files], [files, table, link], line, **how)
+    wire(go.click, batch.go, [files], [files, table, link], line, emptied=1, **how)

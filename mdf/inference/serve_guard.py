@@ -1,9 +1,11 @@
 """What stands between the network and the page: no request to other hosts, no foreign pages, no other machine's name.
 
-Gradio fetches `/file=http…` and `/proxy=…` for whoever asks; both are refused here. The policy allows scripts from
+Gradio fetches `/file=http…`, `/proxy=…` and an address that a message names in the place of an uploaded file, for
+whoever asks; all of them are refused here. The policy allows scripts from
 strings because Gradio's own templates are made so; nothing may come from, or go to, any other host.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -37,6 +39,12 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         refused = self.refuse(scope)
+        if refused is None and scope["method"] == "POST" and "/upload" not in scope["path"]:
+            body, receive = await whole(receive)
+            if body is None:
+                refused = 413, "too large"
+            elif names_an_address(body):
+                refused = 403, "nothing is fetched from other places"
 
         async def with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -66,7 +74,41 @@ class Guard:
             return 403, "nothing is fetched from other places"
         if ".." in path.split("/") or "=.." in path:
             return 403, "no such file"
-        length = headers.get("content-length", "0")
-        if "/upload" not in path and length.isdigit() and int(length) > LARGEST_MESSAGE:
-            return 413, "too large"
         return None
+
+
+async def whole(receive: Any) -> tuple[bytes | None, Any]:
+    """The body of a message, None where it is too large, and what gives it once more."""
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            break
+        parts.append(message.get("body", b""))
+        size, more = size + len(parts[-1]), message.get("more_body", False)
+        if size > LARGEST_MESSAGE:
+            return None, receive
+    again = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+
+    async def replay() -> Any:
+        return again.pop() if again else await receive()
+
+    return b"".join(parts), replay
+
+
+def names_an_address(body: bytes) -> bool:
+    """Whether a JSON message names an address of the web in the place of an uploaded file."""
+    try:
+        rest = [json.loads(body)]
+    except ValueError:  # no JSON: Gradio takes no files from it
+        return False
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and "://" in path:
+                return True
+            rest += value.values()
+        elif isinstance(value, list):
+            rest += value
+    return False

@@ -43,7 +43,7 @@ def download(content: bytes | str, name: str, title: str) -> str:
     data = base64.b64encode(raw).decode()
     return (
         f'<a class="mdf-download" download="{escape(name)}" href="data:{kind};base64,{data}">{escape(title)}'
-        f" <small>{len(raw) / 1000:,.0f} kB</small></a>"
+        f" <small>{max(1, len(raw) // 1000):,} kB</small></a>"
     )
 
 
@@ -127,7 +127,7 @@ def bars(answer: Answer) -> str:
             f"<tr{' class=above' if above else ''}><th scope=row>{escape(name.rstrip('.'))}</th>"
             f'<td class="bar"><span><i style="width:{p:.1%}"></i>{mark}</span></td><td>{p:.2f}{verdict}</td></tr>'
         )
-    kind = "Calibrated probabilities" if reading.calibrated else "Probabilities, not calibrated"
+    kind = "Calibrated probabilities" if reading.calibrated else "Probabilities (not calibrated)"
     caption = f"<caption>{kind} of the standard question, asked alone</caption>"
     return f'<table class="mdf-bars">{caption}{"".join(rows)}</table>'
 

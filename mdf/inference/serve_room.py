@@ -69,14 +69,24 @@ def failure(error: BaseException) -> str:
     return status(f"Something went wrong (failure {number} of the log). Nothing was lost; try again.", wrong=True)
 
 
-def wire(event: Any, handler: Callable, inputs: Sequence[Any], outputs: Sequence[Any], line: Any, **how: Any) -> Any:
+def wire(
+    event: Any,
+    handler: Callable,
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    line: Any,
+    *,
+    emptied: int = 0,
+    **how: Any,
+) -> Any:
     """Call `handler(key, event data, *inputs)` on a Gradio event. Nothing of it is part of a public API.
 
+    Where it fails the first `emptied` outputs are emptied, and all others stay as they are.
     The model answers one event at a time, in order, unless `how` gives another `concurrency_id`.
     """
     import gradio as gr
 
-    skipped = [gr.skip() for _ in outputs]
+    skipped = [None if i < emptied else gr.skip() for i in range(len(outputs))]
 
     def once(request: gr.Request, data: gr.EventData, *values: Any) -> Any:
         try:

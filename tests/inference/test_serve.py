@@ -2,6 +2,7 @@
 
 import asyncio
 import builtins
+import json
 import sys
 
 import pytest
@@ -44,11 +45,16 @@ def test_a_password_is_asked_for_where_others_can_reach_the_page(monkeypatch):
     assert opens("anybody", "long enough") and not opens("anybody", "wrong") and not opens("anybody", "lang ä")
 
 
-def answer(path, hosts=serve.LOOPBACK, **headers):
-    """Status and headers of a request through the guard."""
-    sent = []
+def answer(path, hosts=serve.LOOPBACK, body=None, **headers):
+    """Status and headers of a request through the guard; with `body`, in pieces, it is a POST."""
+    sent, pieces = [], [] if body is None else [body[i : i + 500_000] for i in range(0, len(body), 500_000)]
+
+    async def receive():
+        piece = pieces.pop(0)
+        return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
 
     async def app(scope, receive, send):
+        assert body is None or (await receive())["body"] == body
         start = {"type": "http.response.start", "status": 200, "headers": [(b"x-frame-options", b"ALLOWALL")]}
         await send(start)
         await send({"type": "http.response.body", "body": b""})
@@ -57,8 +63,8 @@ def answer(path, hosts=serve.LOOPBACK, **headers):
         sent.append(message)
 
     given = [(k.replace("_", "-").encode(), v.encode()) for k, v in {"host": "127.0.0.1:7860", **headers}.items()]
-    scope = {"type": "http", "path": path, "headers": given}
-    asyncio.run(Guard(app, hosts)(scope, None, send))
+    scope = {"type": "http", "method": "GET" if body is None else "POST", "path": path, "headers": given}
+    asyncio.run(Guard(app, hosts)(scope, receive, send))
     return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}
 
 
@@ -89,8 +95,14 @@ def test_another_name_for_this_machine_is_refused():
     assert answer("/", hosts=(), host="eye.example.org")[0] == 200  # served under a name, with a password
 
 
-def test_a_large_message_is_refused():
-    assert answer("/gradio_api/queue/join", content_length=str(LARGEST_MESSAGE + 1))[0] == 413
+def test_a_message_is_small_and_names_no_address_as_a_file():
+    join = "/gradio_api/queue/join"
+    assert answer(join, body=b"{}" + b" " * (LARGEST_MESSAGE - 2))[0] == 200
+    assert answer(join, body=b"{}" + b" " * LARGEST_MESSAGE)[0] == 413
+    for place in ("http://example.org/x", "HTTPS://example.org", "ftp://example.org"):
+        assert answer(join, body=json.dumps({"data": [[{"path": place}]]}).encode())[0] == 403
+    own = {"path": "/tmp/x/eye.png", "url": "http://127.0.0.1:7860/gradio_api/file=/tmp/x/eye.png"}
+    assert answer(join, body=json.dumps({"data": [own, "see http://example.org"]}).encode())[0] == 200
     assert answer("/gradio_api/upload", content_length="20000000")[0] == 200  # Gradio counts these itself
 
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="the
 gradio = pytest.importorskip("gradio", reason="comes with the extra web")
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 
-from mdf.inference.conversation import Sampling  # noqa: E402
+from mdf.inference.conversation import Conversation, Sampling  # noqa: E402
 from mdf.inference.gate import BANNER  # noqa: E402
 from mdf.inference.index import Index, read_photographs  # noqa: E402
 from mdf.inference.predictor import Predictor  # noqa: E402
@@ -245,6 +245,28 @@ def test_dark_narrow_and_by_keyboard_alone(open_page, images):
     page.wait_for_selector("#status :text('Forgotten')")
 
 
+def test_eight_visitors_at_once(open_page, images, room):
+    kinds = ("microaneurysms", "haemorrhages", "drusen", "hard exudates")
+    pages = [open_page() for _ in range(8)]
+    files = [images[i % len(images)] for i in range(8)]
+    questions = [f"Are there {kinds[i % 4]}?" for i in range(8)]
+    for page, file in zip(pages, files, strict=True):
+        page.set_input_files("#upload input[type=file]", str(file))
+    for page in pages:
+        page.wait_for_selector("#shelf .mdf-card")
+    for page, question in zip(pages, questions, strict=True):
+        page.fill("#question textarea", question)
+        page.press("#question textarea", "Enter")
+    for page, file, question in zip(pages, files, questions, strict=True):
+        page.wait_for_selector("#log .mdf-bars")
+        alone = Conversation(room.predictor, room.predictor.read(file)).ask(question, room.visits.sampling)
+        assert page.inner_text("#log .mdf-q").endswith(question) and page.locator("#log .mdf-q").count() == 1
+        for name, p in alone.reading.probabilities.items():
+            row = page.locator("#log .mdf-bars tr", has_text=name.rstrip(".")).inner_text()
+            assert f"{p:.2f}" in row
+        assert Path(file).stem in page.inner_text("#shelf")
+
+
 def test_words_of_a_visitor_are_words(open_page, images, tmp_path):
     page = open_page()
     page.on("dialog", lambda dialog: pytest.fail("a script of a visitor ran"))
@@ -338,7 +360,7 @@ def test_an_address_in_the_place_of_a_file_is_not_fetched(address, room):
             data = [{"path": place, "url": place, "meta": {"_type": "gradio.FileData"}}, "photograph"]
             body = json.dumps({"data": data, "fn_index": number, "session_hash": "abc"}).encode()
             how = {"data": body, "headers": {"Content-Type": "application/json"}, "method": "POST"}
-            status_of(address, "/gradio_api/queue/join", **how)
+            assert status_of(address, "/gradio_api/queue/join", **how) == (403 if "://" in place else 200)
         with contextlib.suppress(TimeoutError):
             heard.append(other.accept())
     assert not heard
