@@ -6,14 +6,23 @@ changes there is saved as a signed review beside the draft, see review.py.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mdf.dialogue import Turn, diagnosis_answer
 from mdf.errors import UserError
+from mdf.evaluation.diagnosis import diagnosis_question
+from mdf.imaging.frame import Frame
 from mdf.inference import serve_html as page
-from mdf.inference.serve_room import Room, wire
+from mdf.inference.predictor import Photograph, Predictor
+from mdf.inference.report import EyeReport
+from mdf.inference.serve_room import Room, failure, wire
 from mdf.inference.visits import Visit
+from mdf.models.attention import attention_maps
 
 # The frame's own button would only save a file of edits; here the page signs instead.
 FRAMED = """
@@ -24,23 +33,46 @@ EDITS = """() => {
   const frame = document.querySelector("#draft iframe");
   return frame && frame.contentWindow.edits ? JSON.stringify(frame.contentWindow.edits()) : "";
 }"""
-FORMATS = {"html": "Page (HTML)", "pdf": "PDF", "md": "Text (Markdown)", "json": "Data (JSON)", "fhir": "FHIR bundle"}
+EYES = ("right", "left")
+FORMATS = {"html": "Page (HTML)", "pdf": "PDF", "json": "Data (JSON)", "fhir": "FHIR bundle"}
 HINT = '<p class="mdf-hint">Of the right and the left eye on the shelf, or else of the photograph talked about.</p>'
 
 
 def make_draft(room: Room, visit: Visit, rules: str) -> tuple[Any, list[Any]]:
-    """Report and pictures of the eyes on the shelf."""
+    """Report and pictures of the right and the left eye on the shelf, or of the photograph that is talked about."""
     from mdf.inference.draft import draft
 
     places = visit.session.places
-    wanted = [p for p in ("right", "left") if p in places] or [visit.session.current]
-    if wanted == [None]:
-        raise UserError("there is no photograph yet")
+    _ = visit.session.conversation  # there must be a photograph
+    wanted = [p for p in EYES if p in places] or [str(visit.session.current)]
     with room.visits.model(visit, "draft"):
         photographs = [room.predictor.read(places[p].photograph.path, force=True) for p in wanted]
-        return draft(
-            room.predictor, photographs, eyes=[p if p in ("right", "left") else None for p in wanted], rules=rules
-        )
+        eyes: list[Any] = [p if p in EYES else None for p in wanted]
+        report, pictures = draft(room.predictor, photographs, eyes=eyes, rules=rules)
+        pictures = [
+            replace(shown, maps=shown.maps | maps_by_depth(room.predictor, photograph, eye))
+            for shown, photograph, eye in zip(pictures, photographs, report.eyes, strict=True)
+        ]
+    return report, pictures
+
+
+def maps_by_depth(predictor: Predictor, photograph: Photograph, eye: EyeReport) -> dict[str, np.ndarray]:
+    """Where the adapters of each depth look for the words of the likeliest diagnosis, float [H,W] in 0..1; none where
+    there is no diagnosis or no adapter.
+    """
+    model = predictor.model
+    if eye.impression is None or not eye.impression.diagnoses or not model.fusion.layers:
+        return {}
+    question, _ = diagnosis_question(predictor.processor)
+    answer = diagnosis_answer(predictor.prompts, (eye.impression.diagnoses[0].name,))
+    turns = [model.system_turn(), Turn("user", question)]
+    found = attention_maps(model, photograph.inputs, [turns], [answer])[0]
+    frame, whole = Frame.of(photograph.image, predictor.processor.preprocessing), found.answer.numpy()
+    maps = {}
+    for depth in sorted(set(found.depths)):
+        values = frame.place(whole[[i for i, d in enumerate(found.depths) if d == depth]].mean(0))
+        maps[f"attention, depth {depth}"] = np.clip(values / max(float(values.max()), 1e-12), 0, 1)
+    return maps
 
 
 def framed(report: Any, pictures: Sequence[Any]) -> str:
@@ -54,19 +86,23 @@ def framed(report: Any, pictures: Sequence[Any]) -> str:
     )
 
 
-def files(report: Any, pictures: Sequence[Any]) -> str:
-    """Links to the report in every form that can be made here."""
+def files(report: Any, pictures: Sequence[Any], folder: Path) -> str:
+    """Links to the report in every form that can be made here; nothing of them stays in `folder`."""
     from mdf.inference import render
 
     links, missing = [], []
     for kind, title in FORMATS.items():
         try:
-            made = render.made(kind, report, pictures, "report")
+            (path,) = render.write(report, pictures, folder / "files", [kind], "report")
         except (UserError, ImportError) as error:
             missing.append(f"{title}: {error}")
             continue
-        name = f"report{render.FORMATS[kind]}"
-        links.append(page.download(made[name], name, title))
+        except Exception as error:  # the draft and its other forms are of use all the same
+            failure(error)
+            missing.append(f"{title}: could not be made; see the log")
+            continue
+        links.append(page.download(path.read_bytes(), path.name, title))
+        path.unlink()
     told = "".join(f'<p class="mdf-hint">{escape(line)}</p>' for line in missing)
     return f'<p class="mdf-files">{" ".join(links)}</p>{told}'
 
@@ -84,7 +120,11 @@ class Reports:
         folder.mkdir(mode=0o700)
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
         visit.drafts = {"pictures": pictures, "file": folder / "report.json"}
-        return framed(report, pictures), files(report, pictures), page.status("A draft. Check it, change it, sign it.")
+        return (
+            framed(report, pictures),
+            files(report, pictures, folder),
+            page.status("A draft. Check it, change it, sign it."),
+        )
 
     def sign(self, key: str | None, data: Any, edits: str) -> tuple[Any, ...]:
         from mdf.inference.report import read_report
@@ -104,13 +144,9 @@ class Reports:
             raise UserError("a name is missing: say at the end of the draft who reviews it")
         signed = review(visit.drafts["file"], said)
         report = read_report(signed.read_text(encoding="utf-8"), "the review")
-        pictures = visit.drafts["pictures"]
-        version = report.reviews[-1].version
-        return (
-            framed(report, pictures),
-            files(report, pictures),
-            page.status(f"Signed, version {version}. Save it now."),
-        )
+        pictures, links = visit.drafts["pictures"], files(report, visit.drafts["pictures"], signed.parent)
+        told = f"Signed, version {report.reviews[-1].version}. Save it now."
+        return framed(report, pictures), links, page.status(told)
 
 
 def build(room: Room, line: Any) -> None:

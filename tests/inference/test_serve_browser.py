@@ -180,6 +180,14 @@ def test_draft_edit_sign_and_download(open_page, images):
     frame.locator("#reviewer").wait_for()
     page.wait_for_selector("#files a")
     shot(page, "report", full_page=True)
+    if frame.locator("[data-pick]").count():  # of a photograph that can be graded: where each depth looked
+        frame.locator("[data-pick]").select_option(index=1)
+        assert frame.locator(".map:visible").count() == 1
+    if frame.locator("[data-toggle]").count():
+        before = frame.locator(".layer:visible").count()
+        box = frame.locator("[data-toggle]:checked, [data-toggle]").first
+        box.click()
+        assert frame.locator(".layer:visible").count() != before or frame.locator(".layer").count() == 0
     page.click("#sign")
     page.wait_for_selector("#status .wrong")  # neither seen nor named
     frame.locator("#reviewer").fill("A. Reader")
