@@ -235,6 +235,12 @@ class Conversation:
         return tuple(found)
 
 
+def checkpoint_name(predictor: Predictor) -> str:
+    """Of the run that a checkpoint belongs to, else of its folder."""
+    folder = predictor.checkpoint.resolve()
+    return folder.parent.name if folder.name in ("best", "last") else folder.name
+
+
 def operating_point(predictor: Predictor) -> OperatingPoint | None:
     """What is stored with the checkpoint."""
     return read_operating_point(predictor.checkpoint, predictor.processor.diagnoses)

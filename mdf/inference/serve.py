@@ -19,12 +19,13 @@ from typing import Any
 from mdf.errors import UserError
 from mdf.inference import serve_batch, serve_cases, serve_chat, serve_report
 from mdf.inference import serve_html as page
-from mdf.inference.conversation import operating_point
+from mdf.inference.conversation import checkpoint_name, operating_point
 from mdf.inference.serve_guard import Guard
 from mdf.inference.serve_room import Room
 from mdf.inference.session import describe_point, describe_sampling
 from mdf.inference.upload import MAX_BYTES, MAX_PIXELS
 from mdf.resources import DATA
+from mdf.vocabulary import display
 
 log = logging.getLogger("mdf.serve")
 
@@ -107,10 +108,10 @@ def launch_settings(host: str, port: int, password: str | None = None) -> dict[s
 def about(room: Room) -> str:
     """What answers here, in a few lines."""
     predictor = room.predictor
-    masks = ", ".join(predictor.model.config.masks) or "none"
+    masks = ", ".join(name.replace("_", " ") for name in predictor.model.config.masks) or "none"
     lines = [
-        f"Checkpoint {predictor.checkpoint.name}, on {predictor.model.device}; masks: {masks}.",
-        f"Diagnoses it can name: {', '.join(predictor.processor.diagnoses)}.",
+        f"Checkpoint {checkpoint_name(predictor)}, on {predictor.model.device}; masks: {masks}.",
+        f"Diagnoses it can name: {', '.join(map(display, predictor.processor.diagnoses))}.",
         *describe_point(operating_point(predictor)),
         describe_sampling(room.visits.sampling),
         f"Photographs: at most {MAX_BYTES / 1e6:.0f} MB and {MAX_PIXELS / 1e6:.0f} million pixels each; written anew "

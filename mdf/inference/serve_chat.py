@@ -65,7 +65,8 @@ def evidence(room: Room, visit: Visit, number: int) -> str:
     turns = [*answer.history, Turn("user", answer.question)]
     with room.visits.model(visit, "maps"):
         found = attention_maps(room.predictor.model, photograph.inputs, [turns], [answer.text])[0]
-        masks = room.predictor.masks(photograph)
+        config = room.predictor.model.config
+        masks = {} if config.stale_masks else room.predictor.masks(photograph)
     frame = Frame.of(photograph.image, room.predictor.processor.preprocessing)
     whole = found.answer.numpy()
     every = {"All depths": list(range(len(found.layers)))}
@@ -74,8 +75,10 @@ def evidence(room: Room, visit: Visit, number: int) -> str:
     for title, mine in every.items():
         values = frame.place(whole[mine].mean(0))
         shown.append((title, heat(photograph.image, values, float(values.max()))))
-    shown.append(("Masks", draw_masks(photograph.image, frame, masks)))
-    return page.maps(answer.question, answer.text, shown, f"{unplaced(found)}. Masks are the U-Net's own.")
+    if masks:
+        shown.append(("Masks", draw_masks(photograph.image, frame, masks)))
+    note = "Masks are the U-Net's own." if masks else "The checkpoint has no masks that can be relied on."
+    return page.maps(answer.question, answer.text, shown, f"{unplaced(found)}. {note}")
 
 
 def together(visit: Visit, answers: dict[str, Any]) -> str:

@@ -94,7 +94,7 @@ def files(report: Any, pictures: Sequence[Any], folder: Path) -> str:
     for kind, title in FORMATS.items():
         try:
             (path,) = render.write(report, pictures, folder / "files", [kind], "report")
-        except (UserError, ImportError) as error:
+        except UserError as error:
             missing.append(f"{title}: {error}")
             continue
         except Exception as error:  # the draft and its other forms are of use all the same

@@ -9,7 +9,7 @@ import numpy as np
 from mdf.errors import UserError
 from mdf.evaluation.operating_point import OperatingPoint
 from mdf.imaging.eye_side import eye_side
-from mdf.inference.conversation import Answer, Conversation, Sampling, operating_point
+from mdf.inference.conversation import Answer, Conversation, Sampling, checkpoint_name, operating_point
 from mdf.inference.gate import BANNER
 from mdf.inference.predictor import Photograph, Predictor
 from mdf.vocabulary import display
@@ -94,7 +94,7 @@ class Session:
         """Markdown of all that was said, marked as a draft."""
         now = now or datetime.now(UTC)
         lines = [f"> **{BANNER}**", "", "# Transcript of a conversation with a model", ""]
-        lines += [f"{now:%Y-%m-%d %H:%M} UTC, checkpoint {self.predictor.checkpoint.name}. Not signed by anybody.", ""]
+        lines += [f"{now:%Y-%m-%d %H:%M} UTC, checkpoint {checkpoint_name(self.predictor)}. Not signed by anybody.", ""]
         lines += [*describe_point(self.point), describe_sampling(self.sampling)]
         for place, conversation in self.places.items():
             lines += ["", f"## {TITLES[place]}: {conversation.photograph.path.name}"]
