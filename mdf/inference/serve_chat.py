@@ -14,7 +14,7 @@ from mdf.inference import serve_html as page
 from mdf.inference.explain import draw_masks, heat, scaled, unplaced
 from mdf.inference.serve_room import Room, spoken, wire
 from mdf.inference.session import PLACES, TITLES, difference
-from mdf.inference.upload import ENDINGS, admit
+from mdf.inference.upload import ENDINGS, admit, harmless
 from mdf.inference.visits import Visit
 
 SIDE = 1400  # pixels of a photograph as it is kept for showing
@@ -27,14 +27,22 @@ STANDARD = (
 )
 
 
-def add(room: Room, key: str | None, files: Any, place: str) -> Visit:
-    """An uploaded file through all checks into a place of the visit; the upload itself is removed at once."""
-    if not files:
+def add(room: Room, key: str | None, file: Any, place: str) -> tuple[Visit, str]:
+    """An uploaded file through all checks into a place of the visit, and which that is: a DICOM tag or the file's name
+    may tell where the visitor does not. The upload is removed at once. Raises UserError where they contradict each
+    other.
+    """
+    if not file:
         raise UserError("no file was chosen")
-    uploaded = Path(files)
+    uploaded = Path(file)
     try:
         visit = room.visits.of(key)
         path = admit(uploaded, visit.folder)
+        try:
+            place, told = placed(uploaded, place)
+        except UserError:
+            path.unlink()
+            raise
     finally:
         uploaded.unlink(missing_ok=True)
     with room.visits.model(visit, "photograph read"):
@@ -46,8 +54,22 @@ def add(room: Room, key: str | None, files: Any, place: str) -> Visit:
     if place in visit.session.places:
         visit.session.places[place].photograph.path.unlink(missing_ok=True)
     small = np.asarray(scaled(photograph.image, min(SIDE, max(photograph.image.shape[:2]))))
-    visit.warnings[place] = visit.session.put(place, replace(photograph, image=small))
-    return visit
+    visit.warnings[place] = [*told, *visit.session.put(place, replace(photograph, image=small))]
+    return visit, place
+
+
+def placed(uploaded: Path, place: str) -> tuple[str, list[str]]:
+    """Where a photograph belongs, and what a reader should know of that."""
+    from mdf.inference.sides import worded_side
+
+    given = place if place in ("right", "left") else None
+    try:
+        side, who = worded_side(uploaded, given)  # type: ignore[arg-type]
+    except UserError as error:
+        raise UserError(str(error).replace(str(uploaded), harmless(uploaded.name))) from None
+    if place == "photograph" and side is not None:
+        return side, [f"Taken for the {side} eye: {who} says so."]
+    return place, []
 
 
 def evidence(room: Room, visit: Visit, number: int) -> str:
@@ -106,7 +128,7 @@ class Chat:
         return page.shelf(session, visit.warnings), about, page.log(session), "", page.status(line)
 
     def add(self, key: str | None, data: Any, file: Any, place: str) -> tuple[Any, ...]:
-        visit = add(self.room, key, file, place)
+        visit, place = add(self.room, key, file, place)
         return (None, *self.shelf(visit, f"{TITLES[place]} added."))
 
     def about(self, key: str | None, data: Any, place: str) -> tuple[Any, ...]:

@@ -55,14 +55,14 @@ def room(checkpoint, images, tmp_path_factory):
     return Room(Visits(predictor, Sampling(limit=40)), *open_index(predictor, str(out)))
 
 
-@pytest.fixture(scope="module")
-def address(room):
+@contextlib.contextmanager
+def served(room, password=None):
     """The page, served; closed at the end, and nothing of the visitors is left."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     until = threading.Event()
-    thread = threading.Thread(target=serve, args=(room, "127.0.0.1", port), kwargs={"until": until})
+    thread = threading.Thread(target=serve, args=(room, "127.0.0.1", port, password), kwargs={"until": until})
     thread.start()
     place = f"http://127.0.0.1:{port}"
     for _ in range(600):
@@ -75,6 +75,12 @@ def address(room):
     until.set()
     thread.join(60)
     assert not room.visits.root.exists()
+
+
+@pytest.fixture(scope="module")
+def address(room):
+    with served(room) as place:
+        yield place
 
 
 @pytest.fixture(scope="module")
@@ -373,3 +379,19 @@ def test_an_address_in_the_place_of_a_file_is_not_fetched(address, room):
             heard.append(other.accept())
     assert not heard
     assert "abc" not in room.visits.visits or not room.visits.visits["abc"].session.places
+
+
+def test_a_password_keeps_others_out(browser, room, monkeypatch):
+    monkeypatch.setattr("mdf.inference.serve.SLOW", 0)
+    with served(Room(Visits(room.predictor)), "open sesame") as address:
+        assert status_of(address, "/config") == 401 and status_of(address, "/gradio_api/file=/etc/passwd") in (401, 403)
+        for word, code in (("wrong password", 400), ("open sesame", 200)):
+            data = f"username=reader&password={word.replace(' ', '+')}".encode()
+            assert status_of(address, "/login", data=data, method="POST") == code
+        page = browser.new_page()
+        page.goto(address)
+        page.locator("input").nth(0).fill("reader")
+        page.locator("input[type=password]").fill("open sesame")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#question textarea")
+        page.close()

@@ -15,6 +15,8 @@ from mdf.inference.serve_chat import Chat, add
 from mdf.inference.serve_room import Room
 from mdf.inference.visits import Visits
 
+pytest.importorskip("mdf.inference.sides")
+
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
@@ -79,6 +81,16 @@ def test_a_replaced_photograph_is_removed_and_its_conversation_too(room, bring):
     bring("key", "b.png", 1, place="right")
     assert not first.exists() and visit.session.conversation.answers == []
     assert visit.session.conversation.photograph.path.name == "b.png"
+
+
+def test_the_file_tells_the_eye_and_may_not_contradict(room, bring):
+    visit = bring("key", "patient 7 OD.png")
+    assert visit.session.current == "right" and "file name says so" in visit.warnings["right"][0]
+    with pytest.raises(UserError, match="right") as caught:
+        bring("key", "patient 7 OD.png", place="left")
+    assert "/" not in str(caught.value)  # no folder of this machine is told
+    assert len([p for p in room.visits.root.rglob("*") if p.is_file()]) == 1
+    assert bring("key", "plain.png", 1).session.current == "photograph"
 
 
 def test_what_is_no_retina_is_not_kept(room, tmp_path):
