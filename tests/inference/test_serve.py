@@ -42,7 +42,8 @@ def test_a_password_is_asked_for_where_others_can_reach_the_page(monkeypatch):
     serve.check_access("0.0.0.0", "long enough")
     monkeypatch.setattr(serve, "SLOW", 0)
     opens = serve.launch_settings("0.0.0.0", 80, "long enough")["auth"]
-    assert opens("anybody", "long enough") and not opens("anybody", "wrong") and not opens("anybody", "lang ä")
+    said = {word: asyncio.run(opens("anybody", word)) for word in ("long enough", "wrong", "lang ä", "")}
+    assert said == {"long enough": True, "wrong": False, "lang ä": False, "": False}
 
 
 def answer(path, hosts=serve.LOOPBACK, body=None, **headers):
