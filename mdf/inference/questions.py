@@ -121,7 +121,8 @@ def read(model: Any, inputs: Inputs, asked: Asked, point: OperatingPoint | None 
         found = point.calibrate(found[None])[0]
         by_name = dict(zip(processor.diagnoses, answers, strict=True))
         thresholds = {by_name[name]: limit for name, limit in point.thresholds.items()}
-    present, enough = None, getattr(point, "findings", {}).get(asked.subject)  # threshold of "yes" to "are there any?"
+    present = None
+    enough = point.findings.get(asked.subject) if point and asked.subject else None  # threshold of "are there any?"
     if asked.kind == "presence" and enough is not None:
         thresholds = {answers[0]: enough}
     if asked.kind in WHERE_THERE:

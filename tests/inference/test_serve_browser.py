@@ -175,7 +175,6 @@ def test_ask_and_open_the_evidence(open_page, images):
 
 
 def test_draft_edit_sign_and_download(open_page, images):
-    pytest.importorskip("mdf.inference.review")
     page = open_page()
     bring(page, images[0])
     tab(page, "Report")

@@ -15,8 +15,6 @@ from mdf.inference.serve_chat import Chat, add
 from mdf.inference.serve_room import Room
 from mdf.inference.visits import Visits
 
-pytest.importorskip("mdf.inference.sides")
-
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):

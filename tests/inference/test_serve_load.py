@@ -15,7 +15,6 @@ from mdf.inference.session import Session
 from mdf.inference.visits import Visits
 
 pytest.importorskip("gradio", reason="comes with the extra web")
-pytest.importorskip("mdf.inference.sides")
 
 VISITORS, ROUNDS = 8, 38  # 304 answers
 GROWTH = 80_000  # kB that the process may grow by after the first quarter
