@@ -61,14 +61,28 @@ def generate_answers(
     max_new_tokens: int = 96,
     num_beams: int = 1,
     streamer: Any = None,
+    temperature: float = 0.0,
+    stopping_criteria: Any = None,
 ) -> list[str]:
-    """One answer for each conversation, greedily or by beams; row i is about photograph i of `inputs`."""
+    """One answer for each conversation; row i is about photograph i of `inputs`.
+
+    At temperature 0 greedily or by beams, above it drawn from all tokens. `stopping_criteria` are transformers'.
+    """
     if len(inputs["pixel_values"]) != len(conversations):
         raise ValueError(f"{len(inputs['pixel_values'])} photographs for {len(conversations)} conversations")
     text, _ = prompts(model, conversations)
     seen = {k: v.to(model.device) for k, v in look(model, inputs).items() if k != "field"}
+    drawn: dict[str, Any] = (
+        {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0} if temperature else {}
+    )
     out = model.generate(
-        **text, **seen, max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=False, streamer=streamer
+        **text,
+        **seen,
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        streamer=streamer,
+        stopping_criteria=stopping_criteria,
+        **(drawn or {"do_sample": False}),
     )
     answers = out[:, text["input_ids"].shape[1] :]
     return [a.strip() for a in model.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)]

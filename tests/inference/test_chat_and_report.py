@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdf.inference.chat import Conversation, converse
 from mdf.inference.gate import BANNER
-from mdf.inference.predictor import Predictor
 from tests.scripts import run, start
-
-
-@pytest.fixture(scope="module")
-def predictor(checkpoint):
-    return Predictor(checkpoint.run / "best", "cpu")
 
 
 @pytest.fixture
@@ -66,24 +59,3 @@ def test_what_is_no_retina(checkpoint, no_retina, capsys):
     assert captured.out == ""
     assert run("chat.py", *args, "--force") == 0
     assert "WARNING: This does not look like a fundus photograph" in capsys.readouterr().out
-
-
-def test_a_conversation_remembers_and_forgets(predictor, photograph, no_retina, capsys):
-    seen = predictor.read(photograph)
-    lines = iter(
-        ["What is the diagnosis?", "", "/image", f"/image {no_retina}", "/reset", "/what", "<filename>", "/quit"]
-    )
-    converse(predictor, seen, read_line=lambda prompt: next(lines), limit=5)
-    out = capsys.readouterr().out
-    assert out.startswith(BANNER)
-    assert "/image needs a file" in out and "not a fundus photograph" in out and "forgotten" in out
-    assert "stands for the photograph" in out  # the placeholder is refused, the conversation goes on
-    converse(predictor, seen, read_line=lambda prompt: (_ for _ in ()).throw(EOFError))  # end of input ends it
-
-    conversation = Conversation(predictor, seen)
-    first = conversation.say("What is the diagnosis?", limit=5)
-    conversation.say("Are there drusen?", limit=5)
-    assert [t.role for t in conversation.history] == ["system", "user", "assistant", "user", "assistant"]
-    assert conversation.history[2].content == first
-    conversation.reset()
-    assert conversation.say("What is the diagnosis?", limit=5) == first

@@ -1,0 +1,126 @@
+"""What the page's handlers do: an answer that is stopped, a photograph that is replaced, the tables of many."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdf.errors import UserError
+from mdf.inference.conversation import Sampling
+from mdf.inference.predictor import Predictor
+from mdf.inference.serve_batch import MOST, Batch
+from mdf.inference.serve_chat import Chat, add
+from mdf.inference.serve_room import Room
+from mdf.inference.visits import Visits
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint):
+    """That says nothing but letters, without end."""
+    predictor = Predictor(checkpoint.run / "best", "cpu")
+    tokenizer = predictor.processor.tokenizer
+    letters = [i for i in range(len(tokenizer)) if tokenizer.decode([i], skip_special_tokens=True).strip().isalpha()]
+    others = sorted(set(range(len(tokenizer))) - set(letters))
+    predictor.model.generation_config.bad_words_ids = [[i] for i in others]
+    return predictor
+
+
+@pytest.fixture
+def room(predictor):
+    room = Room(Visits(predictor, Sampling(limit=200)))
+    yield room
+    room.visits.close()
+
+
+@pytest.fixture
+def bring(room, checkpoint, tmp_path):
+    """Uploads a phantom under a name; returns the upload, which is not there any more."""
+
+    def one(key, name="eye.png", number=0, place="photograph"):
+        file = tmp_path / name
+        shutil.copy(checkpoint.manifest.path(checkpoint.manifest.records[number].image), file)
+        add(room, key, str(file), place)
+        assert not file.exists()
+        return room.visits.of(key)
+
+    return one
+
+
+def test_an_answer_is_stopped_and_what_there_is_of_it_stays(room, bring):
+    visit, chat = bring("key"), Chat(room)
+    steps = chat.ask("key", None, "Tell me more.")
+    assert "Tell me more." in next(steps)[0] and "aria-busy" in next(steps)[0]
+    chat.stop("key", None)
+    *_, last = steps
+    (answer,) = visit.session.conversation.answers
+    assert answer.stopped and "Stopped before its end." in last[0] and "aria-busy" not in last[0]
+    assert len(answer.text.split()) < 200
+
+
+def test_who_leaves_in_the_middle_leaves_nothing_behind(room, bring):
+    visit, chat = bring("key"), Chat(room)
+    steps = chat.ask("key", None, "Tell me more.")
+    next(steps), next(steps)
+    chat.leave(SimpleNamespace(session_hash="key"))
+    steps.close()
+    other = bring("other")
+    assert visit.left and not visit.folder.exists() and not other.left
+    with room.visits.model(other, "answer"):  # the model is free again
+        pass
+
+
+def test_a_replaced_photograph_is_removed_and_its_conversation_too(room, bring):
+    visit = bring("key", "a.png", place="right")
+    first = visit.session.conversation.photograph.path
+    room.visits.sampling = visit.session.sampling = Sampling(limit=4)
+    visit.session.ask("Are there drusen?")
+    bring("key", "b.png", 1, place="right")
+    assert not first.exists() and visit.session.conversation.answers == []
+    assert visit.session.conversation.photograph.path.name == "b.png"
+
+
+def test_the_file_tells_the_eye_and_may_not_contradict(room, bring):
+    visit = bring("key", "patient 7 OD.png")
+    assert visit.session.current == "right" and "file name says so" in visit.warnings["right"][0]
+    with pytest.raises(UserError, match="right") as caught:
+        bring("key", "patient 7 OD.png", place="left")
+    assert "/" not in str(caught.value)  # no folder of this machine is told
+    assert len([p for p in room.visits.root.rglob("*") if p.is_file()]) == 1
+    assert bring("key", "plain.png", 1).session.current == "photograph"
+
+
+def test_what_is_no_retina_is_not_kept(room, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (128, 160, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "letter.png")
+    with pytest.raises(UserError, match=r"letter is not a fundus photograph .*It was not kept"):
+        add(room, "key", str(tmp_path / "letter.png"), "photograph")
+    assert not [p for p in room.visits.root.rglob("*") if p.is_file()]
+    with pytest.raises(UserError, match="no file was chosen"):
+        add(room, "key", None, "photograph")
+
+
+def test_an_answer_without_a_map_says_so(room, bring):
+    visit, chat = bring("key"), Chat(room)
+    visit.session.ask("What is the eye pressure?")
+    with pytest.raises(UserError, match="there is no map of it"):
+        chat.evidence("key", SimpleNamespace(index=0))
+    for index in (1, -1, "0", None):
+        with pytest.raises(UserError, match="not there any more"):
+            chat.evidence("key", SimpleNamespace(index=index))
+
+
+def test_one_bad_file_never_stops_the_rest(room, checkpoint, tmp_path):
+    good, bad, dark = tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "dark.png"
+    shutil.copy(checkpoint.photograph, good)
+    bad.write_text("<html>")
+    pixels = np.asarray(Image.open(checkpoint.photograph).convert("RGB"))
+    Image.fromarray((pixels * 0.08).astype(np.uint8)).save(dark)
+    *_, (_, table, link, _) = Batch(room).go("key", None, [str(bad), str(good), str(dark)])
+    assert "3 of 3" in table and "not a photograph" in table and "photographs.csv" in link
+    assert not any(f.exists() for f in (good, bad, dark))
+    assert not [p for p in room.visits.root.rglob("*") if p.is_file()]
+    for files in ([], [str(tmp_path / f"{i}.png") for i in range(MOST + 1)]):
+        with pytest.raises(UserError, match=f"choose 1 to {MOST} photographs"):
+            list(Batch(room).go("key", None, files))
