@@ -1,6 +1,7 @@
 """Write draft reports of photographs."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from mdf import cli
@@ -10,10 +11,19 @@ examples:
   python scripts/report.py --checkpoint runs/quickstart left.jpg right.jpg --out reports      a report of each
   python scripts/report.py --checkpoint runs/quickstart --left l.jpg --right r.jpg --out reports     one of both eyes
   python scripts/report.py --checkpoint runs/quickstart --eye left l.jpg --earlier 2025/l.json --out reports
+  python scripts/report.py --checkpoint runs/quickstart --data PHOTOGRAPHS --out screening            very many
+  accelerate launch --num_processes 8 scripts/report.py --checkpoint runs/quickstart --data M.jsonl --out screening
+  python scripts/report.py summary screening                                 the page of them, whatever there is so far
 
 OUT gets NAME.md, NAME.html, NAME.pdf, NAME.json, NAME.fhir.json as asked for; the name is the photograph's own. Of the
 file's metadata nothing is kept but the eye side. The form of the Markdown is prompts/report_form.md, recommendations
 by diagnosis are in prompts/recommendations.yaml of the checkpoint, those by grade in mdf/data/referral.yaml.
+
+With --data, OUT/reports/ holds the reports, OUT/index.html and index.csv what came of them, the most urgent first. The
+same command goes on where it was stopped, and leaves alone what is there. A photograph that is no good is listed and
+stops nothing. A left and a right eye of one patient in a manifest go into one report. Exit codes: 0 done, 1 some
+failed, 2 wrong input, 143 stopped by SIGTERM after the report in hand.
+
 Every report is a draft for research that a clinician must check against the photograph and sign.
 """
 FORMATS = ("md", "html", "pdf", "json", "fhir")
@@ -28,6 +38,13 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="photographs, a report of each: JPEG, PNG, DICOM …")
     parser.add_argument("--left", metavar="FILE", help="left eye of a patient, in one report with --right")
     parser.add_argument("--right", metavar="FILE", help="right eye")
+    parser.add_argument(
+        "--data", metavar="FOLDER|M.jsonl|LIST.txt", help="very many: all below a folder, of a manifest, or of a list"
+    )
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="folder of the manifest's photographs, where they have moved"
+    )
+    cli.add_batch(parser)
     parser.add_argument(
         "--checkpoint", metavar="DIR", required=True, help="checkpoint folder, or a run folder (then its best/)"
     )
@@ -54,7 +71,47 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
+def summary_main(argv: list[str]) -> None:
+    """`report.py summary`."""
+    parser = argparse.ArgumentParser(prog="report.py summary", description="Write OUT/index.html and OUT/index.csv.")
+    parser.add_argument("out", metavar="OUT", help="folder that was named with --data … --out")
+    args = parser.parse_args(argv)
+    from mdf.inference.summary import write_summary
+
+    print(write_summary(args.out))
+
+
+def many(args: argparse.Namespace, formats: list[str], rules: str) -> int:
+    """`report.py --data`."""
+    from mdf.errors import UserError
+    from mdf.inference.batch import choose_shard, share_machine
+    from mdf.inference.gate import resolve_checkpoint
+    from mdf.inference.worklist import read_photographs
+
+    if args.images or args.left or args.right or args.earlier or args.patient or args.sign:
+        raise UserError("--data goes without other photographs, --left, --right, --earlier, --patient and --sign")
+    shard, checkpoint = choose_shard(args.shard), resolve_checkpoint(args.checkpoint)
+    photographs = read_photographs(args.data, args.data_root, whole=True, leave_out=args.out)
+
+    from mdf.inference.batch_reports import BatchReports
+    from mdf.inference.predictor import Predictor
+    from mdf.inference.summary import write_summary
+
+    device = share_machine(args.device)
+    batch = BatchReports(
+        checkpoint, photographs, args.out, formats=formats, rules=rules, eye=args.eye, force=args.force, shard=shard
+    )
+    outcome = batch.make(lambda: Predictor(checkpoint, device), retry=args.retry)
+    print(outcome.summary("reports"))
+    print(write_summary(args.out))
+    return outcome.code
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["summary"]:
+        summary_main(argv[1:])
+        return 0
     args = options().parse_args(argv)
 
     from mdf.errors import UserError
@@ -62,15 +119,21 @@ def main(argv: list[str] | None = None) -> None:
     from mdf.inference.referral import check_rules
     from mdf.inference.report import read_report
 
-    formats = [word for word in args.format.split(",") if word]
+    formats = list(dict.fromkeys(word for word in args.format.split(",") if word))
     if not formats or (unknown := sorted(set(formats) - set(FORMATS))):
         raise UserError(f"--format {args.format}: unknown {', '.join(unknown) if formats else 'nothing'}; "
                         f"choose from {', '.join(FORMATS)}")  # fmt: skip
+    if args.data:
+        return many(args, formats, check_rules(args.rules))
+    if args.data_root or args.shard or args.retry:
+        raise UserError("--data-root, --shard and --retry belong to --data")
     both = [args.left, args.right]
     if any(both) and (not all(both) or args.images or args.eye or args.sign):
         raise UserError("--left and --right go together, without other photographs, --eye and --sign")
     if not any(both) and not args.images:
         raise UserError("which photograph? Name one or more, or --left FILE --right FILE")
+    if folders := [image for image in args.images if Path(image).is_dir()]:
+        raise UserError(f"{folders[0]} is a folder; name it with --data for reports of all below it")
     if len(args.images) > 1 and (args.earlier or args.patient or args.sign):
         raise UserError(
             "--earlier, --patient and --sign belong to one report: name one photograph, or --left and --right"
@@ -108,6 +171,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         for path in write(report, pictures, Path(args.out), formats, own_name([Path(i).stem for i in group], used)):
             print(path)
+    return 0
 
 
 def own_name(stems: list[str], used: set[str]) -> str:
