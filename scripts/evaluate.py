@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         model = load_model(checkpoint, args.device)
     point = None
-    if checkpoint is not None and "diagnosis" in tasks:
+    if checkpoint is not None and {"diagnosis", "reports"} & set(tasks):
         point = read_operating_point(checkpoint, model.processor.diagnoses)
     judged = draw(records, args.limit, args.seed)
     found: dict = {}

@@ -118,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     from mdf.inference.gate import gate, resolve_checkpoint
     from mdf.inference.referral import check_rules
     from mdf.inference.report import read_report
+    from mdf.vocabulary import canonical
 
     formats = list(dict.fromkeys(word for word in args.format.split(",") if word))
     if not formats or (unknown := sorted(set(formats) - set(FORMATS))):
@@ -138,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(
             "--earlier, --patient and --sign belong to one report: name one photograph, or --left and --right"
         )
-    rules, earlier = check_rules(args.rules), None
+    rules, earlier, signs = check_rules(args.rules), None, [canonical(name) for name in args.sign]
     if args.earlier:
         try:
             earlier = read_report(Path(args.earlier).read_text(encoding="utf-8"), args.earlier)
@@ -166,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
             rules=rules,
             patient=args.patient,
             earlier=earlier,
-            signs=[args.sign],
+            signs=[signs],
             force=args.force,
         )
         for path in write(report, pictures, Path(args.out), formats, own_name([Path(i).stem for i in group], used)):

@@ -22,7 +22,7 @@ from mdf.imaging.frame import Frame
 from mdf.imaging.quality import Quality
 from mdf.inference import report as form
 from mdf.inference.comparison import check_earlier, compare_eyes, since
-from mdf.inference.findings import Answers, combine, most, owner
+from mdf.inference.findings import Answers, combine, may_be, most, owner
 from mdf.inference.grading import DME, ICDR, NHS, grade_lesions
 from mdf.inference.impression import calibrated, give_impression
 from mdf.inference.measure import Measured, measure
@@ -299,7 +299,7 @@ def layers(looked: Looked, measured: Measured, answers: Answers) -> dict[str, np
     own: dict[str, list[int]] = {kind: [] for kind in measured.kinds}
     for piece in measured.pieces:
         kind = owner(piece, answers)
-        for name in [kind] if kind else piece.covers:
+        for name in [kind] if kind else may_be(piece):
             own[name].append(piece.label)
     drawn = {
         name: np.isin(measured.labels, own[name]) if name in own else mask * looked.inside

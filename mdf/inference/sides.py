@@ -119,7 +119,7 @@ def check_pair(
 ) -> None:
     """Raise UserError where two photographs cannot be the left and the right eye of one patient.
 
-    `force` lets two pass that look like the same side, since a picture can mislead.
+    `force` lets two pass that look like the same side, or exchanged, since a picture can mislead.
     """
     first, second = paths
     if hashes[0] == hashes[1]:
@@ -130,7 +130,14 @@ def check_pair(
     if None in sides:
         unknown = [str(path) for path, side in zip(paths, sides, strict=True) if side is None]
         raise UserError(f"which eye is {' and '.join(unknown)}? Give two photographs with --left FILE --right FILE")
-    if told[0].side is not None and told[0].side == told[1].side and not force:
+    if force:
+        return
+    if [one.side for one in told] == sides[::-1]:
+        raise UserError(
+            f"{first} was given as the {sides[0]} eye and {second} as the {sides[1]}, but they look exchanged; change "
+            "them, or --force to go on with a warning"
+        )
+    if told[0].side is not None and told[0].side == told[1].side:
         raise UserError(
             f"{first} and {second} were given as a left and a right eye, but both look like a {told[0].side} eye; "
             "check them, or --force to go on with a warning"

@@ -1,14 +1,17 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from mdf.dialogue import SMALL_LESIONS
 from mdf.errors import UserError
 from mdf.evaluation.classification import softmax
 from mdf.evaluation.operating_point import (
     FILE,
     OperatingPoint,
+    fit_findings,
     fit_operating_point,
     fit_threshold,
     read_operating_point,
@@ -102,7 +105,8 @@ def test_a_class_that_validation_does_not_know_is_not_decided():
 
 @pytest.fixture
 def point():
-    return OperatingPoint(CLASSES, 1.7, {"normal": 0.4, "glaucoma": 0.2}, 0.35, "sha", 120)
+    found = {"haemorrhage": 0.3}
+    return OperatingPoint(CLASSES, 1.7, {"normal": 0.4, "glaucoma": 0.2}, 0.35, "sha", 120, findings=found)
 
 
 def test_what_is_written_is_read_again(point, tmp_path):
@@ -110,6 +114,30 @@ def test_what_is_written_is_read_again(point, tmp_path):
     point.write(tmp_path)
     assert read_operating_point(tmp_path, CLASSES) == point
     assert [p.name for p in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_file_from_before_there_were_thresholds_of_findings_is_read(point, tmp_path):
+    point.write(tmp_path)
+    values = json.loads((tmp_path / FILE).read_text())
+    del values["findings"]
+    (tmp_path / FILE).write_text(json.dumps(values))
+    assert read_operating_point(tmp_path, CLASSES) == replace(point, findings={})
+
+
+def test_findings_have_a_threshold_where_enough_photographs_have_them_and_lack_them():
+    there = np.arange(40) < 20
+    p = np.where(there, 0.3, 0.1)
+    found = fit_findings({"haemorrhage": there, "drusen": np.arange(40) < 4}, {"haemorrhage": p, "drusen": p})
+    assert found == {"haemorrhage": pytest.approx(0.2)}
+
+
+def test_calibrating_fits_findings_too(checkpoint):
+    from mdf.evaluation.diagnosis import fit
+
+    manifest = checkpoint.manifest
+    everything = [replace(record, split="val") for record in manifest.records]
+    point = fit(checkpoint.model, replace(manifest, records=everything))
+    assert set(point.findings) <= set(SMALL_LESIONS) and all(0 <= v <= 1 for v in point.findings.values())
 
 
 @pytest.mark.parametrize("classes", [("normal", "amd"), ("amd", "normal", "glaucoma"), (*CLASSES, "myopia")])
@@ -129,6 +157,8 @@ def test_another_models_classes_are_refused(point, tmp_path, classes):
         ({"thresholds": {"myopia": 0.5}}, "thresholds must be of classes"),
         ({"classes": "normal"}, "list of names"),
         ({"split": "test"}, "fitted on the split 'test'"),
+        ({"findings": {"haemorrhage": 2}}, r"findings\.haemorrhage is 2"),
+        ({"findings": ["haemorrhage"]}, "findings must be thresholds by name"),
         ({"n": 0}, "n is 0"),
         ({"colour": "red"}, "missing nothing, not known colour"),
     ],

@@ -1,20 +1,12 @@
 """The real scripts on a tiny checkpoint."""
 
-import shutil
-
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from mdf.errors import UserError
-from mdf.imaging.eye_side import eye_side
-from mdf.imaging.phantom import draw
 from mdf.inference.chat import Conversation, converse
-from mdf.inference.draft import impression, which_eye, write_report
 from mdf.inference.gate import BANNER
 from mdf.inference.predictor import Predictor
-from mdf.resources import bundled
 from tests.scripts import run, start
 
 
@@ -95,71 +87,3 @@ def test_a_conversation_remembers_and_forgets(predictor, photograph, no_retina, 
     assert conversation.history[2].content == first
     conversation.reset()
     assert conversation.say("What is the diagnosis?", limit=5) == first
-
-
-def test_report(checkpoint, photograph, tmp_path, capsys):
-    other = tmp_path / "second" / "eye.jpg"
-    other.parent.mkdir()
-    shutil.copy(photograph, other)
-    out = tmp_path / "reports"
-    assert run("report.py", "--checkpoint", checkpoint.run, photograph, other, "--out", out, "--eye", "left") == 0
-    names = {"eye.md", "eye_photograph.jpg", "eye_masks.png", "eye-2.md", "eye-2_photograph.jpg", "eye-2_masks.png"}
-    assert {p.name for p in out.iterdir()} == names
-    text = (out / "eye.md").read_text()
-    assert text.startswith(f"> **{BANNER}**")
-    assert "](eye_photograph.jpg)" in text and "](eye_masks.png)" in text
-    assert b"Jane Doe" in photograph.read_bytes() and b"Jane Doe" not in (out / "eye_photograph.jpg").read_bytes()
-    for part in ("Image quality", "Findings", "Impression", "Recommendation", "Limits", "Reviewer", "microaneurysms"):
-        assert part in text
-    for name in ("normal fundus", "diabetic retinopathy", "age-related macular degeneration", "glaucoma"):
-        assert f"| {name} |" in text
-    assert checkpoint.model.processor.preprocessing.hash() in text and "$" not in text
-    assert np.ptp(np.asarray(Image.open(out / "eye_masks.png"))) > 100
-
-
-def test_a_report_tells_the_eye_from_the_photograph_where_it_was_not_given():
-    phantom = next(p for p in map(draw, range(25)) if eye_side(p.image).side)
-    told, line = which_eye(phantom.image, None)
-    assert told == phantom.eye and line.startswith(f"{told}, told from the photograph")
-    mirrored, _ = which_eye(np.ascontiguousarray(phantom.image[:, ::-1]), None)
-    assert {told, mirrored} == {"left", "right"}
-    assert which_eye(phantom.image, mirrored) == (mirrored, f"{mirrored}, as given")
-    side, line = which_eye(np.zeros((64, 64, 3), dtype=np.uint8), None)
-    assert side is None and "not given" in line
-
-
-def test_a_forced_report_has_a_warning_and_no_impression(checkpoint, no_retina, tmp_path):
-    out = tmp_path / "reports"
-    args = ("--checkpoint", checkpoint.run / "best", no_retina, "--out", out)
-    assert run("report.py", *args) == 2 and not out.exists()
-    assert run("report.py", *args, "--force") == 0
-    text = (out / "letter.md").read_text()
-    assert "WARNING: This does not look like a fundus photograph" in text and "No impression" in text
-
-
-def test_an_edited_form(predictor, photograph, tmp_path, monkeypatch):
-    folder = tmp_path / "prompts"
-    shutil.copytree(bundled("prompts"), folder)
-    monkeypatch.setattr(predictor.prompts, "folder", folder)
-    (folder / "report_form.md").write_text("Costs $$5. $impression")
-    text = write_report(predictor, photograph, tmp_path / "out").read_text()
-    assert BANNER in text and "Costs $5." in text  # the banner stays although the form lost it
-    (folder / "report_form.md").write_text("$impresion")
-    with pytest.raises(UserError, match=r"no field \$impresion; fields are .*\$impression"):
-        write_report(predictor, photograph, tmp_path / "out")
-    (folder / "report_form.md").unlink()  # an older checkpoint: the form that comes with mdf
-    assert "## Impression" in write_report(predictor, photograph, tmp_path / "out").read_text()
-
-
-def test_impression_rules(predictor, photograph, no_retina):
-    rules = yaml.safe_load((bundled("prompts") / "recommendations.yaml").read_text())
-    good, bad = predictor.read(photograph), predictor.read(no_retina, force=True)
-    assert impression({"glaucoma": 0.9, "normal": 0.1}, good, rules) == (
-        "Glaucoma (probability 0.90).",
-        rules["glaucoma"],
-    )
-    said, advice = impression({"glaucoma": 0.49, "normal": 0.4}, good, rules)
-    assert "No confident impression" in said and advice == rules["uncertain"]
-    said, advice = impression({"glaucoma": 0.9, "normal": 0.1}, bad, rules)
-    assert "cannot be graded" in said and advice == rules["ungradable"]
-    assert impression({"optic_neuritis": 0.9}, good, rules)[1] == rules["default"]
