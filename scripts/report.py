@@ -103,7 +103,7 @@ def many(args: argparse.Namespace, formats: list[str], rules: str) -> int:
     )
     outcome = batch.make(lambda: Predictor(checkpoint, device), retry=args.retry)
     print(outcome.summary("reports"))
-    print(write_summary(args.out))
+    print(write_summary(args.out, outcome.left))
     return outcome.code
 
 

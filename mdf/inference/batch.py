@@ -180,11 +180,16 @@ def said(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: `mine` are the lines of this process's share, `whole` whether no item of any is left."""
+    """How a command ended: `mine` are the lines of this process's share, `left` the items of all that have none."""
 
     mine: dict[str, Line]
-    whole: bool
+    left: int = 0
     stopped: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether every item of every process has its line."""
+        return not self.left
 
     def of(self, status: str) -> dict[str, Line]:
         return {id_: line for id_, line in self.mine.items() if line["status"] == status}
@@ -263,7 +268,7 @@ def work_through(
             pool.shutdown(cancel_futures=True)
         stopped = stop.is_set()
     lines = read_lines(ledger.out)
-    return Outcome({i: lines[i] for i in mine if i in lines}, all(i in lines for i in items), stopped)
+    return Outcome({i: lines[i] for i in mine if i in lines}, sum(i not in lines for i in items), stopped)
 
 
 def attempt(item: T, loaded: Callable[[], L], work: Callable[[T, L], Line]) -> tuple[Line, Exception | None]:

@@ -69,7 +69,7 @@ class Index:
                 "delete it or choose another name"
             )
         if self.finished():
-            return Outcome({}, whole=True)
+            return Outcome({})
         ledger = Ledger(self.parts, {**self.plan, "batch_size": batch_size}, shard)
         ledger.begin(len(self.runs))
 
@@ -98,7 +98,8 @@ class Index:
             again=lambda line: (retry and line["status"] == FAILED) or not self.has(line),
             size=lambda run: len(self.records(run)),
         )
-        return replace(outcome, whole=not outcome.stopped and (self.finished() or self.join()))
+        whole = not outcome.stopped and (self.finished() or self.join())
+        return replace(outcome, left=0 if whole else max(1, outcome.left))
 
     def records(self, run: str) -> Sequence[FundusRecord]:
         return self.manifest.records[int(run) * PART : (int(run) + 1) * PART]

@@ -31,9 +31,10 @@ STATES = {DONE: "reported", REFUSED: "refused", FAILED: "failed"}
 LINKED = {"html": ".html", "pdf": ".pdf", "md": ".md", "json": ".json", "fhir": ".fhir.json"}  # the first that was made
 
 
-def write_summary(out: str | Path) -> Path:
+def write_summary(out: str | Path, left: int | None = None) -> Path:
     """Write OUT/index.csv and OUT/index.html of all that is in the folder so far; the page's path.
 
+    `left` is how many items have no line, where that is known: photographs may have been taken out of the list.
     Raises UserError for a folder without reports.
     """
     from filelock import FileLock
@@ -46,7 +47,9 @@ def write_summary(out: str | Path) -> Path:
         lines = read_lines(out)
         rows = sorted((row for line in lines.values() for row in rows_of(line)), key=order)
         write_text(out / "index.csv", to_csv(rows))
-        return render("summary.html", out, content(rows, len(lines), plan))
+        return render(
+            "summary.html", out, content(rows, max(0, plan["items"] - len(lines)) if left is None else left, plan)
+        )
 
 
 def rows_of(line: Line) -> list[dict[str, Any]]:
@@ -86,14 +89,13 @@ def harmless(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
-def content(rows: Sequence[dict[str, Any]], items: int, plan: Mapping[str, Any]) -> dict[str, Any]:
+def content(rows: Sequence[dict[str, Any]], missing: int, plan: Mapping[str, Any]) -> dict[str, Any]:
     """What the template shows."""
     made = [row for row in rows if row["status"] == DONE]
     bad = [row for row in rows if row["status"] != DONE]
     states = Counter(row["status"] for row in rows)
     urgent = Counter(row["urgency"] or "not said" for row in made)
     reports = len({row["report"] for row in made})
-    missing = max(0, plan["items"] - items)
     tiles = [
         ("reports", reports, f"of {len(made):,} photographs"),
         ("same day", urgent[Urgency.IMMEDIATE.value], "photographs"),

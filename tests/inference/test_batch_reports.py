@@ -1,7 +1,6 @@
 """Reports of many photographs by the real script on a tiny checkpoint: what is written, listed, and gone on with."""
 
 import csv
-import json
 import os
 import shutil
 import signal

@@ -21,8 +21,10 @@ def eye(name, urgency="none", gradability="good", diagnosis="normal", confident=
 
 
 def line(id_, *eyes, urgency=None, **more):
-    report = {"report": f"reports/00/{id_}-0", "eyes": list(eyes), "urgency": urgency or eyes[0]["urgency"]}
-    return {"id": id_, "status": "done", "at": "2026-01-01", "seconds": 1.0, **(report if eyes else {}), **more}
+    made = {"id": id_, "status": "done", "at": "2026-01-01", "seconds": 1.0, **more}
+    if eyes:
+        made |= {"report": f"reports/00/{id_}-0", "eyes": list(eyes), "urgency": urgency or eyes[0]["urgency"]}
+    return made
 
 
 LINES = [
