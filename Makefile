@@ -41,10 +41,11 @@ weights: $(STAMP)  ## fetch the bundled weights (120 MB) into the cache folder
 	$(BIN)/python -c 'import sys; from mdf.models.weights import fetch; fetch(sys.argv[1:])' $(WEIGHTS); \
 	echo "weights: $$(($$(date +%s) - start)) s"
 
-quickstart: weights  ## train, evaluate, chat and report on 2 CPU cores
+quickstart: weights  ## train, calibrate, evaluate, chat and report on 2 CPU cores
 	@set -e; start=$$(date +%s); lap=$$start; \
 	took() { now=$$(date +%s); echo "== $$1: $$((now - lap)) s"; lap=$$now; }; \
 	$(LAUNCH) scripts/train.py run.dir=$(RUNS) run.overwrite=true; took training; \
+	$(BIN)/python scripts/evaluate.py calibrate --checkpoint $(QUICK)/best --data $(QUICK)/data.jsonl; took calibration; \
 	$(BIN)/python scripts/evaluate.py --checkpoint $(QUICK)/best --data $(QUICK)/data.jsonl --split test --limit 100 \
 	  --out $(QUICK)/evaluation; took evaluation; \
 	image=$$($(BIN)/python -c 'import sys; from mdf.records import read_manifest; m = read_manifest(sys.argv[1]); \

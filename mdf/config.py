@@ -128,6 +128,8 @@ class FusionConfig:
     masks: bool = True  # each patch also carries what the U-Net's own masks show in it, and its place in the eye
     # with masks: and how many separate regions the mask of each lesion has; 0 = untold, 1 = all, 2 = also of large ones
     counts: int = 2
+    # with masks: and how far the regions of each lesion reach and how near the fovea they come; needs a disc mask
+    extents: bool = True
     width: int = 0  # m, width of memory and adapters; 0 = min(language width, 1024)
     gate_lr: float = 1e-2  # learning rate of the tanh gates, no weight decay
     gate_init: float = 0.5  # what the gates start at, before tanh; 0 with zero_output: false is Flamingo's start

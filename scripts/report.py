@@ -71,46 +71,12 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def summary_main(argv: list[str]) -> None:
-    """`report.py summary`."""
-    parser = argparse.ArgumentParser(prog="report.py summary", description="Write OUT/index.html and OUT/index.csv.")
-    parser.add_argument("out", metavar="OUT", help="folder that was named with --data … --out")
-    args = parser.parse_args(argv)
-    from mdf.inference.summary import write_summary
-
-    print(write_summary(args.out))
-
-
-def many(args: argparse.Namespace, formats: list[str], rules: str) -> int:
-    """`report.py --data`."""
-    from mdf.errors import UserError
-    from mdf.inference.batch import choose_shard, share_machine
-    from mdf.inference.gate import resolve_checkpoint
-    from mdf.inference.worklist import read_photographs
-
-    if args.images or args.left or args.right or args.earlier or args.patient or args.sign:
-        raise UserError("--data goes without other photographs, --left, --right, --earlier, --patient and --sign")
-    shard, checkpoint = choose_shard(args.shard), resolve_checkpoint(args.checkpoint)
-    photographs = read_photographs(args.data, args.data_root, whole=True, leave_out=args.out)
-
-    from mdf.inference.batch_reports import BatchReports
-    from mdf.inference.predictor import Predictor
-    from mdf.inference.summary import write_summary
-
-    device = share_machine(args.device)
-    batch = BatchReports(
-        checkpoint, photographs, args.out, formats=formats, rules=rules, eye=args.eye, force=args.force, shard=shard
-    )
-    outcome = batch.make(lambda: Predictor(checkpoint, device), retry=args.retry)
-    print(outcome.summary("reports"))
-    print(write_summary(args.out, outcome.left))
-    return outcome.code
-
-
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["summary"]:
-        summary_main(argv[1:])
+        from mdf.inference.batch_verb import summary
+
+        summary(argv[1:])
         return 0
     args = options().parse_args(argv)
 
@@ -120,12 +86,10 @@ def main(argv: list[str] | None = None) -> int:
     from mdf.inference.report import read_report
     from mdf.vocabulary import canonical
 
-    formats = list(dict.fromkeys(word for word in args.format.split(",") if word))
-    if not formats or (unknown := sorted(set(formats) - set(FORMATS))):
-        raise UserError(f"--format {args.format}: unknown {', '.join(unknown) if formats else 'nothing'}; "
-                        f"choose from {', '.join(FORMATS)}")  # fmt: skip
     if args.data:
-        return many(args, formats, check_rules(args.rules))
+        from mdf.inference.batch_verb import many
+
+        return many(args)
     if args.data_root or args.shard or args.retry:
         raise UserError("--data-root, --shard and --retry belong to --data")
     both = [args.left, args.right]
@@ -145,12 +109,13 @@ def main(argv: list[str] | None = None) -> int:
             earlier = read_report(Path(args.earlier).read_text(encoding="utf-8"), args.earlier)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--earlier {args.earlier} cannot be read: {error}") from None
+    from mdf.inference.render import check_formats, write
+
+    formats = check_formats([word for word in args.format.split(",") if word])
     checkpoint = resolve_checkpoint(args.checkpoint)
     # all of them before torch is imported: a wrong file is known at once, nothing is half done
     for image in both if all(both) else args.images:
         gate(image, force=args.force)
-
-    from mdf.inference.render import write
 
     from mdf.inference.draft import draft
     from mdf.inference.predictor import Predictor

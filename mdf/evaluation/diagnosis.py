@@ -85,7 +85,8 @@ class Diagnosis:
             "selective": selective_metrics(*given, **m.options),
         }
         metrics = {name: named_metric(name, truth, table, m.classes) for name in ROBUST}
-        columns = columns_of([m.records[i] for i in m.judged])
+        gradable = [m.gradable[i] for i in m.judged] if m.gradable else None
+        columns = columns_of([m.records[i] for i in m.judged], gradable)
         if columns:
             found["subgroups"] = subgroup_metrics(metrics, columns, groups, **m.options)
         if m.point is not None:

@@ -26,7 +26,7 @@ from mdf.evaluation.masks import Masks
 from mdf.evaluation.operating_point import OperatingPoint
 from mdf.evaluation.overlap import STAMP
 from mdf.evaluation.page import write_page
-from mdf.evaluation.photographs import Progress, batches, load_inputs
+from mdf.evaluation.photographs import Progress, batches, load_images, load_inputs
 from mdf.evaluation.reports import Reports
 from mdf.evaluation.small_lesions import SmallLesions
 from mdf.evaluation.task import Material, Task
@@ -34,6 +34,7 @@ from mdf.evaluation.tasks import ASKED_FOR, DEFAULT_TASKS, EMBEDDING_TASKS, GENE
 from mdf.evaluation.transfer import common_classes, learnt_records, refuse_shared
 from mdf.files import write_text
 from mdf.imaging.decode import load_image
+from mdf.imaging.quality import assess
 from mdf.records import SPLITS, FundusRecord, Manifest
 
 
@@ -93,11 +94,15 @@ def evaluate(
 
     masked = model.config.masks if any(isinstance(task, Masks | Faithfulness) for task in doing) else ()
     looks = any(task.looks for task in doing)
+    assessed = "diagnosis" in tasks and bool(material.judged)
     progress = Progress("photographs", len(records))
     with torch.inference_mode():
         for rows in batches(len(records), batch_size):
             part = material.records[rows.start : rows.stop]
-            inputs, masks = load_inputs(model, part, manifest, masked)
+            images = load_images(part, manifest)
+            if assessed:
+                material.gradable.extend(assess(image).gradable for image in images)
+            inputs, masks = load_inputs(model, part, manifest, masked, images)
             inputs = model.look(inputs) if looks else inputs
             for task in doing:
                 task.see(rows, inputs, masks)

@@ -52,14 +52,24 @@ def batches(count: int, size: int) -> Iterator[range]:
         yield range(start, min(start + size, count))
 
 
+def load_images(records: Sequence[FundusRecord], manifest: Manifest) -> list[np.ndarray]:
+    """The photographs themselves, uint8 [H,W,3]."""
+    return [load_image(manifest.path(record.image)) for record in records]
+
+
 def load_inputs(
-    model: Any, records: Sequence[FundusRecord], manifest: Manifest, mask_names: Sequence[str] = ()
+    model: Any,
+    records: Sequence[FundusRecord],
+    manifest: Manifest,
+    mask_names: Sequence[str] = (),
+    images: Sequence[np.ndarray] | None = None,
 ) -> tuple[Inputs, Any]:
-    """The photographs as inputs on the model's device, and [(masks [K,U,U], known [K])] of each."""
+    """The photographs as inputs on the model's device, and [(masks [K,U,U], known [K])] of each. `images` are those of
+    `load_images`, where they are at hand.
+    """
     prepared = []
-    for record in records:
+    for record, image in zip(records, images or load_images(records, manifest), strict=True):
         masks = {n: load_mask(manifest.path(record.masks[n])) for n in mask_names if n in record.masks}
-        image = load_image(manifest.path(record.image))
         prepared.append(model.processor.preprocessing.prepare(image, masks=masks, mask_names=tuple(mask_names)))
     return model.processor.inputs(prepared).to(model.device), [
         (p.masks.numpy(), p.mask_known.numpy()) for p in prepared

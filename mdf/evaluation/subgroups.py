@@ -19,16 +19,16 @@ COLUMNS = ("source", "eye", "sex", "age", "camera", "quality")
 
 def columns_of(records: Sequence[FundusRecord], quality: Sequence[str | None] | None = None) -> dict[str, list[str]]:
     """{column: the subgroup of each photograph}, `unknown` where it is not known. `quality` is what
-    `mdf.imaging.quality.assess` calls gradable: good, barely or not. A column that knows nothing is left out.
+    `mdf.imaging.quality.assess` calls gradable: good, barely or not. A column that knows nothing, or puts all
+    photographs into one subgroup, is left out.
     """
     bands = [None if r.age is None else next(name for limit, name in AGES if r.age < limit) for r in records]
     found: dict[str, Sequence[str | None]] = {
         name: [getattr(r, name) for r in records] for name in ("source", "eye", "sex", "camera")
     }
     found |= {"age": bands, "quality": quality or [None] * len(records)}
-    return {
-        name: [value or UNKNOWN for value in found[name]] for name in COLUMNS if any(v is not None for v in found[name])
-    }
+    named = {name: [value or UNKNOWN for value in found[name]] for name in COLUMNS}
+    return {name: members for name, members in named.items() if len(set(members)) > 1}
 
 
 def subgroup_metrics(

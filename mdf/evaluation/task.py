@@ -4,7 +4,7 @@ Shapes: N photographs, C candidate diagnoses.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -39,6 +39,7 @@ class Material:
     batch_size: int
     options: dict  # of the bootstrap: resamples, seed
     point: OperatingPoint | None = None  # of the checkpoint, where one was fitted
+    gradable: list[str] = field(default_factory=list)  # [N] good, barely or not; empty until the photographs were seen
 
     @classmethod
     def of(

@@ -299,6 +299,7 @@ class Review(Part):
     signed: AwareDatetime
     of: str  # SHA-256 of the state that was changed: the draft's, or the last review's
     changes: list[Change] = Field(default_factory=list)
+    confirmed: list[str] = Field(default_factory=list)  # paths of what was looked at and left as it was
     comment: str = ""
 
 

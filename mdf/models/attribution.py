@@ -21,7 +21,6 @@ from mdf.models.degraded import blurred
 from mdf.models.features import Features
 from mdf.models.language import bare
 from mdf.models.mllama import see_tiles
-from mdf.models.readings import readings
 from mdf.processor import Inputs
 
 if TYPE_CHECKING:
@@ -179,9 +178,7 @@ def features(model: "MDFModel", pixel_values: Tensor, unet_pixels: Tensor) -> Fe
         found.maps = model.unet.encode(unet_pixels)
         if model.fusion.masks:
             drawn = model.unet.decode(found.maps).float().clamp(-LOGIT, LOGIT)
-            counts = model.fusion.counts
-            masks, grid = model.fusion.masks, model.fusion.grid
-            found.read = readings(drawn.sigmoid(), masks, grid, counts, follow=True)
+            found.read = model.fusion.readings(drawn.sigmoid(), follow=True)
     return found
 
 

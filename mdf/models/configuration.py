@@ -50,7 +50,7 @@ class MDFConfig(PretrainedConfig):
         def tuples(d: dict) -> dict:
             return {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}
 
-        fusion = {"counts": 0} | tuples(self.mdf["fusion"])  # a checkpoint from before regions were counted
+        fusion = {"counts": 0, "extents": False} | tuples(self.mdf["fusion"])  # as before there were these readings
         fusion["film"] = FilmConfig(**fusion["film"])
         return (
             EncoderConfig(**self.mdf["encoder"]),

@@ -21,7 +21,7 @@ from mdf.models.adapter import HEAD, GatedCrossAttention
 from mdf.models.features import Features
 from mdf.models.film import Film, FilmCondition
 from mdf.models.patches import PatchProjection
-from mdf.models.readings import width
+from mdf.models.readings import readings, width
 from mdf.models.visual_tokens import ChannelConcat, DepthTokens
 
 
@@ -147,12 +147,12 @@ class Fusion(nn.Module):
             image = embed_dim if "image" in cfg.film.condition else 0
             self.condition = FilmCondition(image, language_width if self.uses_prompt else 0, hidden)
         self.masks = masks if self.depths and cfg.masks else ()
-        self.counts = cfg.counts
+        self.counts, self.extents = cfg.counts, cfg.extents
+        number = width(self.masks, self.counts, self.extents)
         self.grid = memory_grid(cfg, self.prefix, unet_size)
         self.film = nn.ModuleList(Film(channels[d - 1], hidden, self.kind == "film") for d in self.depths)
         self.patches = nn.ModuleList(
-            PatchProjection(channels[d - 1], unet_size // 2**d, self.grid, self.width, width(self.masks, self.counts))
-            for d in self.depths
+            PatchProjection(channels[d - 1], unet_size // 2**d, self.grid, self.width, number) for d in self.depths
         )
         self.adapters = nn.ModuleList(
             GatedCrossAttention(
@@ -216,12 +216,16 @@ class Fusion(nn.Module):
         for adapter in self.adapters:
             cast(GatedCrossAttention, adapter).lighten(dtype)
 
+    def readings(self, probabilities: Tensor, *, follow: bool = False) -> Tensor:
+        """What every patch carries of the masks [B,K,U,U] -> [B,G²,R], see readings.py."""
+        return readings(probabilities, self.masks, self.grid, self.counts, self.extents, follow=follow)
+
     def describe(self) -> list[str]:
         """One line an adapter and a depth, for the table printed at start."""
         patches = [cast(PatchProjection, p) for p in self.patches]
         lines = [f"depth {d} (stride {2**d}): {p.describe()}" for d, p in zip(self.depths, patches, strict=True)]
         if self.masks:
-            number = width(self.masks, self.counts)
+            number = width(self.masks, self.counts, self.extents)
             lines.append(f"every patch also carries {number} readings of the masks {', '.join(self.masks)}")
         if self.beside is not None:
             lines.append(f"{self.kind}: patches lie beside the encoder's {self.image_tokens} image tokens, on channels")

@@ -38,7 +38,6 @@ from mdf.models.language import (
 )
 from mdf.models.mllama import cross_layers, sight
 from mdf.models.photographs import image_processor_of, preprocessing_of, refuse_sizes
-from mdf.models.readings import readings
 from mdf.models.towers import captions_of, check_tokenizer
 from mdf.models.unet import UNet
 from mdf.processor import Inputs, MDFProcessor
@@ -217,7 +216,7 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin, AnsweringMixin):
             if self.fusion.depths and self.fusion.masks:
                 with torch.no_grad():
                     drawn = self.unet.decode(found.maps) if found.mask_logits is None else found.mask_logits
-                    found.read = readings(drawn.sigmoid(), self.fusion.masks, self.fusion.grid, self.fusion.counts)
+                    found.read = self.fusion.readings(drawn.sigmoid())
         return found
 
     def see(

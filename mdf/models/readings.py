@@ -1,8 +1,9 @@
-"""What the U-Net itself reads in each patch: how much of each mask is there, how many regions the masks have, and where
-the patch lies in the eye.
+"""What the U-Net itself reads in each patch: how much of each mask is there, where the patch lies in the eye, and of
+the lesions how many regions there are, how far they reach and how near the fovea they come.
 
 Shapes: B photographs, K masks, N of them lesions', U the U-Net's input side, G patches a side, R = 2K readings, 6 more
-with a disc, one more with a disc and a cup, and N + 10 more where regions are counted, as many again for large ones.
+with a disc, one more with a disc and a cup, and N + 10 more where regions are counted, as many again for large ones,
+for how far they reach and for how near the fovea they come.
 """
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 DISC, CUP = "disc", "cup"  # the disc tells the nasal side
 PLACE = 6  # numbers that say where a patch lies in the eye
 ANATOMY = ("vessel", "artery", "vein", "macula", "fovea", DISC, CUP)  # masks whose regions are not counted
-STEPS = 10  # of a number on its scale: half octaves of 1 + number, the last ends at 44
+STEPS = 10  # of a number on its scale: half octaves of 1 + number, the last ends at 44; of a length half disc diameters
+FAR = STEPS / 2  # disc diameters; no length is told beyond
+FOVEA = (2.5, 0.25)  # where the fovea lies, disc diameters to the temporal side of the disc's centre and below it
 
 
 def lesions(masks: tuple[str, ...]) -> list[int]:
@@ -20,17 +23,25 @@ def lesions(masks: tuple[str, ...]) -> list[int]:
     return [k for k, name in enumerate(masks) if name not in ANATOMY]
 
 
-def width(masks: tuple[str, ...], counts: int = 0) -> int:
+def width(masks: tuple[str, ...], counts: int = 0, extents: bool = False) -> int:
     """R, the readings of a patch."""
     counted = len(lesions(masks))
     whole = 2 * len(masks) + (PLACE if DISC in masks else 0) + ({DISC, CUP} <= set(masks))
-    return whole + (counts * (counted + STEPS) if counted else 0)
+    told = counts + (2 if extents and DISC in masks else 0)
+    return whole + (told * (counted + STEPS) if counted else 0)
 
 
 def readings(
-    probabilities: Tensor, masks: tuple[str, ...], grid: int, counts: int = 0, *, follow: bool = False
+    probabilities: Tensor,
+    masks: tuple[str, ...],
+    grid: int,
+    counts: int = 0,
+    extents: bool = False,
+    *,
+    follow: bool = False,
 ) -> Tensor:
-    """Mask probabilities [B,K,U,U] -> [B,G²,R] in float32, without gradient unless `follow`; counts never have one.
+    """Mask probabilities [B,K,U,U] -> [B,G²,R] in float32, without gradient unless `follow`; counts and lengths never
+    have one.
 
     Of each mask the root of its share of the patch (a microaneurysm is a hundredth of it) and its highest probability.
     With a disc mask the patch's place in the eye's own frame: temporal is positive in both eyes. The language model
@@ -39,7 +50,8 @@ def readings(
 
     With `counts` 1 every patch knows how many regions each lesion's mask has, and on a scale how many has the lesion
     that lies in it: attention averages patches and cannot count them. With 2 likewise of the large regions: a U-Net
-    that takes haemorrhages for microaneurysms, too, draws them larger.
+    that takes haemorrhages for microaneurysms, too, draws them larger. With `extents` and a disc mask likewise how far
+    the regions of each lesion reach and how near the fovea they come, in disc diameters.
     """
     p = (probabilities if follow else probabilities.detach()).float()
     found = [F.adaptive_avg_pool2d(p, grid).sqrt(), F.adaptive_max_pool2d(p, grid)]
@@ -49,12 +61,16 @@ def readings(
         if CUP in masks:
             ratio = cup_disc_ratio(p[:, masks.index(CUP)], disc)
             found.append(ratio[:, None, None, None].expand(-1, 1, grid, grid))
-    if counts and (counted := lesions(masks)):
+    if counted := lesions(masks):
         shown, drawn = found[1][:, counted, None], p[:, counted]
-        numbers = [regions(drawn)] + ([regions(cores(drawn))] if counts > 1 else [])
-        for number in numbers:
-            found.append((number.log1p() / 3)[..., None, None].expand(-1, -1, grid, grid))
-            found.append((shown * scale(number)[..., None, None]).amax(1))
+        told = []  # of each lesion [B,N] as one number, and [B,N,STEPS] on its scale
+        for number in [regions(drawn), regions(cores(drawn))][:counts] if counts else []:
+            told.append((number.log1p() / 3, scale(number)))
+        if extents and DISC in masks:
+            told += [(length / FAR, ruler(length)) for length in lengths(drawn, p[:, masks.index(DISC)])]
+        for value, steps in told:
+            found.append(value[..., None, None].expand(-1, -1, grid, grid))
+            found.append((shown * steps[..., None, None]).amax(1))
     return torch.cat(found, 1).flatten(2).transpose(1, 2)
 
 
@@ -84,6 +100,40 @@ def regions(probabilities: Tensor) -> Tensor:
 def scale(number: Tensor) -> Tensor:
     """Numbers [...] -> [...,STEPS] of 0 to 1: how far each half octave of 1 + number is filled, as in a thermometer."""
     return (2 * (number[..., None] + 1).log2() - torch.arange(STEPS, device=number.device)).clamp(0, 1)
+
+
+def ruler(length: Tensor) -> Tensor:
+    """Disc diameters [...] -> [...,STEPS] of 0 to 1: how far each half of one is filled."""
+    return (2 * length[..., None] - torch.arange(STEPS, device=length.device)).clamp(0, 1)
+
+
+def lengths(lesions: Tensor, disc: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities [B,N,U,U] of lesions and [B,U,U] of the disc -> two [B,N] in disc diameters, 0 to FAR: the longer
+    side of the box that holds all of a lesion above a half, and from the fovea to the nearest of it.
+
+    Specks of fewer than 3 pixels are left out. What is not there reaches 0 and is FAR; without a disc all is. The fovea
+    is where it lies in most eyes (`FOVEA`), on the side of the field away from the disc.
+    """
+    side = disc.shape[-1]
+    line = torch.arange(side, device=disc.device, dtype=torch.float32)
+    on = lesions > 0.5
+    on &= F.avg_pool2d(on.float(), 3, 1, 1) > 2.5 / 9
+    there = disc > 0.5
+    area = there.sum((1, 2)).float()  # [B]
+    diameter = 2 * (area / torch.pi).sqrt()
+    x, y = ((there.sum(d) * line).sum(1) / area.clamp(min=1) for d in (1, 2))
+    temporal = torch.where(x > (side - 1) / 2, -1.0, 1.0)
+    x, y = x + temporal * FOVEA[0] * diameter, y + FOVEA[1] * diameter
+    away = torch.hypot(line - x[:, None, None], line[:, None] - y[:, None, None])[:, None]  # [B,1,U,U]
+    nearest = torch.where(on, away, torch.inf).amin((2, 3))
+    spans = []
+    for d in (2, 3):
+        some = on.any(d) * 1.0  # [B,N,U]
+        spans.append(((some * (line + 1)).amax(2) - side + (some * (side - line)).amax(2)).clamp(min=0))
+    unit = diameter.clamp(min=1)[:, None]
+    seen = (area > 0)[:, None]
+    reach = torch.where(seen, torch.maximum(*spans) / unit, 0.0)
+    return reach.clamp(max=FAR), torch.where(seen, nearest / unit, FAR).clamp(max=FAR)
 
 
 def cup_disc_ratio(cup: Tensor, disc: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from torch import Tensor
 from mdf.batches import Batch
 from mdf.models.features import Features
 from mdf.models.language import bare
-from mdf.models.readings import readings
 from mdf.training.stages import Task
 
 # dense bf16 TFLOP/s with float32 sums, from the makers' data sheets; the first whose words are all in the name
@@ -147,7 +146,7 @@ def connect(model: Any, embeds: Tensor, tokens: Tensor, features: Any, probabili
     read = None
     if fusion.masks:
         assert probabilities is not None
-        read = readings(probabilities, fusion.masks, fusion.grid, fusion.counts)
+        read = fusion.readings(probabilities)
     _, memory = fusion.connect(Features(embeds, tokens, features or [], read), prompt)
     if memory is not None:
         fusion.memory_kv(memory)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mdf.dialogue import Turn
 from mdf.errors import UserError
@@ -15,7 +16,7 @@ from mdf.evaluation.compare import flatten
 from mdf.evaluation.diagnosis import candidate_probabilities
 from mdf.evaluation.evaluate import evaluate
 from mdf.evaluation.photographs import load_inputs
-from mdf.records import read_manifest
+from mdf.records import read_manifest, write_manifest
 from tests.scripts import SCRIPTS, environment, run, start
 
 
@@ -146,6 +147,20 @@ def test_help_teaches_without_loading_torch(name):
     )
     assert done.returncode == 0 and "example" in done.stdout
     assert done.stdout.strip().endswith("False")
+
+
+def test_photographs_that_are_hardly_gradable_are_a_subgroup(checkpoint, tmp_path):
+    manifest = checkpoint.manifest
+    records = []
+    for i, record in enumerate(manifest.split("all")[:6]):
+        image = np.asarray(Image.open(manifest.path(record.image)))
+        Image.fromarray(image // 12 if i < 3 else image).save(tmp_path / f"{i}.png")
+        records.append(replace(record, image=f"{i}.png", masks={}))
+    write_manifest(tmp_path / "m.jsonl", records, root=tmp_path, dataset="some")
+    some = read_manifest(tmp_path / "m.jsonl")
+    found = evaluate(checkpoint.model, some.records, some, tmp_path / "out", tasks=("diagnosis",), resamples=20)
+    rows = found["subgroups"]["quality"]["groups"]
+    assert sum(row["n"] for row in rows.values()) == 6 and rows["not"]["n"] >= 3
 
 
 def test_an_operating_point_is_fitted_on_validation_and_reported(checkpoint, tmp_path, capsys):

@@ -24,6 +24,12 @@ def test_the_columns_of_records():
     assert columns["age"] == ["under 40", "40 to 59", "60 to 74", "75 and over"]
     assert columns["quality"] == ["good", "barely", "unknown", "not"]
     assert "quality" not in columns_of(records)
+    assert list(columns_of(records, ["good"] * 4)) == [
+        "source",
+        "eye",
+        "sex",
+        "age",
+    ]  # all alike tell nothing
 
 
 def test_a_subgroup_has_the_value_of_its_photographs_alone():

@@ -49,7 +49,7 @@ def test_photographs_of_one_name_from_two_folders_do_not_overwrite_each_other(ch
     ("words", "said"),
     [
         ((), "which photograph"),
-        (("{l}", "--format", "docx"), "--format docx: unknown docx; choose from md, html, pdf, json, fhir"),
+        (("{l}", "--format", "docx"), "'docx' is no format of a report; must be of md, html, pdf, json, fhir"),
         (("{l}", "--rules", "mine"), "--rules mine: no such rule set; choose from ICO 2017, ADA, NHS"),
         (("--left", "{l}"), "--left and --right go together"),
         (("--left", "{l}", "--right", "{r}", "--eye", "left"), "--left and --right go together"),

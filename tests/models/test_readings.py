@@ -12,7 +12,7 @@ from mdf.imaging.phantom import draw
 from mdf.imaging.phantom_lesions import LESIONS
 from mdf.models.fusion import MDFModel
 from mdf.models.patches import PatchProjection
-from mdf.models.readings import STEPS, cores, cup_disc_ratio, readings, regions, scale, width
+from mdf.models.readings import FAR, STEPS, cores, cup_disc_ratio, lengths, readings, regions, ruler, scale, width
 from mdf.training.start import first_model
 from tests.tiny import tiny_config
 
@@ -153,15 +153,73 @@ def test_large_regions_are_told_apart_from_small_ones():
         assert large["cotton_wool_spot"] == {f.name: f.count for f in phantom.findings}.get("cotton_wool_spot", 0)
 
 
+def test_lengths_are_those_of_the_record():
+    """Measured on true masks; the fovea is guessed from the disc, which a tilted head moves by a few tenths."""
+    from mdf.measures import from_fovea, reach
+
+    off = []
+    for seed in range(24):
+        phantom = draw(seed, 256)
+        record = phantom.record(str(seed), "a.png")
+        drawn = torch.from_numpy(np.stack([phantom.masks[kind] for kind in LESIONS])).float()[None]
+        found = lengths(drawn, torch.from_numpy(phantom.masks["disc"]).float()[None])
+        for k, kind in enumerate(LESIONS):
+            span, near = (length[0, k].item() for length in found)
+            if not phantom.masks[kind].any():
+                assert (span, near) == (0, FAR)
+                continue
+            assert span == pytest.approx(min(FAR, reach(record, kind)), abs=0.15)
+            off.append(abs(near - min(FAR, from_fovea(record, kind))))
+    assert len(off) > 20 and np.mean(off) < 0.15 and max(off) < 0.8
+
+
+def test_lengths_without_a_disc_or_a_lesion_are_the_least_and_the_most():
+    none = torch.zeros(2, 1, 32, 32)
+    some = none.clone()
+    some[:, 0, 3:6, 3:6] = 1.0
+    for lesions in (none, some):
+        span, near = lengths(lesions, none[:, 0])
+        assert span.tolist() == [[0.0]] * 2 and near.tolist() == [[FAR]] * 2
+    speck = none.clone()
+    speck[:, 0, 3, 3] = 1.0
+    assert lengths(speck, some[:, 0])[0].tolist() == [[0.0]] * 2, "fewer than three pixels are noise"
+
+
+def test_a_mirrored_photograph_has_the_same_lengths():
+    p = torch.zeros(1, 2, 64, 64)
+    p[0, 0, 20:25, 18:22], p[0, 1, 28:36, 46:54] = 1.0, 1.0
+    for here, there in zip(lengths(p[:, :1], p[:, 1]), lengths(p[:, :1].flip(-1), p[:, 1].flip(-1)), strict=True):
+        torch.testing.assert_close(here, there)
+
+
+def test_every_patch_of_a_lesion_knows_how_far_it_reaches_and_how_near_the_fovea_it_comes():
+    masks = ("vessel", "haemorrhage", "disc")
+    p = torch.zeros(1, 3, 64, 64)
+    p[0, 1, 20:25, 18:22], p[0, 2, 28:36, 46:54] = 1.0, 1.0
+    plain, found = readings(p, masks, 4, 1)[0], readings(p, masks, 4, 1, extents=True)[0]
+    assert found.shape[-1] == width(masks, 1, True) == width(masks, 1) + 2 * (1 + STEPS)
+    assert torch.equal(found[:, : width(masks, 1)], plain)
+    span, near = (length[0, 0].item() for length in lengths(p[:, 1:2], p[:, 2]))
+    assert 0 < span < FAR and 0 < near < FAR
+    added = found[:, width(masks, 1) :]
+    assert added[:, 0].tolist() == pytest.approx([span / FAR] * 16)
+    assert added[:, 1 + STEPS].tolist() == pytest.approx([near / FAR] * 16)
+    own = added[:, 1 : 1 + STEPS]
+    assert own.any(1).nonzero().flatten().tolist() == [5], "the patch that holds it"
+    torch.testing.assert_close(own[5], ruler(torch.tensor(span)))
+    assert width(("haemorrhage",), 1, True) == width(("haemorrhage",), 1), "without a disc there is no measure"
+
+
 @pytest.mark.parametrize(("written", "counts"), [(None, 0), (True, 1)], ids=["before-counts", "first-counts"])
 def test_a_checkpoint_from_before_regions_were_counted_as_now_still_answers_as_it_did(tmp_path, written, counts):
     masks, old = ("vessel", "haemorrhage", "disc"), tmp_path / "old"
     settings = {"unet.masks": masks, "run.start_from": str(old)}
-    cfg = tiny_config(tmp_path, **settings, **{"fusion.counts": counts})
+    cfg = tiny_config(tmp_path, **settings, **{"fusion.counts": counts, "fusion.extents": False})
     model = MDFModel.build(cfg, ("normal", "amd")).eval()
     model.save_pretrained(old)
     config = json.loads((old / "config.json").read_text())
     config["mdf"]["fusion"].pop("counts")
+    config["mdf"]["fusion"].pop("extents")
     config["mdf"]["fusion"] |= {} if written is None else {"counts": written}
     (old / "config.json").write_text(json.dumps(config))
     read = MDFModel.from_pretrained(old)
@@ -169,5 +227,5 @@ def test_a_checkpoint_from_before_regions_were_counted_as_now_still_answers_as_i
     pixels = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(read.see(*pixels)[2], model.see(*pixels)[2])
     assert first_model(cfg, ("normal",), torch.float32).fusion.counts == counts
-    with pytest.raises(UserError, match=r"fusion\.counts: \w+ there, 2 here"):
+    with pytest.raises(UserError, match=r"fusion\.counts: \w+ there, 2 here\s+fusion\.extents: \w+ there, True here"):
         first_model(tiny_config(tmp_path, **settings), ("normal",), torch.float32)

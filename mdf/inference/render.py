@@ -1,0 +1,115 @@
+"""A report in the forms that people and machines read: Markdown, HTML, PDF, JSON, FHIR, all made of the one structure.
+
+Everything is made before anything is written, and each file is whole or not there.
+"""
+
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from mdf.errors import UserError
+from mdf.inference.report import Report
+
+if TYPE_CHECKING:
+    from mdf.inference.pictures import Pictures
+
+FORMATS = {"md": ".md", "html": ".html", "pdf": ".pdf", "json": ".json", "fhir": ".fhir.json"}
+
+
+def write(
+    report: Report,
+    pictures: Sequence["Pictures"],
+    out: str | Path,
+    formats: Sequence[str],
+    name: str,
+    *,
+    form: tuple[str, Path] | None = None,
+) -> list[Path]:
+    """Write OUT/NAME.md, .html, .pdf, .json, .fhir.json and return their paths in the order of `formats`.
+
+    Args:
+        pictures: of each eye, in the order of `report.eyes`; an empty list leaves photographs and overlays out.
+        form: text and path of the Markdown's form; None takes the one that comes with mdf.
+
+    Raises UserError for an unknown format, a name that is no file name, and where one of the forms cannot be made;
+    nothing is written then.
+    """
+    wanted = check_formats(formats)
+    if name != Path(name).name or name in ("", ".", "..") or "\0" in name:
+        raise UserError(f"{name!r} is no name for a file; give one without a folder")
+    if pictures and len(pictures) != len(report.eyes):
+        raise UserError(f"a report of {len(report.eyes)} eyes needs pictures of each, got {len(pictures)}")
+    out = Path(out)
+    files: dict[Path, bytes] = {}
+    for kind in wanted:
+        files |= {out / file: content for file, content in made(kind, report, pictures, name, form).items()}
+    out.mkdir(parents=True, exist_ok=True)
+    for path, content in files.items():
+        write_bytes(path, content)
+    return [out / f"{name}{FORMATS[kind]}" for kind in wanted]
+
+
+def check_formats(formats: Sequence[str]) -> list[str]:
+    """The formats without repetition. Raises UserError for an unknown one."""
+    if unknown := [kind for kind in formats if kind not in FORMATS]:
+        raise UserError(f"{unknown[0]!r} is no format of a report; must be of {', '.join(FORMATS)}")
+    if not formats:
+        raise UserError(f"name at least one format of {', '.join(FORMATS)}")
+    return list(dict.fromkeys(formats))
+
+
+def made(
+    kind: str, report: Report, pictures: Sequence["Pictures"], name: str, form: tuple[str, Path] | None
+) -> dict[str, bytes]:
+    """File names and contents of one form."""
+    file = f"{name}{FORMATS[kind]}"
+    if kind == "json":
+        return {file: report.to_json().encode()}
+    if kind == "html":
+        from mdf.inference.html import page
+
+        return {file: page(report, pictures, name).encode()}
+    if kind == "pdf":
+        from mdf.inference.pdf import pages
+
+        return {file: pages(report, pictures)}
+    if kind == "fhir":
+        from mdf.inference.fhir import fhir_json
+
+        return {file: fhir_json(report).encode()}
+    from mdf.inference.markdown import filled, picture_names
+
+    files = {file: filled(report, name, pictured=bool(pictures), form=form).encode()}
+    for shown, own in zip(pictures, picture_names(report, name), strict=False):
+        files[own.photograph] = encoded(Image.fromarray(shown.photograph), "jpeg", quality=95)
+        files[own.overlay] = encoded(shown.overlay(), "png")
+    return files
+
+
+def encoded(image: Image.Image, kind: str, **options: int) -> bytes:
+    """The file of a picture, without the metadata of the file that it came from."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As mdf.files.write_text: through a temporary file beside it, synced and renamed."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
