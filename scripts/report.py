@@ -39,13 +39,6 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--left", metavar="FILE", help="left eye of a patient, in one report with --right")
     parser.add_argument("--right", metavar="FILE", help="right eye")
     parser.add_argument(
-        "--data", metavar="FOLDER|M.jsonl|LIST.txt", help="very many: all below a folder, of a manifest, or of a list"
-    )
-    parser.add_argument(
-        "--data-root", metavar="DIR", help="folder of the manifest's photographs, where they have moved"
-    )
-    cli.add_batch(parser)
-    parser.add_argument(
         "--checkpoint", metavar="DIR", required=True, help="checkpoint folder, or a run folder (then its best/)"
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for the reports")
@@ -67,6 +60,14 @@ def options() -> argparse.ArgumentParser:
         action="store_true",
         help="also report on what does not look like a retina, or on two eyes that look like the same side",
     )
+    very_many = parser.add_argument_group("very many photographs")
+    very_many.add_argument(
+        "--data", metavar="FOLDER|M.jsonl|LIST.txt", help="all below a folder, of a manifest, or of a list of paths"
+    )
+    very_many.add_argument(
+        "--data-root", metavar="DIR", help="folder of the manifest's photographs, where they have moved"
+    )
+    cli.add_batch(very_many)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     return parser
 
