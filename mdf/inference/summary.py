@@ -27,7 +27,7 @@ COLUMNS = ("photograph", "patient", "eye", "status", "urgency", "gradability", "
 SOONEST = [urgency.value for urgency in reversed(Urgency)]
 GRADABLE = {"good": "can be graded", "barely": "can barely be graded", "not": "cannot be graded"}
 UNSURE, UNGRADED = "no confident diagnosis", "not graded"
-STATES = {DONE: "reported", REFUSED: "refused", FAILED: "failed"}
+UNSAID = ("made", "items", "photographs")  # of the plan: no path of the machine stands in the page
 LINKED = {"html": ".html", "pdf": ".pdf", "md": ".md", "json": ".json", "fhir": ".fhir.json"}  # the first that was made
 
 
@@ -113,16 +113,13 @@ def content(rows: Sequence[dict[str, Any]], missing: int, plan: Mapping[str, Any
             bars("Urgency", urgent, [*SOONEST, "not said"]),
             bars("Gradability", Counter(GRADABLE[row["gradability"]] for row in made), list(GRADABLE.values())),
             bars("First diagnosis", Counter(map(diagnosis, made))),
-            bars("Photographs", Counter(STATES[row["status"]] for row in rows), list(STATES.values())),
         ],
         "rows": [shown(row, plan) for row in made[:ROWS]],
         "made": len(made),
         "bad": bad[:ROWS],
         "all_bad": len(bad),
         "facts": Table(
-            ["", ""],
-            [Row([Cell(name), Cell(written(value))]) for name, value in plan.items() if name not in ("made", "items")],
-            style="facts",
+            ["", ""], [Row([Cell(n), Cell(written(v))]) for n, v in plan.items() if n not in UNSAID], style="facts"
         ),
     }
 

@@ -103,7 +103,9 @@ def is_photograph(path: Path) -> bool:
 
 
 def listed(path: Path) -> tuple[list[str], Path]:
-    """Paths of a list and the folder that they are relative to: the list's own, or the top where some lie elsewhere."""
+    """Paths of a list and the folder that they are relative to: the list's own, or where some lie elsewhere the one
+    that all have in common.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -114,7 +116,8 @@ def listed(path: Path) -> tuple[list[str], Path]:
         raise UserError(f"--data {path} names no photograph; a list has one path a line")
     if len(set(files)) < len(files):
         tell(f"{len(files) - len(set(files))} lines of {path} name a photograph that stands there already")
-    root = folder if all(f.is_relative_to(folder) for f in files) else Path(folder.anchor)
+    inside = all(file.is_relative_to(folder) for file in files)
+    root = folder if inside else Path(os.path.commonpath([file.parent for file in files]))
     return list(dict.fromkeys(f.relative_to(root).as_posix() for f in files)), root
 
 
