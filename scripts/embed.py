@@ -117,8 +117,11 @@ def main(argv: list[str] | None = None) -> int:
     index = Index(load(args), photographs, args.out, args.features)
     outcome = index.make(shard, batch_size=args.batch_size, retry=args.retry)
     bad = index.bad()
+    broken = [line for line in outcome.mine.values() if "rows" not in line]
     if outcome.stopped:
         print("stopped: give the same command to go on")
+    elif broken:
+        print(f"{len(broken)} parts broke ({broken[0]['reason']}); the same command tries them again")
     elif outcome.whole:
         print(f"{len(photographs.records) - len(bad)} photographs in {args.out}, model {index.plan['model']}")
     else:

@@ -249,10 +249,11 @@ def work_through(
             print(f"{name}: {len(mine) - len(todo)} of {len(mine)} are there already", flush=True)
         progress = Progress(name, sum(size(items[id_]) for id_ in todo))
         waiting: deque = deque()
-        broken = 0
+        broken, stopped = 0, False
         try:
             for number, id_ in enumerate(todo):
                 if stop.is_set():
+                    stopped = True
                     break
                 for ahead in todo[number + len(waiting) : number + 1 + AHEAD]:
                     waiting.append(pool.submit(load, items[ahead]))
@@ -266,7 +267,6 @@ def work_through(
                     raise error
         finally:
             pool.shutdown(cancel_futures=True)
-        stopped = stop.is_set()
     lines = read_lines(ledger.out)
     return Outcome({i: lines[i] for i in mine if i in lines}, sum(i not in lines for i in items), stopped)
 

@@ -108,6 +108,11 @@ def test_sigterm_ends_after_the_present_item(tmp_path):
     assert go(tmp_path, squares).code == 0 and squares.worked == list(range(12))
 
 
+def test_sigterm_during_the_last_item_changes_nothing(tmp_path):
+    outcome = go(tmp_path, items={"eye": 1}, work=lambda number, loaded: os.kill(os.getpid(), signal.SIGTERM) or {})
+    assert outcome.code == 0 and outcome.whole
+
+
 def test_one_bad_item_is_listed_with_its_reason_and_stops_nothing(tmp_path):
     squares = Squares(tmp_path)
 

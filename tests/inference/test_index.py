@@ -235,6 +235,25 @@ def test_sigterm_ends_after_the_present_part(checkpoint, encoder, tmp_path, monk
     assert Index(encoder, checkpoint.manifest, out).make().code == 0 and not parts.exists()
 
 
+def test_a_part_that_breaks_stops_no_other_and_is_tried_again(
+    checkpoint, encoder, tmp_path, capsys, monkeypatch, small_parts
+):
+    out = tmp_path / "index.parquet"
+    words = ("--checkpoint", checkpoint.run, "--data", checkpoint.data, "--out", out)
+
+    def breaks(model, records, *args, **kwargs):
+        if records[0].id == checkpoint.manifest.records[5].id:
+            raise RuntimeError("no memory")
+        return embed_records(model, records, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index_module, "embed_records", breaks)
+        assert run("embed.py", *words) == 1
+    assert "1 parts broke (RuntimeError: no memory); the same command tries" in capsys.readouterr().out
+    assert len(list((tmp_path / "index.parquet.parts").glob("0*.parquet"))) == small_parts - 1 and not out.exists()
+    assert run("embed.py", *words) == 0 and parquet.read_table(out).num_rows == 24
+
+
 def test_bad_photographs_are_listed_and_left_out_until_they_are_mended(
     checkpoint, encoder, tmp_path, capsys, monkeypatch, small_parts
 ):
