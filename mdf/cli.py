@@ -43,6 +43,12 @@ def check_encoder(words: argparse.Namespace) -> None:
         raise UserError("--weights and --size belong to --encoder; a checkpoint knows its own")
 
 
+def add_batch(parser: argparse._ActionsContainer) -> None:
+    """Options of work on many photographs, which stops and goes on."""
+    parser.add_argument("--shard", metavar="I/N", help="share of the work, 1/4 to 4/4 on four machines (default: all)")
+    parser.add_argument("--retry", action="store_true", help="try again what failed in an earlier command")
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run `main` and leave the process with its exit code."""
     from mdf.errors import UserError

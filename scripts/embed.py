@@ -11,13 +11,15 @@ EPILOG = """\
 examples:
   python scripts/embed.py --checkpoint runs/odir5k --data odir5k.jsonl --out odir5k.parquet
   accelerate launch --num_processes 4 scripts/embed.py --checkpoint runs/odir5k --data PHOTOGRAPHS --out mine.parquet
+  python scripts/embed.py --checkpoint runs/odir5k --data PHOTOGRAPHS --out mine.parquet --shard 1/4   one of four
   python scripts/embed.py --encoder fundus-lite0 --weights efficientnet-lite0-imagenet --size 224 --features pooled \\
       --data odir5k.jsonl --out imagenet.parquet
   python scripts/embed.py search --checkpoint runs/odir5k --index odir5k.parquet --image eye.jpg --sheet found.png
   python scripts/embed.py search --checkpoint runs/odir5k --index odir5k.parquet --text "drusen in the macula"
 
 The columns are id, image, vector (a unit vector) and model (a hash). A stopped job goes on where it was when the same
-command is given again. An index is searched with the model that made it, any other is refused.
+command is given again. Photographs that cannot be read are left out and listed. An index is searched with the model
+that made it, any other is refused. Exit codes: 0 done, 1 some photographs cannot be read, 2 wrong input, 143 stopped.
 """
 
 
@@ -76,16 +78,20 @@ def search_main(argv: list[str]) -> None:
         print(f"contact sheet: {args.sheet}")
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["search"]:
-        return search_main(argv[1:])
+        search_main(argv[1:])
+        return 0
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cli.add_encoder(parser)
     parser.add_argument(
-        "--data", metavar="M.jsonl|FOLDER", required=True, help="a manifest, or a folder of photographs"
+        "--data",
+        metavar="M.jsonl|FOLDER|LIST.txt",
+        required=True,
+        help="a manifest, a folder of photographs, or a list of their paths",
     )
     parser.add_argument("--out", metavar="F.parquet", required=True, help="file to write")
     parser.add_argument(
@@ -95,21 +101,36 @@ def main(argv: list[str] | None = None) -> None:
         help="the unit embedding (default), or the mean of the patch tokens before the projection",
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photographs at once (%(default)s)")
+    cli.add_batch(parser)
     args = parser.parse_args(argv)
     from mdf.errors import UserError
 
     if args.batch_size < 1:
         raise UserError("--batch-size must be at least 1")
-    from mdf.inference.index import Index, processes, read_photographs, share_machine
+    from mdf.inference.batch import SHOWN, choose_shard, share_machine
+    from mdf.inference.index import Index
+    from mdf.inference.worklist import read_photographs
 
-    rank, world = processes()
+    shard = choose_shard(args.shard)
     args.device = share_machine(args.device)
     photographs = read_photographs(args.data, args.data_root)
     index = Index(load(args), photographs, args.out, args.features)
-    if index.make(rank, world, batch_size=args.batch_size):
-        print(f"{len(photographs.records)} photographs in {args.out}, model {index.plan['model']}")
+    outcome = index.make(shard, batch_size=args.batch_size, retry=args.retry)
+    bad = index.bad()
+    broken = [line for line in outcome.mine.values() if "rows" not in line]
+    if outcome.stopped:
+        print("stopped: give the same command to go on")
+    elif broken:
+        print(f"{len(broken)} parts broke ({broken[0]['reason']}); the same command tries them again")
+    elif outcome.whole:
+        print(f"{len(photographs.records) - len(bad)} photographs in {args.out}, model {index.plan['model']}")
     else:
-        print(f"process {rank} of {world} is done; other parts are missing, the last process joins them")
+        print(f"share {shard} is done; other parts are missing, the last process joins them")
+    for why in list(bad.values())[:SHOWN]:
+        print(f"  failed: {why}")
+    if bad:
+        print(f"{len(bad)} photographs cannot be read, see {index.parts}; --retry tries them again")
+    return outcome.code
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Write draft reports of photographs."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from mdf import cli
@@ -10,10 +11,19 @@ examples:
   python scripts/report.py --checkpoint runs/quickstart left.jpg right.jpg --out reports      a report of each
   python scripts/report.py --checkpoint runs/quickstart --left l.jpg --right r.jpg --out reports     one of both eyes
   python scripts/report.py --checkpoint runs/quickstart --eye left l.jpg --earlier 2025/l.json --out reports
+  python scripts/report.py --checkpoint runs/quickstart --data PHOTOGRAPHS --out screening            very many
+  accelerate launch --num_processes 8 scripts/report.py --checkpoint runs/quickstart --data M.jsonl --out screening
+  python scripts/report.py summary screening                                 the page of them, whatever there is so far
 
 OUT gets NAME.md, NAME.html, NAME.pdf, NAME.json, NAME.fhir.json as asked for; the name is the photograph's own. Of the
 file's metadata nothing is kept but the eye side. The form of the Markdown is prompts/report_form.md, recommendations
 by diagnosis are in prompts/recommendations.yaml of the checkpoint, those by grade in mdf/data/referral.yaml.
+
+With --data, OUT/reports/ holds the reports, OUT/index.html and index.csv what came of them, the most urgent first. The
+same command goes on where it was stopped, and leaves alone what is there. A photograph that is no good is listed and
+stops nothing. A left and a right eye of one patient in a manifest go into one report. Exit codes: 0 done, 1 some
+failed, 2 wrong input, 143 stopped by SIGTERM after the report in hand.
+
 Every report is a draft for research that a clinician must check against the photograph and sign.
 """
 FORMATS = ("md", "html", "pdf", "json", "fhir")
@@ -50,11 +60,25 @@ def options() -> argparse.ArgumentParser:
         action="store_true",
         help="also report on what does not look like a retina, or on two eyes that look like the same side",
     )
+    very_many = parser.add_argument_group("very many photographs")
+    very_many.add_argument(
+        "--data", metavar="FOLDER|M.jsonl|LIST.txt", help="all below a folder, of a manifest, or of a list of paths"
+    )
+    very_many.add_argument(
+        "--data-root", metavar="DIR", help="folder of the manifest's photographs, where they have moved"
+    )
+    cli.add_batch(very_many)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["summary"]:
+        from mdf.inference.batch_verb import summary
+
+        summary(argv[1:])
+        return 0
     args = options().parse_args(argv)
 
     from mdf.errors import UserError
@@ -63,11 +87,19 @@ def main(argv: list[str] | None = None) -> None:
     from mdf.inference.report import read_report
     from mdf.vocabulary import canonical
 
+    if args.data:
+        from mdf.inference.batch_verb import many
+
+        return many(args)
+    if args.data_root or args.shard or args.retry:
+        raise UserError("--data-root, --shard and --retry belong to --data")
     both = [args.left, args.right]
     if any(both) and (not all(both) or args.images or args.eye or args.sign):
         raise UserError("--left and --right go together, without other photographs, --eye and --sign")
     if not any(both) and not args.images:
         raise UserError("which photograph? Name one or more, or --left FILE --right FILE")
+    if folders := [image for image in args.images if Path(image).is_dir()]:
+        raise UserError(f"{folders[0]} is a folder; name it with --data for reports of all below it")
     if len(args.images) > 1 and (args.earlier or args.patient or args.sign):
         raise UserError(
             "--earlier, --patient and --sign belong to one report: name one photograph, or --left and --right"
@@ -106,6 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         for path in write(report, pictures, Path(args.out), formats, own_name([Path(i).stem for i in group], used)):
             print(path)
+    return 0
 
 
 def own_name(stems: list[str], used: set[str]) -> str:

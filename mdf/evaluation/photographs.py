@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mdf.errors import UserError
 from mdf.imaging.decode import load_image, load_mask
 from mdf.imaging.preprocess import Prepared
 from mdf.processor import Inputs
@@ -94,14 +95,24 @@ def embed_records(
     batch_size: int = 32,
     features: str = "embedding",
     name: str = "embeddings",
+    bad: dict[str, str] | None = None,
 ) -> np.ndarray:
-    """`embed` of all records, float32 [N,·]; the next batches are decoded while the model works on this one."""
+    """`embed` of all records, float32 [N,·]; the next batches are decoded while the model works on this one.
+
+    With `bad`, photographs that cannot be read are left out and noted there, id -> reason, instead of ending it all.
+    """
     found, progress = [], Progress(name, len(records))
     runs = list(batches(len(records), batch_size))
-    waiting: deque[list[Future[Prepared]]] = deque()
+    waiting: deque[list[Future[Prepared | None]]] = deque()
 
-    def prepare(record: FundusRecord) -> Prepared:
-        return model.processor.preprocessing.prepare(load_image(manifest.path(record.image)))
+    def prepare(record: FundusRecord) -> Prepared | None:
+        try:
+            return model.processor.preprocessing.prepare(load_image(manifest.path(record.image)))
+        except UserError as error:
+            if bad is None:
+                raise
+            bad[record.id] = str(error)
+            return None
 
     # a GPU waits for decoding; a processor's cores are busy with the model already
     with ThreadPoolExecutor(1 if torch.device(model.device).type == "cpu" else min(AT_ONCE, cores())) as pool:
@@ -109,8 +120,9 @@ def embed_records(
             for number, run in enumerate(runs):
                 for ahead in runs[number + len(waiting) : number + 1 + AHEAD]:
                     waiting.append([pool.submit(prepare, records[i]) for i in ahead])
-                inputs = Inputs.of([one.result() for one in waiting.popleft()]).to(model.device)
-                found.append(embed(model, inputs, features))
+                prepared = [ready for one in waiting.popleft() if (ready := one.result()) is not None]
+                if prepared:
+                    found.append(embed(model, Inputs.of(prepared).to(model.device), features))
                 progress.step(len(run))
         finally:
             pool.shutdown(cancel_futures=True)

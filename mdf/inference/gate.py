@@ -14,6 +14,10 @@ BANNER = (
 )
 
 
+class NoRetina(UserError):
+    """The picture can be read and is no fundus photograph."""
+
+
 def resolve_checkpoint(path: str | Path) -> Path:
     """The checkpoint directory that `path` is or, for a run directory, holds (best/, said aloud).
 
@@ -43,7 +47,7 @@ def gate(path: str | Path, *, force: bool = False) -> tuple[np.ndarray, Quality,
     quality = assess(image)
     because = f" ({'; '.join(quality.reasons)})" if quality.reasons else ""
     if not quality.is_retina and not force:
-        raise UserError(f"{path} is not a fundus photograph{because}. Nothing was answered; --force asks all the same.")
+        raise NoRetina(f"{path} is not a fundus photograph{because}. Nothing was answered; --force asks all the same.")
     if not quality.is_retina:
         warning = f"This does not look like a fundus photograph{because}: whatever is said about it means nothing."
     elif quality.gradable == "not":

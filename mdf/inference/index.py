@@ -5,8 +5,10 @@
     vector  float32 [D], a unit vector
     model   hash of the encoder and its preprocessing: vectors of different models are never compared
 
-Photographs are embedded in runs of PART, each of which becomes a file in OUT.parts/ as soon as it is done. Process r of
-W does the runs r, r + W, …; a stopped job goes on with the runs that are not there. Who does the last one joins them.
+Photographs are embedded in runs of PART, each of which is an item of batch.py and becomes a file in OUT.parts/ as soon
+as it is done: a stopped job goes on with the runs that are not there, and who does the last one joins them. A batch
+never spans two runs, so that the vectors do not depend on the number of processes. Photographs that cannot be read are
+left out and listed; OUT.parts/ stays as long as there are some, so that they can be tried again alone.
 
 Shapes: N photographs in the index, D width of a vector.
 """
@@ -15,56 +17,21 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mdf.datasets.common import image_files, unique_ids
 from mdf.errors import UserError
 from mdf.evaluation.photographs import embed_records
-from mdf.files import write_text
-from mdf.records import FundusRecord, Manifest, read_manifest
+from mdf.inference.batch import DONE, FAILED, Ledger, Line, Outcome, Shard, read_lines, work_through
+from mdf.inference.worklist import check_name
+from mdf.records import FundusRecord, Manifest
 
 PART = 512  # photographs that a stopped process has to do again at the most
 NOTE = b"mdf"  # key of the file's metadata: {root, features, model, photographs}
-
-
-def read_photographs(data: str | Path, data_root: str | Path | None = None) -> Manifest:
-    """The photographs of a manifest, or all of a folder, whose ids are their paths without ending."""
-    path = Path(data)
-    if not path.is_dir():
-        return read_manifest(path, data_root=data_root)
-    names = [f.relative_to(path).as_posix() for f in image_files(path, "--data")]
-    pairs = zip(unique_ids(names), names, strict=True)
-    return Manifest(tuple(FundusRecord(id=id_, image=name) for id_, name in pairs), path.resolve())
-
-
-def processes() -> tuple[int, int]:
-    """This process's number and how many there are, as a launcher says it. Raises UserError for other values."""
-    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not (rank.isdigit() and world.isdigit() and int(rank) < int(world)):
-        raise UserError(f"RANK={rank} and WORLD_SIZE={world}: process numbers go from 0 to WORLD_SIZE - 1")
-    return int(rank), int(world)
-
-
-def share_machine(device: str | None) -> str | None:
-    """The device of this process, where a launcher started several on a machine with GPUs; on the CPU they share the
-    cores.
-    """
-    import torch
-
-    from mdf.training.devices import choose_threads
-
-    local, beside = os.environ.get("LOCAL_RANK", "0"), os.environ.get("LOCAL_WORLD_SIZE", "1")
-    threads = choose_threads(0, int(beside))
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if device is None and torch.cuda.is_available() and int(beside) > 1:
-        return f"cuda:{int(local) % torch.cuda.device_count()}"
-    return device
 
 
 class Index:
@@ -75,7 +42,7 @@ class Index:
         if self.out.suffix != ".parquet":
             raise UserError(f"--out {out}: the name of an index ends in .parquet")
         self.parts = self.out.with_name(self.out.name + ".parts")
-        self.runs = -(-len(manifest.records) // PART)
+        self.runs = [f"{number:06d}" for number in range(-(-len(manifest.records) // PART))]
         listed = "\n".join(f"{r.id}\t{r.image}" for r in manifest.records)
         self.plan = {
             "root": str(manifest.root),
@@ -85,63 +52,105 @@ class Index:
             "listed": hashlib.sha256(listed.encode()).hexdigest(),
         }
 
-    def part(self, run: int) -> Path:
-        return self.parts / f"{run:06d}.parquet"
+    def part(self, run: str) -> Path:
+        return self.parts / f"{run}.parquet"
 
-    def make(self, rank: int = 0, world: int = 1, *, batch_size: int = 32) -> bool:
-        """Embed this process's share of what is missing; whether the whole file is there now.
+    def make(self, shard: Shard | None = None, *, batch_size: int = 32, retry: bool = False) -> Outcome:
+        """Embed this process's share of what is missing; the file is there where the outcome is `whole`.
 
-        Raises UserError where the file or its parts were made by another model or of other photographs, and for a
-        photograph that cannot be read (what was done before it stays).
+        Args:
+            retry: do runs again in which a photograph could not be read.
+
+        Raises UserError where the file or its parts were made by another model or of other photographs.
         """
-        if self.out.exists():
-            if read_note(self.out) != self.plan:
-                raise UserError(
-                    f"--out {self.out} is there already, of another model, features or photographs; "
-                    "delete it or choose another name"
-                )
-            return True
-        self.begin()
-        mine = [run for run in range(rank, self.runs, world) if not self.part(run).exists()]
-        for run in mine:
-            records = self.manifest.records[run * PART : (run + 1) * PART]
-            name = f"part {run + 1} of {self.runs}"
-            vectors = embed_records(
-                self.model, records, self.manifest, batch_size=batch_size, features=self.features, name=name
+        if self.out.exists() and read_note(self.out) != self.plan:
+            raise UserError(
+                f"--out {self.out} is there already, of another model, features or photographs; "
+                "delete it or choose another name"
             )
-            write_rows(self.part(run), records, vectors, self.plan)
-        return self.join()
+        if self.finished():
+            return Outcome({})
+        ledger = Ledger(self.parts, {**self.plan, "batch_size": batch_size}, shard)
+        ledger.begin(len(self.runs))
 
-    def begin(self) -> None:
-        """The folder of the parts, with what they are parts of."""
-        from filelock import FileLock
+        def work(run: str, _: None) -> Line:
+            records, bad = self.records(run), unwritable(self.records(run))
+            vectors = embed_records(
+                self.model,
+                [record for record in records if record.id not in bad],
+                self.manifest,
+                batch_size=batch_size,
+                features=self.features,
+                name=f"part {int(run) + 1} of {len(self.runs)}",
+                bad=bad,
+            )
+            good = [record for record in records if record.id not in bad]
+            if good:
+                write_rows(self.part(run), good, vectors, self.plan)
+            return {"status": FAILED if bad else DONE, "reason": first(bad), "rows": len(good), "bad": bad}
 
-        self.parts.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.parts / "lock"):
-            path = self.parts / "plan.json"
-            if not path.exists():
-                write_text(path, json.dumps(self.plan))
-            elif json.loads(path.read_text(encoding="utf-8")) != self.plan:
-                raise UserError(
-                    f"{self.parts} holds the beginning of an index of another model, features or photographs; "
-                    "delete it or choose another --out"
-                )
+        outcome = work_through(
+            {run: run for run in self.runs},
+            ledger,
+            lambda run: None,  # embed_records decodes ahead by itself
+            work,
+            name="embeddings",
+            again=lambda line: (retry and line["status"] == FAILED) or not self.has(line),
+            size=lambda run: len(self.records(run)),
+        )
+        whole = not outcome.stopped and (self.finished() or self.join())
+        return replace(outcome, left=0 if whole else max(1, outcome.left))
+
+    def records(self, run: str) -> Sequence[FundusRecord]:
+        return self.manifest.records[int(run) * PART : (int(run) + 1) * PART]
+
+    def finished(self) -> bool:
+        """Whether the file is there with all photographs."""
+        return self.out.exists() and not self.parts.exists()
+
+    def has(self, line: Line) -> bool:
+        """Whether the rows that a line speaks of are there."""
+        return "rows" in line and (line["rows"] == 0 or self.part(line["id"]).exists())
+
+    def bad(self) -> dict[str, str]:
+        """By id the photographs that could not be read, by any process, and why."""
+        return {id_: why for line in read_lines(self.parts).values() for id_, why in line.get("bad", {}).items()}
 
     def join(self) -> bool:
-        """One file of all parts, where all are there."""
+        """One file of all parts, where all are there. Raises UserError where none has a photograph."""
         from filelock import FileLock
         from pyarrow import concat_tables, parquet
 
         lock = self.out.with_name(self.out.name + ".lock")
         with FileLock(lock):
-            if not self.out.exists():
-                if not all(self.part(run).exists() for run in range(self.runs)):
+            lines = read_lines(self.parts)
+            if not self.finished():
+                if not all(run in lines and self.has(lines[run]) for run in self.runs):
                     return False
-                whole = concat_tables([parquet.read_table(self.part(run)) for run in range(self.runs)])
-                save(self.out, whole)
-                shutil.rmtree(self.parts)
+                made = [run for run in self.runs if lines[run]["rows"]]
+                if not made:
+                    raise UserError(f"none of the photographs can be read: {first(self.bad())}")
+                save(self.out, concat_tables([parquet.read_table(self.part(run)) for run in made]))
+                if all(line["status"] == DONE for line in lines.values()):
+                    shutil.rmtree(self.parts)
         lock.unlink(missing_ok=True)
         return True
+
+
+def unwritable(records: Sequence[FundusRecord]) -> dict[str, str]:
+    """By id the photographs whose names cannot stand in an index, and why."""
+    bad = {}
+    for record in records:
+        try:
+            check_name(record.image)
+        except UserError as error:
+            bad[record.id] = str(error)
+    return bad
+
+
+def first(bad: Mapping[str, str]) -> str:
+    """Why the first of these photographs could not be read, and how many more."""
+    return next(iter(bad.values()), "") + (f" … and {len(bad) - 1} more" if len(bad) > 1 else "")
 
 
 def write_rows(path: Path, records: Sequence[FundusRecord], vectors: np.ndarray, plan: dict) -> None:

@@ -4,7 +4,7 @@ Shapes: K masks, U the U-Net's input side.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,17 @@ class Predictor:
         self.prompts = self.processor.prompts
 
     def read(self, path: str | Path, *, force: bool = False) -> Photograph:
-        """A photograph through `gate`, prepared for the model."""
+        """A photograph through `gate`, as the model sees it."""
+        return self.look(self.prepare(path, force=force))
+
+    def prepare(self, path: str | Path, *, force: bool = False) -> Photograph:
+        """A photograph through `gate`, prepared for `look`. Does not need the model, which may be at work elsewhere."""
         image, quality, warning = gate(path, force=force)
-        inputs = self.model.look(self.processor(image).to(self.model.device))
-        return Photograph(Path(path), image, inputs, quality, warning)
+        return Photograph(Path(path), image, self.processor(image), quality, warning)
+
+    def look(self, photograph: Photograph) -> Photograph:
+        """A prepared photograph, as the model sees it."""
+        return replace(photograph, inputs=self.model.look(photograph.inputs.to(self.model.device)))
 
     def diagnose(self, photograph: Photograph) -> dict[str, float]:
         """Probability of every candidate diagnosis, the highest first."""

@@ -1,8 +1,8 @@
 """The index of embeddings: what is in the file, going on where a job stopped, searching, and refusing strangers."""
 
-import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -15,7 +15,9 @@ from mdf.errors import UserError
 from mdf.evaluation.photographs import embed_records
 from mdf.imaging.decode import load_image
 from mdf.inference import index as index_module
-from mdf.inference.index import Index, Search, read_photographs
+from mdf.inference.batch import Shard
+from mdf.inference.index import Index, Search
+from mdf.inference.worklist import read_photographs
 from mdf.models.embedder import Embedder
 from tests.scripts import SCRIPTS, environment, run
 
@@ -36,7 +38,7 @@ def small_parts(monkeypatch) -> int:
 def made(checkpoint, encoder, tmp_path):
     """The index of all phantoms."""
     out = tmp_path / "phantoms.parquet"
-    assert Index(encoder, checkpoint.manifest, out).make()
+    assert Index(encoder, checkpoint.manifest, out).make().whole
     return out
 
 
@@ -50,17 +52,15 @@ def test_a_row_is_id_image_vector_and_model(checkpoint, encoder, made):
     assert sorted(p.name for p in made.parent.iterdir()) == [made.name]  # neither parts nor locks are left
 
 
-def test_processes_share_the_photographs_and_make_the_same_file(checkpoint, encoder, made, tmp_path, small_parts):
-    alone, out = parquet.read_table(made), tmp_path / "shared.parquet"
-    for rank in (2, 0):
-        assert not Index(encoder, checkpoint.manifest, out).make(rank, 3)
+def test_processes_share_the_photographs_and_make_the_same_file(checkpoint, encoder, tmp_path, small_parts):
+    alone, out = tmp_path / "alone.parquet", tmp_path / "shared.parquet"
+    assert Index(encoder, checkpoint.manifest, alone).make(batch_size=2).whole
+    for number in (2, 0):
+        assert not Index(encoder, checkpoint.manifest, out).make(Shard(number, 3), batch_size=2).whole
     assert not out.exists() and len(list((tmp_path / "shared.parquet.parts").glob("0*.parquet"))) == small_parts - 2
-    assert Index(encoder, checkpoint.manifest, out).make(1, 3)
-    shared = parquet.read_table(out)
-    assert shared["id"] == alone["id"] and shared["model"] == alone["model"]
-    # other batches: sums in another order
-    vectors = [np.array(table["vector"].to_pylist()) for table in (shared, alone)]
-    assert np.allclose(*vectors, atol=1e-6)
+    assert Index(encoder, checkpoint.manifest, out).make(Shard(1, 3), batch_size=2).whole
+    assert parquet.read_table(out).equals(parquet.read_table(alone), check_metadata=True)  # to the last bit
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alone.parquet", "shared.parquet"]
 
 
 def test_a_stopped_job_goes_on_where_it_was(checkpoint, encoder, tmp_path, monkeypatch, small_parts):
@@ -80,9 +80,9 @@ def test_a_stopped_job_goes_on_where_it_was(checkpoint, encoder, tmp_path, monke
     monkeypatch.setattr(
         index_module, "embed_records", lambda m, r, f, **k: again.append(r[0].id) or embed_records(m, r, f, **k)
     )
-    assert Index(encoder, checkpoint.manifest, out).make()
+    assert Index(encoder, checkpoint.manifest, out).make().whole
     assert len(again) == small_parts - 3 and not set(again) & set(embedded)
-    assert Index(encoder, checkpoint.manifest, out).make() and len(again) == small_parts - 3  # done is done
+    assert Index(encoder, checkpoint.manifest, out).make().whole and len(again) == small_parts - 3  # done is done
     assert parquet.read_table(out)["id"].to_pylist() == [r.id for r in checkpoint.manifest.records]
 
 
@@ -127,9 +127,11 @@ def test_another_model_is_refused(checkpoint, encoder, made):
 
 def test_parts_of_another_index_are_not_gone_on_with(checkpoint, encoder, tmp_path, small_parts):
     out = tmp_path / "index.parquet"
-    Index(encoder, checkpoint.manifest, out).make(0, 2)
-    with pytest.raises(UserError, match="the beginning of an index of another model, features or photographs"):
-        Index(encoder, checkpoint.manifest, out, "pooled").make(1, 2)
+    Index(encoder, checkpoint.manifest, out).make(Shard(0, 2))
+    with pytest.raises(UserError, match=r"made otherwise \(features: embedding, now pooled\)"):
+        Index(encoder, checkpoint.manifest, out, "pooled").make(Shard(1, 2))
+    with pytest.raises(UserError, match="batch_size: 32, now 4"):
+        Index(encoder, checkpoint.manifest, out).make(Shard(1, 2), batch_size=4)
 
 
 def test_pooled_features_have_no_words(checkpoint, encoder, tmp_path):
@@ -219,19 +221,65 @@ def test_wrong_input_gets_one_message_and_code_2(checkpoint, tmp_path, capsys, m
     assert not (tmp_path / "index.parquet").exists()
 
 
-def test_a_process_number_that_cannot_be_is_refused(monkeypatch):
-    monkeypatch.setitem(os.environ, "RANK", "2")
-    monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="WORLD_SIZE=2"):
-        index_module.processes()
+def test_sigterm_ends_after_the_present_part(checkpoint, encoder, tmp_path, monkeypatch, small_parts):
+    out, parts = tmp_path / "index.parquet", tmp_path / "index.parquet.parts"
+
+    def asked_to_stop(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return embed_records(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index_module, "embed_records", asked_to_stop)
+        outcome = Index(encoder, checkpoint.manifest, out).make()
+    assert outcome.code == 143 and not outcome.whole and len(list(parts.glob("0*.parquet"))) == 1
+    assert Index(encoder, checkpoint.manifest, out).make().code == 0 and not parts.exists()
 
 
-def test_a_bad_photograph_stops_the_job_and_keeps_what_was_done(checkpoint, encoder, tmp_path, small_parts):
+def test_a_part_that_breaks_stops_no_other_and_is_tried_again(
+    checkpoint, encoder, tmp_path, capsys, monkeypatch, small_parts
+):
+    out = tmp_path / "index.parquet"
+    words = ("--checkpoint", checkpoint.run, "--data", checkpoint.data, "--out", out)
+
+    def breaks(model, records, *args, **kwargs):
+        if records[0].id == checkpoint.manifest.records[5].id:
+            raise RuntimeError("no memory")
+        return embed_records(model, records, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index_module, "embed_records", breaks)
+        assert run("embed.py", *words) == 1
+    assert "1 parts broke (RuntimeError: no memory); the same command tries" in capsys.readouterr().out
+    assert len(list((tmp_path / "index.parquet.parts").glob("0*.parquet"))) == small_parts - 1 and not out.exists()
+    assert run("embed.py", *words) == 0 and parquet.read_table(out).num_rows == 24
+
+
+def test_bad_photographs_are_listed_and_left_out_until_they_are_mended(
+    checkpoint, encoder, tmp_path, capsys, monkeypatch, small_parts
+):
     folder = shutil.copytree(checkpoint.data.parent, tmp_path / "data")
     manifest = read_photographs(folder / checkpoint.data.name)
-    manifest.path(manifest.records[12].image).write_bytes(b"no picture")
+    bad = [manifest.records[n] for n in (0, 12, *range(15, 20))]  # part 3 has no other
+    for record in bad:
+        manifest.path(record.image).write_bytes(b"no picture")
     out = tmp_path / "index.parquet"
-    with pytest.raises(UserError, match=manifest.records[12].id):
-        Index(encoder, manifest, out).make()
-    assert len(list((tmp_path / "index.parquet.parts").glob("0*.parquet"))) == 2
-    assert json.loads((tmp_path / "index.parquet.parts" / "plan.json").read_text())["photographs"] == 24
+    words = ("--checkpoint", checkpoint.run, "--data", folder / checkpoint.data.name, "--out", out)
+    assert run("embed.py", *words) == 1
+    said = capsys.readouterr().out
+    assert "17 photographs in" in said and "7 photographs cannot be read" in said and manifest.records[12].image in said
+    good = [r.id for r in manifest.records if r not in bad]
+    assert parquet.read_table(out)["id"].to_pylist() == good
+    assert run("embed.py", *words) == 1 and parquet.read_table(out).num_rows == 17  # not tried again by itself
+    shutil.copytree(checkpoint.data.parent, folder, dirs_exist_ok=True)
+    assert run("embed.py", *words, "--retry") == 0
+    whole = tmp_path / "whole.parquet"
+    assert Index(encoder, manifest, whole).make().whole
+    assert parquet.read_table(out).equals(parquet.read_table(whole))
+    assert not (tmp_path / "index.parquet.parts").exists()
+
+
+def test_photographs_that_are_all_bad_make_no_index(encoder, tmp_path):
+    (tmp_path / "eye.jpg").write_text("no picture")
+    with pytest.raises(UserError, match=r"none of the photographs can be read: photograph .*eye\.jpg"):
+        Index(encoder, read_photographs(tmp_path), tmp_path / "index.parquet").make()
+    assert not (tmp_path / "index.parquet").exists()
