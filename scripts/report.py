@@ -14,6 +14,8 @@ examples:
   python scripts/report.py --checkpoint runs/quickstart --data PHOTOGRAPHS --out screening            very many
   accelerate launch --num_processes 8 scripts/report.py --checkpoint runs/quickstart --data M.jsonl --out screening
   python scripts/report.py summary screening                                 the page of them, whatever there is so far
+  python scripts/report.py review reports/l.json --edits l.edits.json        a person's corrections, signed
+  python scripts/report.py export reports --out reviews.jsonl                training records of what was corrected
 
 OUT gets NAME.md, NAME.html, NAME.pdf, NAME.json, NAME.fhir.json as asked for; the name is the photograph's own. Of the
 file's metadata nothing is kept but the eye side. The form of the Markdown is prompts/report_form.md, recommendations
@@ -26,7 +28,6 @@ failed, 2 wrong input, 143 stopped by SIGTERM after the report in hand.
 
 Every report is a draft for research that a clinician must check against the photograph and sign.
 """
-FORMATS = ("md", "html", "pdf", "json", "fhir")
 
 
 def options() -> argparse.ArgumentParser:
@@ -42,9 +43,7 @@ def options() -> argparse.ArgumentParser:
         "--checkpoint", metavar="DIR", required=True, help="checkpoint folder, or a run folder (then its best/)"
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for the reports")
-    parser.add_argument(
-        "--format", default="md,html,json", help=f"one or more of {','.join(FORMATS)}, with commas (%(default)s)"
-    )
+    parser.add_argument("--format", default="md,html,json", help="one or more of md,html,pdf,json,fhir (%(default)s)")
     parser.add_argument("--rules", default="ICO 2017", help='rules of referral: "ICO 2017" (default), ADA, NHS')
     parser.add_argument(
         "--eye", choices=["left", "right"], help="eye side of all photographs (default: told from each)"
@@ -54,6 +53,10 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sign", action="append", default=[], metavar="NAME",
         help="a finding that a person saw in the photograph, preretinal_haemorrhage say; again for more",
+    )  # fmt: skip
+    parser.add_argument(
+        "--known", action="append", default=[], metavar="FACT",
+        help='what no photograph shows and codes in FHIR need, "type 2 diabetes" say; again for more',
     )  # fmt: skip
     parser.add_argument(
         "--force",
@@ -79,9 +82,15 @@ def main(argv: list[str] | None = None) -> int:
 
         summary(argv[1:])
         return 0
+    if argv[:1] in (["review"], ["export"]):
+        from mdf.inference.review_verb import main as correct
+
+        correct(argv)
+        return 0
     args = options().parse_args(argv)
 
     from mdf.errors import UserError
+    from mdf.inference.codes import codes_for
     from mdf.inference.gate import gate, resolve_checkpoint
     from mdf.inference.referral import check_rules
     from mdf.inference.report import read_report
@@ -100,9 +109,9 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("which photograph? Name one or more, or --left FILE --right FILE")
     if folders := [image for image in args.images if Path(image).is_dir()]:
         raise UserError(f"{folders[0]} is a folder; name it with --data for reports of all below it")
-    if len(args.images) > 1 and (args.earlier or args.patient or args.sign):
+    if len(args.images) > 1 and (args.earlier or args.patient or args.sign or args.known):
         raise UserError(
-            "--earlier, --patient and --sign belong to one report: name one photograph, or --left and --right"
+            "--earlier, --patient, --sign and --known belong to one report: name one photograph, or --left and --right"
         )
     rules, earlier, signs = check_rules(args.rules), None, [canonical(name) for name in args.sign]
     if args.earlier:
@@ -113,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     from mdf.inference.render import check_formats, write
 
     formats = check_formats([word for word in args.format.split(",") if word])
+    codes_for("eye", known=args.known)  # refuses what no code asks for
     checkpoint = resolve_checkpoint(args.checkpoint)
     # all of them before torch is imported: a wrong file is known at once, nothing is half done
     for image in both if all(both) else args.images:
@@ -136,8 +146,8 @@ def main(argv: list[str] | None = None) -> int:
             signs=[signs],
             force=args.force,
         )
-        for path in write(report, pictures, Path(args.out), formats, own_name([Path(i).stem for i in group], used)):
-            print(path)
+        name, own = own_name([Path(i).stem for i in group], used), {"form": predictor.form, "known": args.known}
+        print(*write(report, pictures, Path(args.out), formats, name, **own), sep="\n")
     return 0
 
 

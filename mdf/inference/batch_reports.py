@@ -147,7 +147,8 @@ class BatchReports:
             raise UserError(self.short(error)) from None
         records = tuple(record for record, _ in good)
         name = (visit if not bad else Visit(records[0].id, records)).name  # one eye's report is not the pair's
-        write(report, pictures, self.out / REPORTS / Path(name).parent, self.formats, Path(name).name)
+        place = self.out / REPORTS / name
+        write(report, pictures, place.parent, self.formats, place.name, form=self.predictor.form)
         eyes = [eye_line(record, eye) for record, eye in zip(records, report.eyes, strict=True)]
         urgency = report.referral.urgency.value if report.referral else None
         return {**line, "report": f"{REPORTS}/{name}", "urgency": urgency, "eyes": eyes}

@@ -10,7 +10,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from mdf.dialogue import Turn
 from mdf.errors import UserError
-from mdf.evaluation.operating_point import OperatingPoint, read_operating_point
+from mdf.evaluation.operating_point import OperatingPoint
 from mdf.inference.predictor import Photograph, Predictor
 from mdf.inference.questions import Asked, Reading, cannot_be_told, read, recognise
 from mdf.inference.report import Origin
@@ -233,14 +233,3 @@ class Conversation:
         if not reading.likely:
             found.append(f"Probably there are none (probability of any: {reading.present:.2f}).")
         return tuple(found)
-
-
-def checkpoint_name(predictor: Predictor) -> str:
-    """Of the run that a checkpoint belongs to, else of its folder."""
-    folder = predictor.checkpoint.resolve()
-    return folder.parent.name if folder.name in ("best", "last") else folder.name
-
-
-def operating_point(predictor: Predictor) -> OperatingPoint | None:
-    """What is stored with the checkpoint."""
-    return read_operating_point(predictor.checkpoint, predictor.processor.diagnoses)

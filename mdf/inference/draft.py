@@ -15,7 +15,7 @@ import numpy as np
 from mdf import __version__
 from mdf.errors import UserError
 from mdf.evaluation.facts import read_facts
-from mdf.evaluation.operating_point import OperatingPoint, read_operating_point
+from mdf.evaluation.operating_point import OperatingPoint
 from mdf.imaging.eye_side import EyeSide, eye_side
 from mdf.imaging.field import Field, find_field
 from mdf.imaging.frame import Frame
@@ -94,7 +94,7 @@ def draft(
     if len(looked) == 2:
         paths, hashes = [one.photograph.path for one in looked], [one.sha256 for one in looked]
         check_pair(paths, hashes, [one.told for one in looked], [one.side for one in looked], force=force)
-    point = read_operating_point(predictor.checkpoint, predictor.processor.diagnoses)
+    point = predictor.operating_point
     made = [draft_eye(predictor, one, rules, point, seen) for one, seen in zip(looked, named, strict=True)]
     parts = [eye for eye, _ in made]
     compared = since(parts, earlier) if earlier is not None else (None, [])
@@ -318,12 +318,11 @@ def fingerprint(weights: Path) -> str:
 def software(predictor: Predictor, point: OperatingPoint | None) -> form.Software:
     """What made the draft, without a path."""
     folder = predictor.checkpoint.resolve()
-    name = folder.parent.name if folder.name in ("best", "last") else folder.name
     used = {} if point is None else {"temperature": point.temperature, "abstain_below": point.abstain_below}
     used |= dict(point.thresholds) | dict(point.findings) if point else {}
     return form.Software(
         version=__version__,
-        checkpoint=name,
+        checkpoint=predictor.name,
         fingerprint=fingerprint(folder / "model.safetensors"),
         preprocessing=predictor.processor.preprocessing.hash(),
         masks=[] if predictor.model.config.stale_masks else list(predictor.model.config.masks),

@@ -29,17 +29,17 @@ def picture_names(report: Report, name: str) -> list[PictureNames]:
     return [PictureNames(f"{name}{side}_photograph.jpg", f"{name}{side}_masks.png") for side in sides]
 
 
-def filled(report: Report, name: str, *, pictured: bool = True, form: tuple[str, Path] | None = None) -> str:
+def filled(report: Report, name: str, *, pictured: bool = True, form: Path | None = None) -> str:
     """The form filled for each eye, then what is said of both.
 
     Args:
         pictured: whether the pictures of `picture_names` lie beside it.
-        form: text and path of the form; None takes the one that comes with mdf.
+        form: of another than the usual words; None takes the one that comes with mdf.
 
     Raises UserError for a form with an unknown field. A form that has lost the banner gets it back.
     """
-    path = bundled("prompts") / "report_form.md"
-    text, path = form or (path.read_text(encoding="utf-8"), path)
+    path = form or bundled("prompts") / "report_form.md"
+    text = path.read_text(encoding="utf-8")
     files = picture_names(report, name)
     parts = [fill(text, path, fields(report, eye, name, files[number])) for number, eye in wording.in_order(report)]
     if not pictured:

@@ -16,6 +16,7 @@ from mdf.dialogue import QUADRANTS, SMALL_LESIONS, Turn, diagnosis_answer, sente
 from mdf.errors import UserError
 from mdf.evaluation.classification import softmax
 from mdf.evaluation.diagnosis import candidate_probabilities, presence
+from mdf.evaluation.operating_point import OperatingPoint, read_operating_point
 from mdf.imaging.quality import Quality
 from mdf.inference.gate import gate, resolve_checkpoint
 from mdf.memory import keep_freed_memory
@@ -115,6 +116,23 @@ class Predictor:
     def look(self, photograph: Photograph) -> Photograph:
         """A prepared photograph, as the model sees it."""
         return replace(photograph, inputs=self.model.look(photograph.inputs.to(self.model.device)))
+
+    @property
+    def name(self) -> str:
+        """Of the run that the checkpoint belongs to, else of its folder."""
+        folder = self.checkpoint.resolve()
+        return folder.parent.name if folder.name in ("best", "last") else folder.name
+
+    @property
+    def operating_point(self) -> OperatingPoint | None:
+        """What is stored with the checkpoint, None where nothing was fitted."""
+        return read_operating_point(self.checkpoint, self.processor.diagnoses)
+
+    @property
+    def form(self) -> Path | None:
+        """The checkpoint's own form of a report in Markdown, which a clinician may have edited."""
+        path = self.prompts.folder / "report_form.md"
+        return path if path.is_file() else None
 
     def diagnose(self, photograph: Photograph) -> dict[str, float]:
         """Probability of every candidate diagnosis, the highest first."""

@@ -6,7 +6,7 @@ Everything is made before anything is written, and each file is whole or not the
 import io
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +28,15 @@ def write(
     formats: Sequence[str],
     name: str,
     *,
-    form: tuple[str, Path] | None = None,
+    form: Path | None = None,
+    known: Collection[str] = (),
 ) -> list[Path]:
     """Write OUT/NAME.md, .html, .pdf, .json, .fhir.json and return their paths in the order of `formats`.
 
     Args:
         pictures: of each eye, in the order of `report.eyes`; an empty list leaves photographs and overlays out.
-        form: text and path of the Markdown's form; None takes the one that comes with mdf.
+        form: of the Markdown; None takes the one that comes with mdf.
+        known: what the user knows and no photograph shows, for the codes in FHIR; see `codes.facts`.
 
     Raises UserError for an unknown format, a name that is no file name, and where one of the forms cannot be made;
     nothing is written then.
@@ -47,7 +49,7 @@ def write(
     out = Path(out)
     files: dict[Path, bytes] = {}
     for kind in wanted:
-        files |= {out / file: content for file, content in made(kind, report, pictures, name, form).items()}
+        files |= {out / file: content for file, content in made(kind, report, pictures, name, form, known).items()}
     out.mkdir(parents=True, exist_ok=True)
     for path, content in files.items():
         write_bytes(path, content)
@@ -64,7 +66,12 @@ def check_formats(formats: Sequence[str]) -> list[str]:
 
 
 def made(
-    kind: str, report: Report, pictures: Sequence["Pictures"], name: str, form: tuple[str, Path] | None
+    kind: str,
+    report: Report,
+    pictures: Sequence["Pictures"],
+    name: str,
+    form: Path | None,
+    known: Collection[str],
 ) -> dict[str, bytes]:
     """File names and contents of one form."""
     file = f"{name}{FORMATS[kind]}"
@@ -81,7 +88,7 @@ def made(
     if kind == "fhir":
         from mdf.inference.fhir import fhir_json
 
-        return {file: fhir_json(report).encode()}
+        return {file: fhir_json(report, known=known).encode()}
     from mdf.inference.markdown import filled, picture_names
 
     files = {file: filled(report, name, pictured=bool(pictures), form=form).encode()}

@@ -19,7 +19,6 @@ from typing import Any
 from mdf.errors import UserError
 from mdf.inference import serve_batch, serve_cases, serve_chat, serve_report
 from mdf.inference import serve_html as page
-from mdf.inference.conversation import checkpoint_name, operating_point
 from mdf.inference.serve_guard import Guard
 from mdf.inference.serve_room import Room
 from mdf.inference.session import describe_point, describe_sampling
@@ -110,9 +109,9 @@ def about(room: Room) -> str:
     predictor = room.predictor
     masks = ", ".join(name.replace("_", " ") for name in predictor.model.config.masks) or "none"
     lines = [
-        f"Checkpoint {checkpoint_name(predictor)}, on {predictor.model.device}; masks: {masks}.",
+        f"Checkpoint {predictor.name}, on {predictor.model.device}; masks: {masks}.",
         f"Diagnoses it can name: {', '.join(map(display, predictor.processor.diagnoses))}.",
-        *describe_point(operating_point(predictor)),
+        *describe_point(predictor.operating_point),
         describe_sampling(room.visits.sampling),
         f"Photographs: at most {MAX_BYTES / 1e6:.0f} MB and {MAX_PIXELS / 1e6:.0f} million pixels each; written anew "
         "without their metadata, kept while the page is open, removed when it is closed or after "

@@ -9,7 +9,7 @@ import numpy as np
 from mdf.errors import UserError
 from mdf.evaluation.operating_point import OperatingPoint
 from mdf.imaging.eye_side import eye_side
-from mdf.inference.conversation import Answer, Conversation, Sampling, checkpoint_name, operating_point
+from mdf.inference.conversation import Answer, Conversation, Sampling
 from mdf.inference.gate import BANNER
 from mdf.inference.predictor import Photograph, Predictor
 from mdf.vocabulary import display
@@ -29,7 +29,7 @@ class Session:
 
     def __init__(self, predictor: Predictor, sampling: Sampling | None = None):
         self.predictor, self.sampling = predictor, sampling or Sampling()
-        self.point = operating_point(predictor)
+        self.point = predictor.operating_point
         self.places: dict[str, Conversation] = {}
         self.current: str | None = None
 
@@ -94,7 +94,7 @@ class Session:
         """Markdown of all that was said, marked as a draft."""
         now = now or datetime.now(UTC)
         lines = [f"> **{BANNER}**", "", "# Transcript of a conversation with a model", ""]
-        lines += [f"{now:%Y-%m-%d %H:%M} UTC, checkpoint {checkpoint_name(self.predictor)}. Not signed by anybody.", ""]
+        lines += [f"{now:%Y-%m-%d %H:%M} UTC, checkpoint {self.predictor.name}. Not signed by anybody.", ""]
         lines += [*describe_point(self.point), describe_sampling(self.sampling)]
         for place, conversation in self.places.items():
             lines += ["", f"## {TITLES[place]}: {conversation.photograph.path.name}"]

@@ -201,7 +201,7 @@ def test_the_page_can_be_made_again(made, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--data", "FOLDER", "eye.png"), "--data goes without other photographs"),
+        (("--data", "FOLDER", "eye.png"), "--data goes without photographs"),
         (("--data", "FOLDER", "--sign", "haemorrhage"), "--sign"),
         (("--data", "missing"), "missing"),
         (("--data", "FOLDER", "--shard", "3/2"), "--shard 3/2"),

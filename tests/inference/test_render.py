@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,16 +97,21 @@ def test_without_pictures_the_markdown_points_to_none():
 
 
 def test_a_form_that_lost_the_banner_gets_it_back_and_one_with_an_unknown_field_is_refused(tmp_path):
-    path = tmp_path / "report_form.md"
-    assert markdown.filled(dark_report(), "a", form=("$name: $impression", path)).startswith(f"> **{BANNER}**\n\na: No")
+    def form(text: str) -> Path:
+        (tmp_path / "report_form.md").write_text(text, encoding="utf-8")
+        return tmp_path / "report_form.md"
+
+    text = markdown.filled(dark_report(), "a", form=form("$name: $impression"))
+    assert text.startswith(f"> **{BANNER}**\n\na: No")
     with pytest.raises(UserError, match=r"report_form\.md: there is no field \$nonsense; fields are \$banner, \$name"):
-        markdown.filled(dark_report(), "a", form=("$nonsense", path))
+        markdown.filled(dark_report(), "a", form=form("$nonsense"))
     with pytest.raises(UserError, match=r"a dollar sign that is no field is written \$\$"):
-        markdown.filled(dark_report(), "a", form=("5 $ a", path))
+        markdown.filled(dark_report(), "a", form=form("5 $ a"))
 
 
 def test_the_form_can_be_the_checkpoints_own(tmp_path):
-    form = ("$eye. > $draft", tmp_path / "report_form.md")
+    form = tmp_path / "form.md"
+    form.write_text("$eye. > $draft", encoding="utf-8")
     path = render.write(full_report(), [], tmp_path, ["md"], "a", form=form)[0]
     assert "right, as given. > There are several haemorrhages" in path.read_text(encoding="utf-8")
 
