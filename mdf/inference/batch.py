@@ -180,11 +180,15 @@ def said(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: `mine` are the lines of this process's share, `left` the items of all that have none."""
+    """How a command ended: `mine` are the lines of this process's share; of the items of all processes `left` have no
+    line and `failed` have failed. `launched`: a launcher started several processes.
+    """
 
     mine: dict[str, Line]
     left: int = 0
     stopped: bool = False
+    failed: int = 0
+    launched: bool = False
 
     @property
     def whole(self) -> bool:
@@ -199,7 +203,11 @@ class Outcome:
         """The exit code: 143 stopped by SIGTERM, 1 something failed, 0 done."""
         from mdf.training.run import STOPPED
 
-        return STOPPED if self.stopped else int(bool(self.of(FAILED)))
+        if self.stopped:
+            return STOPPED
+        if self.launched:  # a launcher ends all processes as soon as one fails: only the last may say so
+            return int(self.whole and self.failed > 0)
+        return int(bool(self.of(FAILED)))
 
     def summary(self, noun: str) -> str:
         """What came of it, with the first of those that were not done."""
@@ -268,7 +276,13 @@ def work_through(
         finally:
             pool.shutdown(cancel_futures=True)
     lines = read_lines(ledger.out)
-    return Outcome({i: lines[i] for i in mine if i in lines}, sum(i not in lines for i in items), stopped)
+    return Outcome(
+        mine={id_: lines[id_] for id_ in mine if id_ in lines},
+        left=sum(id_ not in lines for id_ in items),
+        stopped=stopped,
+        failed=sum(lines[id_]["status"] == FAILED for id_ in items if id_ in lines),
+        launched=processes()[1] > 1,
+    )
 
 
 def attempt(item: T, loaded: Callable[[], L], work: Callable[[T, L], Line]) -> tuple[Line, Exception | None]:

@@ -146,6 +146,18 @@ def test_one_bad_item_is_listed_with_its_reason_and_stops_nothing(tmp_path):
     assert go(tmp_path, again, retry=True).code == 0 and again.worked == [1, 2, 4]
 
 
+def test_a_bad_item_of_one_process_does_not_let_a_launcher_end_the_others(tmp_path, monkeypatch):
+    def work(number, loaded):
+        if number == 0:
+            raise RuntimeError("broken")
+        return {}
+
+    no_launcher(monkeypatch, {"RANK": "0", "WORLD_SIZE": "2"})
+    assert go(tmp_path, shard=choose_shard(), work=work).code == 0  # else all are ended
+    no_launcher(monkeypatch, {"RANK": "1", "WORLD_SIZE": "2"})
+    assert go(tmp_path, shard=choose_shard(), work=work).code == 1  # the last one speaks for all
+
+
 def test_a_fault_that_is_not_the_photographs_ends_the_work(tmp_path):
     def broken(number, loaded):
         raise RuntimeError("CUDA error: device-side assert triggered")
