@@ -8,8 +8,10 @@ from PIL import Image
 
 from mdf.errors import UserError
 from mdf.imaging.frame import Frame
+from mdf.inference.conversation import Answer, Conversation
 from mdf.inference.explain import draw_masks, explain, heat
 from mdf.inference.predictor import Predictor
+from mdf.inference.report import Origin
 from tests.scripts import run
 
 QUESTION = "Are there haemorrhages?"
@@ -73,7 +75,12 @@ def test_chat_writes_maps_beside_its_answer(checkpoint, tmp_path, capsys, monkey
     asked = ["--checkpoint", checkpoint.run, "--image", checkpoint.photograph, "--force"]
     assert run("chat.py", *asked, "--maps", tmp_path / "maps") == 2
     assert "--ask" in capsys.readouterr().err
-    monkeypatch.setattr(Predictor, "ask", lambda *_, **__: "No.")  # a model that learnt nothing may say nothing
+
+    def say_no(self, question, asked, sampling, say, stop, tries):  # a model that learnt nothing may say nothing
+        say("No.")
+        return Answer(question, "No.", Origin.MODEL_TEXT, asked, history=(self.predictor.model.system_turn(),))
+
+    monkeypatch.setattr(Conversation, "generate", say_no)
     code = run("chat.py", *asked, "--ask", QUESTION, "--maps", tmp_path / "maps")
     out = capsys.readouterr()
     assert code == 0, out.err
