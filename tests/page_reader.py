@@ -9,6 +9,8 @@ VOID = {"meta", "br", "img", "link", "input", "hr"}
 class Page(HTMLParser):
     """Reads a page; an element that is not closed, or closed twice, is an error."""
 
+    void = VOID
+
     def __init__(self, path: Path):
         super().__init__(convert_charrefs=True)
         self.source = path.read_text(encoding="utf-8")
@@ -23,7 +25,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
+        if tag not in self.void:
             self.open.append(tag)
         if dict(attrs).get("data-name"):
             self.cell = dict(attrs)["data-name"]

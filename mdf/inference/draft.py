@@ -155,22 +155,26 @@ def draft_eye(
         eye.referral = refer(gradability, seen, eye.grades, None, texts, rules, probabilities=sure)
         return eye, Pictures(photograph.image)
     measured = measure(looked.masks, looked.inside, looked.frame, looked.side.nasal, green(predictor, photograph))
-    answers = answers_of(predictor, photograph, measured, point)
-    lesions = combine(measured, answers, predictor.prompts)
+    trained = predictor.processor.questions
+    asked = not trained or "presence" in trained
+    answers = answers_of(predictor, photograph, measured, point) if asked else Answers({})
+    lesions = combine(measured, answers, predictor.prompts) if asked else []
     eye.disc, eye.vessels, eye.macula = measured.disc, measured.vessels, measured.macula
-    eye.lesions = [*seen, *(one for one in lesions if one.kind not in {s.kind for s in seen})]
-    exudate = next((one for one in eye.lesions if one.kind == "hard_exudate" and one.present), None)
+    found = [*seen, *(one for one in lesions if one.kind not in {s.kind for s in seen})]
+    eye.lesions = found if asked else found or None
+    exudate = next((one for one in found if one.kind == "hard_exudate" and one.present), None)
     eye.macula.nearest_exudate = exudate.nearest_fovea if exudate else None
     eye.photograph.fields = centred(looked, measured)
-    eye.impression = give_impression(predictor.diagnose(photograph), point, gradability, eye.lesions, eye.disc)
+    eye.impression = give_impression(predictor.diagnose(photograph), point, gradability, found, eye.disc)
     diagnosis = eye.impression.diagnosis if eye.impression else None
     text = predictor.ask(photograph, predictor.prompts.questions["report"]["ask"][0])
-    eye.grades = grade_lesions(
-        eye.lesions, eye.macula, gradability, most=most(eye.lesions, predictor.prompts), diagnosis=diagnosis
-    )
+    eye.grades = grade_lesions(found, eye.macula, gradability, most=most(found, predictor.prompts), diagnosis=diagnosis)
     compare_grades(eye.grades, stated_grades(predictor, photograph, text))
     eye.words = hold(text, eye)
-    eye.referral = refer(gradability, eye.lesions, eye.grades, eye.impression, predictor.prompts.recommendations, rules)
+    eye.referral = refer(gradability, found, eye.grades, eye.impression, predictor.prompts.recommendations, rules)
+    if not asked:
+        text = "This checkpoint was not trained on questions about lesions: findings are not assessed."
+        eye.flags.append(Flag(text=text, about="lesions"))
     eye.flags += disagreements(eye, answers, predictor)
     return eye, Pictures(photograph.image, layers(looked, measured, answers))
 

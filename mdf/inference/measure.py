@@ -139,10 +139,12 @@ def measure_disc(drawn: Mapping[str, np.ndarray], inside: np.ndarray, square: Sq
     disc = Disc(found=True, box=box, diameter=round(height_of(region) * square.scale, 2))
     if CUP in drawn:
         cup = largest(drawn[CUP] & region)
-        ratio = 0.0 if cup is None else min(1.0, height_of(cup) / height_of(region))
-        disc.cup_disc_ratio = round(ratio, 2)
         seen = Evidence(text="heights of the masks of cup and disc", mask=CUP, boxes=[box])
-        text = f"vertical cup-disc ratio {ratio:.2f}"
+        text = "no cup is drawn in the disc, so that their ratio is not measured"
+        if cup is not None:
+            ratio = min(1.0, height_of(cup) / height_of(region))
+            disc.cup_disc_ratio = round(ratio, 2)
+            text = f"vertical cup-disc ratio {ratio:.2f}"
         disc.statements = [Statement(origin=Origin.MEASUREMENT, text=text, evidence=[seen])]
     return disc, region
 

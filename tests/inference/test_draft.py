@@ -194,3 +194,13 @@ def test_the_operating_point_of_the_checkpoint_is_used(predictor, seen, checkpoi
     assert said.calibrated and said.diagnosis is None and said.threshold == 0.99
     assert report.software.operating_point["temperature"] == 1.5
     assert report.software.operating_point["drusen"] == 0.9
+
+
+def test_a_checkpoint_that_was_never_asked_about_lesions_assesses_none(predictor, seen, monkeypatch):
+    monkeypatch.setattr(predictor.processor, "questions", ("diagnosis",))
+    (eye,) = draft(predictor, [seen["one"]], eyes=["right"])[0].eyes
+    assert eye.lesions is None and any("not trained on questions about lesions" in flag.text for flag in eye.flags)
+    assert all(grade.value is None for grade in eye.grades if grade.scale in ("ICDR", "NHS-FBG"))
+    assert eye.impression and len(eye.impression.diagnoses) == 4
+    (eye,) = draft(predictor, [seen["one"]], eyes=["right"], signs=[["hard_exudate"]])[0].eyes
+    assert [one.kind for one in eye.lesions] == ["hard_exudate"]

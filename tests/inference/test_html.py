@@ -20,7 +20,11 @@ from mdf.inference.review import fingerprint, state_of
 from tests.inference.reports import dark_report, full_report
 from tests.page_reader import VOID, Page
 
-VOID |= {"rect"}
+
+class Sheet(Page):
+    void = VOID | {"rect"}
+
+
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -41,7 +45,7 @@ def pictures(report: Report) -> list[Pictures]:
 def read(report: Report, tmp_path, name: str = "a") -> Page:
     path = tmp_path / "page.html"
     path.write_text(page(report, pictures(report), name), encoding="utf-8")
-    return Page(path)
+    return Sheet(path)
 
 
 def visible(shown: Page) -> str:
@@ -190,7 +194,7 @@ def test_reviews_so_far_are_told_without_what_only_followed_from_them(tmp_path):
 
 def test_a_page_without_pictures_says_so(tmp_path):
     (tmp_path / "page.html").write_text(page(full_report(), [], "a"), encoding="utf-8")
-    assert Page(tmp_path / "page.html").text.count("The photograph is not part of this file.") == 2
+    assert Sheet(tmp_path / "page.html").text.count("The photograph is not part of this file.") == 2
 
 
 def test_the_same_report_gives_the_same_page():

@@ -97,6 +97,13 @@ def test_a_mask_that_is_empty_has_no_disc():
     assert found.disc.found is False and found.disc.cup_disc_ratio is None and found.macula.centre is None
 
 
+def test_a_disc_without_a_cup_has_no_ratio():
+    phantom = draw(3)
+    phantom.masks["cup"][:] = False
+    disc = measured(phantom).disc
+    assert disc.found and disc.cup_disc_ratio is None and "no cup is drawn" in disc.statements[0].text
+
+
 def test_boxes_are_in_the_pixels_of_a_photograph_of_any_shape():
     phantom = finish(sketch(5, 256, diagnosis="amd"))
     wide = np.zeros((512, 900, 3), dtype=np.uint8)
