@@ -169,6 +169,9 @@ def draft_eye(
     diagnosis = eye.impression.diagnosis if eye.impression else None
     text = predictor.ask(photograph, predictor.prompts.questions["report"]["ask"][0])
     eye.grades = grade_lesions(found, eye.macula, gradability, most=most(found, predictor.prompts), diagnosis=diagnosis)
+    if not found:  # nobody looked: all grades are open, and naming the worst would only alarm
+        for grade in eye.grades:
+            grade.between, grade.because = [], ["findings are not assessed by this checkpoint"]
     compare_grades(eye.grades, stated_grades(predictor, photograph, text))
     eye.words = hold(text, eye)
     eye.referral = refer(gradability, found, eye.grades, eye.impression, predictor.prompts.recommendations, rules)

@@ -200,7 +200,8 @@ def test_a_checkpoint_that_was_never_asked_about_lesions_assesses_none(predictor
     monkeypatch.setattr(predictor.processor, "questions", ("diagnosis",))
     (eye,) = draft(predictor, [seen["one"]], eyes=["right"])[0].eyes
     assert eye.lesions is None and any("not trained on questions about lesions" in flag.text for flag in eye.flags)
-    assert all(grade.value is None for grade in eye.grades if grade.scale in ("ICDR", "NHS-FBG"))
+    assert all(grade.value is None and not grade.between for grade in eye.grades)
+    assert eye.referral.refer is None and eye.referral.urgency == "routine"
     assert eye.impression and len(eye.impression.diagnoses) == 4
     (eye,) = draft(predictor, [seen["one"]], eyes=["right"], signs=[["hard_exudate"]])[0].eyes
     assert [one.kind for one in eye.lesions] == ["hard_exudate"]
