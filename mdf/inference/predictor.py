@@ -24,8 +24,6 @@ from mdf.models.readings import DISC
 from mdf.processor import Inputs
 from mdf.vocabulary import display, scales
 
-SMALLEST_REGION = 3  # pixels of the U-Net's input; fewer are taken for noise
-
 
 def usable(device: str | None) -> str:
     """`device`, or the GPU where there is one. Raises UserError for a device that is not there."""
@@ -83,18 +81,6 @@ class Photograph:
     warning: str | None
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One kind of small lesion: the language model's answers, and the U-Net's where it has that mask."""
-
-    name: str
-    present: float  # probability of "yes"
-    quadrant: tuple[str, float] | None  # most likely and its probability; None where the lesion is not likely there
-    count: tuple[str, float] | None  # likewise, the band as it is answered
-    regions: int | None  # connected regions in the mask; None where the checkpoint has no such mask
-    region_quadrants: tuple[str, ...] | None  # where they lie; None where the eye side is unknown
-
-
 class Predictor:
     """`Predictor(folder)` loads; `read` takes a photograph through the quality gate; the rest answers about it."""
 
@@ -146,18 +132,6 @@ class Predictor:
         """Probabilities float [U,U] by mask name, 0 outside the field of view."""
         maps = (self.model.segment(photograph.inputs)[0] * photograph.inputs["field"][0]).float().cpu().numpy()
         return dict(zip(self.model.config.masks, maps, strict=True))
-
-    def findings(self, photograph: Photograph, masks: dict[str, np.ndarray], eye: str | None = None) -> list[Finding]:
-        """Presence, quadrant and count of every kind of small lesion, from the language model and from the masks."""
-        present = self.presence(photograph)
-        where, many = self.places(photograph, [name for name, p in present.items() if p >= 0.5])
-        field = photograph.inputs["field"][0, 0].cpu().numpy()
-        nasal = nasal_side(masks, field, eye)
-        found = []
-        for name, p in present.items():
-            regions, quadrants = (None, None) if name not in masks else locate(masks[name] >= 0.5, field, nasal)
-            found.append(Finding(name, p, where.get(name), many.get(name), regions, quadrants))
-        return found
 
     def presence(self, photograph: Photograph) -> dict[str, float]:
         """The language model's probability of "yes" for every kind of small lesion."""
@@ -233,21 +207,3 @@ def nasal_side(masks: dict[str, np.ndarray], field: np.ndarray, eye: str | None 
     offset = np.nonzero(labels == sizes.argmax() + 1)[1].mean() - np.nonzero(field)[1].mean()
     radius = np.sqrt(field.sum() / np.pi)
     return None if abs(offset) < 0.1 * radius else int(np.sign(offset))  # centred on the disc: both halves look alike
-
-
-def locate(mask: np.ndarray, field: np.ndarray, nasal: int | None) -> tuple[int, tuple[str, ...] | None]:
-    """How many connected regions a mask bool [U,U] has, and in which quadrants round the field's centre they lie.
-
-    Quadrants are None where the nasal side is not known. Regions of fewer than 3 pixels are taken for noise.
-    """
-    labels, count = ndimage.label(mask & field, structure=np.ones((3, 3)))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    kept = [i + 1 for i in range(count) if sizes[i] >= SMALLEST_REGION]
-    if nasal is None:
-        return len(kept), None
-    rows, columns = np.nonzero(field)
-    middle = (rows.mean(), columns.mean()) if len(rows) else (mask.shape[0] / 2, mask.shape[1] / 2)
-    found = set()
-    for y, x in ndimage.center_of_mass(mask, labels, kept) if kept else []:
-        found.add(("supero" if y < middle[0] else "infero") + ("nasal" if (x - middle[1]) * nasal > 0 else "temporal"))
-    return len(kept), tuple(q for q in QUADRANTS if q in found)

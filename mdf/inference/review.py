@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mdf.errors import UserError
+from mdf.files import draft_of
 from mdf.inference.edits import EDITABLE, Edits, apply, differences, edited, get, pattern
 from mdf.inference.report import Change, Report, Review, read_report
 
@@ -204,22 +204,14 @@ def check_confirmed(state: Mapping[str, Any], edits: Edits, where: str) -> None:
 
 def write_once(path: Path, text: str) -> None:
     """Write a file that must not be there yet, whole or not at all, even where two people save at the same time."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    content = text.encode("utf-8")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.link(name, path)  # unlike a rename it fails where the name is taken
+        with draft_of(path, content) as whole:
+            os.link(whole, path)  # unlike a rename it fails where the name is taken
     except FileExistsError:
         raise UserError(f"{path} was written meanwhile by another review; review the newest state") from None
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-        with open(path, "x", encoding="utf-8", newline="\n") as file:  # a drive without links, such as FAT
-            file.write(text)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        with open(path, "xb") as file:  # a drive without links, such as FAT
+            file.write(content)

@@ -14,9 +14,9 @@ from mdf.imaging.phantom import draw
 from mdf.inference.chat import converse, interruptible
 from mdf.inference.conversation import Conversation, Sampling
 from mdf.inference.gate import BANNER
-from mdf.inference.predictor import Predictor
 from mdf.inference.report import Origin
 from mdf.inference.session import ALONE, Session, describe, describe_point, difference
+from tests.inference.talker import talker
 from tests.scripts import run
 
 DIAGNOSIS = "What is the diagnosis?"
@@ -26,12 +26,7 @@ SHORT = Sampling(limit=6)
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
     """That says nothing but letters, without end: a model that learnt nothing would only say ends and blanks."""
-    predictor = Predictor(checkpoint.run / "best", "cpu")
-    tokenizer = predictor.processor.tokenizer
-    letters = [i for i in range(len(tokenizer)) if tokenizer.decode([i], skip_special_tokens=True).strip().isalpha()]
-    others = sorted(set(range(len(tokenizer))) - set(letters))
-    predictor.model.generation_config.bad_words_ids = [[i] for i in others]
-    return predictor
+    return talker(checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +146,8 @@ def test_a_question_of_the_prompts_gets_the_probability_of_each_answer(session):
     assert answer.asked and (answer.asked.kind, answer.asked.subject) == ("presence", "haemorrhage")
     assert answer.reading and set(answer.reading.probabilities) == {"Yes.", "No."}
     assert sum(answer.reading.probabilities.values()) == pytest.approx(1)
-    found = session.predictor.findings(session.conversation.photograph, {})
-    mine = next(f for f in found if f.name == "haemorrhage")
-    assert answer.reading.probabilities["Yes."] == pytest.approx(mine.present, abs=1e-4)  # as in the report
+    mine = session.predictor.presence(session.conversation.photograph)["haemorrhage"]
+    assert answer.reading.probabilities["Yes."] == pytest.approx(mine, abs=1e-4)  # as in the report
     assert "probabilities, not calibrated: " in describe(answer)[0]
 
     diagnosis = session.ask("Which disease does this photograph show?")

@@ -76,7 +76,7 @@ def test_where_one_form_cannot_be_made_none_is_written(tmp_path, monkeypatch):
 
 def test_a_disk_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("before")
-    monkeypatch.setattr(render.os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "no space left")))
+    monkeypatch.setattr("mdf.files.os.replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "no space left")))
     with pytest.raises(OSError):
         render.write(full_report(), [], tmp_path, ["json"], "a")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -9,22 +9,17 @@ from PIL import Image
 
 from mdf.errors import UserError
 from mdf.inference.conversation import Sampling
-from mdf.inference.predictor import Predictor
 from mdf.inference.serve_batch import MOST, Batch
 from mdf.inference.serve_chat import Chat, add
 from mdf.inference.serve_room import Room
 from mdf.inference.visits import Visits
+from tests.inference.talker import talker
 
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
     """That says nothing but letters, without end."""
-    predictor = Predictor(checkpoint.run / "best", "cpu")
-    tokenizer = predictor.processor.tokenizer
-    letters = [i for i in range(len(tokenizer)) if tokenizer.decode([i], skip_special_tokens=True).strip().isalpha()]
-    others = sorted(set(range(len(tokenizer))) - set(letters))
-    predictor.model.generation_config.bad_words_ids = [[i] for i in others]
-    return predictor
+    return talker(checkpoint)
 
 
 @pytest.fixture

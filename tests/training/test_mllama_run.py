@@ -74,7 +74,7 @@ def test_what_a_run_trained_answers_and_is_evaluated(trained, tmp_path):
     assert isinstance(predictor.ask(read, "What is the diagnosis?", limit=4), str)
     assert isinstance(predictor.ask(read, "Are there drusen?", history=talk, limit=4), str)
     assert sum(predictor.diagnose(read).values()) == pytest.approx(1.0)
-    assert len(predictor.findings(read, predictor.masks(read))) > 0
+    assert len(predictor.presence(read)) > 0 and predictor.masks(read)
     some = manifest.split("test")[:4]
     metrics = evaluate(predictor.model, some, manifest, tmp_path / "out", batch_size=4, resamples=10)
     assert {"classification", "controls"} <= set(metrics)
