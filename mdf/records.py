@@ -234,7 +234,7 @@ def read_manifest(
         raise UserError(
             f"manifest {path}: the folder of its photographs, {root}, is missing; name it with --data-root or data.root"
         )
-    return Manifest(tuple(records), root.resolve(), {**meta, "sha256": sha256})
+    return Manifest(tuple(records), absolute(root), {**meta, "sha256": sha256})
 
 
 def read_meta(manifest: Path) -> dict[str, Any]:
@@ -280,11 +280,11 @@ def write_manifest(
 
     The root is written relative to the manifest's folder where it lies inside, so that both can be moved together.
     """
-    path, root = Path(path), Path(root).resolve()
+    path, root = Path(path), absolute(root)
     if path.suffix != ".jsonl":
         raise UserError(f"a manifest's name ends in .jsonl, got {path.name}")
     text = to_jsonl(records)
-    folder = path.parent.resolve()
+    folder = absolute(path.parent)
     meta = {
         "root": root.relative_to(folder).as_posix() if root.is_relative_to(folder) else str(root),
         "dataset": dataset,
@@ -297,6 +297,11 @@ def write_manifest(
     write_text(path, text)
     write_text(meta_path(path), json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
     return Manifest(tuple(records), root, meta)
+
+
+def absolute(path: str | Path) -> Path:
+    """The path from the disk's root on, without `..`; a link in it stays one, so that linked folders lie where it does."""
+    return Path(os.path.abspath(path))
 
 
 def group_of(record: FundusRecord) -> tuple[str, str, str]:

@@ -45,6 +45,22 @@ def test_merged_records_are_found_and_say_where_they_are_from(two, run_script, t
         assert merged.path(record.image).is_file() and merged.path(record.masks["vessel"]).is_file()
 
 
+def test_photographs_of_two_places_are_merged_where_both_are_linked_below_one_folder(two, run_script, tmp_path):
+    """Which is what the message about manifests without a folder in common tells people to do."""
+    linked = []
+    for path in two:
+        link = tmp_path / "linked" / path.stem
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(tmp_path / "sets" / path.stem, target_is_directory=True)
+        linked.append(tmp_path / "linked" / path.name)
+        write_manifest(linked[-1], read_manifest(path).records, root=link, dataset=path.stem)
+    done = run_script("prepare.py", "merge", *linked, "--out", tmp_path / "both.jsonl")
+    assert done.returncode == 0, done.stderr
+    merged = read_manifest(tmp_path / "both.jsonl")
+    assert merged.root == tmp_path / "linked"
+    assert all(merged.path(record.image).is_file() for record in merged.records)
+
+
 def test_what_cannot_be_merged_is_refused(two, run_script, tmp_path):
     out = ("--out", tmp_path / "both.jsonl")
     assert_refused(run_script("prepare.py", "merge", two[0], *out), "two or more")

@@ -11,7 +11,7 @@ from mdf.checking import DATASETS, OWN_WORDS
 from mdf.config import DataConfig
 from mdf.datasets.splits import split_by_patient, split_of
 from mdf.errors import UserError
-from mdf.records import SPLITS, FundusRecord, Manifest, group_of, read_manifest
+from mdf.records import SPLITS, FundusRecord, Manifest, absolute, group_of, read_manifest
 from mdf.resources import cache_dir as default_cache
 from mdf.vocabulary import read_aliases
 
@@ -62,7 +62,7 @@ def read(cfg: DataConfig, seed: int = 0, cache_dir: Path | None = None) -> Manif
 
         written = cache_dir or default_cache() / "huggingface"
         records, root = huggingface.read(str(required(cfg.root, "root")), written, cfg.columns, aliases)
-        return Manifest(tuple(records), root.resolve(), {"dataset": cfg.name})
+        return Manifest(tuple(records), absolute(root), {"dataset": cfg.name})
     root = required(cfg.root, "root")
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}")
@@ -87,7 +87,7 @@ def read(cfg: DataConfig, seed: int = 0, cache_dir: Path | None = None) -> Manif
         records = flair.read(root, required(cfg.table, "table"), aliases)
     else:
         raise UserError(f"data.name: {cfg.name!r} is no data set; `prepare.py list` shows them")
-    return Manifest(tuple(records), root.resolve(), {"dataset": cfg.name})
+    return Manifest(tuple(records), absolute(root), {"dataset": cfg.name})
 
 
 def required(value: str | None, key: str) -> Path:
