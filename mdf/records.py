@@ -300,7 +300,7 @@ def write_manifest(
 
 
 def absolute(path: str | Path) -> Path:
-    """The path from the disk's root on, without `..`; a link stays one, so that a linked folder lies where the link does."""
+    """The path from the disk's root on, without `..`; a link stays a link, so that its folder lies where it does."""
     return Path(os.path.abspath(path))
 
 
