@@ -43,7 +43,11 @@ def grid_parser() -> argparse.ArgumentParser:
         "and table.json. The same command again goes on: done runs are left alone, others resume.",
         epilog="Exit codes: 0 done, 1 some run failed (listed below the table), 2 wrong input, 143 stopped by SIGTERM.",
     )
-    made.add_argument("grid", metavar="GRID.yaml", help="grid file, or the name of a bundled one (variants, ablations)")
+    made.add_argument("grid", metavar="GRID.yaml", help="grid file, or a bundled one: variants, ablations, odir")
+    made.add_argument(
+        "settings", nargs="*", metavar="KEY.SUB=VALUE", help="settings of all runs, such as data.root=DIR"
+    )
+    made.add_argument("--seeds", type=int, nargs="+", metavar="N", help="these instead of the file's")
     made.add_argument("--out", metavar="DIR", help="folder of the runs (default: runs/GRID)")
     made.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one a GPU, else 1)")
     made.add_argument("--dry-run", action="store_true", help="print the runs with their steps, train nothing")
@@ -52,7 +56,8 @@ def grid_parser() -> argparse.ArgumentParser:
 
 def grid_main(argv: Sequence[str]) -> int:
     """`train.py grid`."""
-    args = grid_parser().parse_args(argv)
+    args = grid_parser().parse_intermixed_args(argv)
+    from dataclasses import replace
     from pathlib import Path
 
     from mdf.errors import UserError
@@ -62,6 +67,7 @@ def grid_main(argv: Sequence[str]) -> int:
     if args.jobs < 0:
         raise UserError("--jobs must be at least 1")
     grid = read_grid(args.grid)
+    grid = replace(grid, common=(*grid.common, *args.settings), seeds=tuple(args.seeds or grid.seeds))
     out = Path(args.out or Path("runs") / Path(args.grid).stem)
     places = slots(args.jobs)
     cells = cells_of(grid, out, threads_each(len(places)))

@@ -238,6 +238,11 @@ def test_the_script_refuses_what_is_wrong_and_plans_without_training(tmp_path, c
     assert "42 of 42 runs to do" in said.out and "baseline-lora-s0" in said.out
     assert "--jobs must be at least 1" in said.err
     assert not (tmp_path / "runs").exists()
+    assert run("train.py", "grid", "odir", "data.root=photographs", "--seeds", "4", "--dry-run", "fuse.steps=7") == 0
+    said = capsys.readouterr().out
+    assert "6 of 6 runs to do" in said and "fuse 7 after start-s4" in said
+    assert run("train.py", "grid", "odir", "fuse.stops=7") == 2
+    assert "fuse.stops" in capsys.readouterr().err
 
 
 SMALL = (
@@ -264,6 +269,7 @@ def test_every_row_of_the_grids_computes_a_step_with_tiny_parts(name, row, world
     from tests.tiny import tiny_language
 
     grid = read_grid(name)
+    grid = replace(grid, common=(*grid.common, "data.name=phantom"))
     cell = next(c for c in cells_of(grid, "runs") if c.row == row)
     file = world / f"{name}-{row}.yaml"
     from mdf.config import save_config
@@ -285,6 +291,10 @@ def test_every_row_of_the_grids_computes_a_step_with_tiny_parts(name, row, world
     loss = task.total(terms, task.counts(batch), 1)
     loss.backward()
     assert torch.isfinite(loss)
+    # nothing of the fusion reaches the answers at step 0, so that the U-Net learns from them from the second step on
+    for parameter in model.fusion.parameters():
+        parameter.data += 0.01 * torch.randn_like(parameter)
+    task.total(task(model, batch)[0], task.counts(batch), 1).backward()
     trained = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     modes = {part for part in ("encoder", "unet", "language") if getattr(cfg.fuse.parts, part).mode != "frozen"}
     assert trained == {"fusion", *modes}
