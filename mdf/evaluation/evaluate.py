@@ -201,8 +201,9 @@ def make_tasks(
         left = len(records) - len(judged.judged)
         if left:
             print(f"{left} of {len(records)} photographs have none of the classes {', '.join(judged.classes)}")
-        none = not judged.judged and "no photograph has one of the classes"
+        none: Any = not judged.judged and "no photograph has one of the classes"
         none = none or (len(judged.classes) < 2 and "there are no two classes; name some with --classes")
+        none = none or too_few([judged.truth[i] for i in judged.judged], judged.classes, m, judged.judged)
         reasons |= dict.fromkeys(("zero_shot", *ASKED_FOR), none)
     wanted = set(tasks)
     for task in sorted(wanted):
@@ -244,9 +245,13 @@ def unjudged(m: Material) -> str | None:
     """Why the diagnosis cannot be judged on these photographs, None where it can."""
     if not m.judged:
         return "no photograph has a diagnosis that the checkpoint knows"
+    return too_few(m.known(m.judged)[0], m.classes, m, m.judged)
+
+
+def too_few(truth: Sequence[Sequence[str]], classes: Sequence[str], m: Material, rows: Sequence[int]) -> str | None:
+    """Why classes cannot be told apart on the photographs `rows`, None where they can."""
     try:
-        truth, groups = m.known(m.judged)
-        refuse_too_few(truth, m.classes, groups)
+        refuse_too_few(truth, classes, m.known(rows)[1])
     except UserError as error:
         return str(error)
     return None
