@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from mdf.dialogue import QUADRANTS
+from mdf.evaluation.page_file import css_string
 from mdf.inference import wording
 from mdf.inference.layers import fitted, heat, outlined
 from mdf.inference.report import EyeReport, Impression, Lesion, Report
@@ -163,11 +164,6 @@ def address(image: Image.Image, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def css_string(text: str) -> Markup:
-    """A quoted string of a style sheet that cannot end it."""
-    return Markup('"' + "".join(c if c.isalnum() or c in " .,:-" else f"\\{ord(c):x} " for c in text) + '"')
 
 
 FILTERS = {
