@@ -99,14 +99,16 @@ def of_normal(eye: EyeReport, *, denied: bool) -> str:
 
 
 def of_diagnosis(name: str, eye: EyeReport, *, affirmed: bool) -> str:
-    """A disease is borne out by the impression of the same report, which is held against the lesions itself."""
+    """A disease is borne out by the impression of the same report where that rests on something in the photograph: two
+    answers of one model do not bear each other out.
+    """
     own = eye.impression.diagnosis if eye.impression else None
     if own is None:
         return UNSEEN
     same = is_a(own, name) or is_a(name, own)
-    if own == NORMAL or same:
-        return SUPPORTED if same == affirmed else CONTRADICTED
-    return UNSEEN
+    if (own == NORMAL or same) and same != affirmed:
+        return CONTRADICTED
+    return SUPPORTED if same and eye.impression and eye.impression.seen else UNSEEN
 
 
 def of_grade(grade: Grade, eye: EyeReport) -> str:

@@ -80,6 +80,16 @@ def test_of_what_cannot_be_graded_nothing_is_said_but_that(predictor, seen, name
     assert [(g.scale, g.value) for g in eye.grades] == [("NHS-FBG", "U")]
     assert eye.referral.text.startswith("Repeat the photograph") and eye.referral.refer is None
     assert eye.flags[0].about == "photograph" and not pictures[0].layers
+    assert "finding is read from it" in eye.flags[0].text or name == "letter"
+
+
+def test_what_cannot_be_seen_does_not_speak_against_the_eye_that_was_given(predictor, seen):
+    """Rules tell a right eye from this phantom; of one too dark they tell nothing, and nothing clashes."""
+    (sharp,) = draft(predictor, [seen["one"]], eyes=["left"])[0].eyes
+    assert any("looks like a right eye" in flag.text for flag in sharp.flags)
+    for side in ("left", "right"):
+        (dark,) = draft(predictor, [seen["dark"]], eyes=[side])[0].eyes
+        assert dark.laterality.eye == side and not [f for f in dark.flags if f.about == "laterality"]
 
 
 def test_a_sign_that_a_person_saw_overrides_the_quality(predictor, seen):
@@ -196,11 +206,39 @@ def test_the_operating_point_of_the_checkpoint_is_used(predictor, seen, checkpoi
     assert report.software.operating_point["drusen"] == 0.9
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("normal", "no lesion was looked for, none is ruled out"),
+        ("glaucoma", "nothing that is measured here can bear it out"),
+        ("diabetic_retinopathy", "nothing that is measured here can bear it out"),
+    ],
+)
+def test_an_impression_without_findings_is_said_to_be_the_answer_alone(predictor, seen, monkeypatch, name, said):
+    table = {d: 0.97 if d == name else 0.01 for d in predictor.processor.diagnoses}
+    monkeypatch.setattr(predictor, "diagnose", lambda photograph: table)
+    monkeypatch.setattr(predictor.processor, "questions", ("diagnosis",))
+    monkeypatch.setattr(predictor, "masks", lambda photograph: lesions_everywhere(photograph))
+    report, pictures = draft(predictor, [seen["one"]], eyes=["right"])
+    (eye,) = report.eyes
+    assert eye.impression.diagnosis == name and not eye.impression.evidence
+    assert any(f.about == "impression" and said in f.text for f in eye.flags)
+    assert set(pictures[0].layers) == {"vessel"}  # marks that the report does not speak of would be taken for findings
+
+
+def lesions_everywhere(photograph) -> dict[str, np.ndarray]:
+    inside = photograph.inputs["field"][0, 0].cpu().numpy().astype(float)
+    return {"vessel": inside * 0, "haemorrhage": inside}
+
+
 def test_a_checkpoint_that_was_never_asked_about_lesions_assesses_none(predictor, seen, monkeypatch):
     monkeypatch.setattr(predictor.processor, "questions", ("diagnosis",))
     (eye,) = draft(predictor, [seen["one"]], eyes=["right"])[0].eyes
     assert eye.lesions is None and any("not trained on questions about lesions" in flag.text for flag in eye.flags)
     assert all(grade.value is None and not grade.between for grade in eye.grades)
+    assert {(*grade.because, *grade.needs) for grade in eye.grades} == {
+        ("findings are not assessed by this checkpoint", "a person's findings")
+    }
     assert eye.referral.refer is None and eye.referral.urgency == "routine"
     assert eye.impression and len(eye.impression.diagnoses) == 4
     (eye,) = draft(predictor, [seen["one"]], eyes=["right"], signs=[["hard_exudate"]])[0].eyes

@@ -91,6 +91,15 @@ def test_another_disease_is_referred_by_its_own_line():
     assert advice([grade("ICDR", "0")], name="epiretinal_membrane").text == "D."
 
 
+def test_what_is_known_stands_before_what_is_missing():
+    """A suspicious disc, and no grade: what to do about the disc is the advice, that nobody graded a reason."""
+    found = advice([grade("ICDR", None), grade("DME", None)], name="glaucoma")
+    assert found.text == "G." and found.because == ["impression: glaucoma", "ICDR and DME not given"]
+    found = advice([grade("ICDR", None), grade("DME", None)], name="normal")
+    assert (found.text, found.refer) == ("A clinician should grade the photograph.", None)
+    assert found.because[1] == "impression: normal fundus (mdf's own rule, of no guideline)"
+
+
 def test_a_rule_from_memory_says_so():
     found = advice([grade("ICDR", "0")], name="amd")
     assert (
@@ -114,6 +123,8 @@ def test_what_cannot_be_graded_is_repeated():
     found = advice(gradability=DARK)
     assert (found.text, found.urgency, found.refer) == ("Repeat.", "routine", None)
     assert found.because == ["the photograph cannot be graded (too dark)"]
+    hazy = Gradability(value="barely", is_retina=True, score=0.5, reasons=["hazy"])
+    assert advice(gradability=hazy).because == ["the photograph can barely be graded (hazy)"]
 
 
 def test_urgent_signs_override_the_quality():
