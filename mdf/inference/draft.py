@@ -5,7 +5,7 @@ The quality gate comes first: of a photograph that can barely or not be graded n
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -70,6 +70,7 @@ def draft(
     earlier: Report | None = None,
     signs: Sequence[Sequence[str]] = (),
     force: bool = False,
+    maps: bool = False,
 ) -> tuple[Report, list[Pictures]]:
     """The report of one photograph, or of a left and a right eye, and the pictures of each eye in its order.
 
@@ -80,6 +81,7 @@ def draft(
         earlier: the report of an earlier visit, to say what changed.
         signs: of each photograph the findings that a person saw in it, by name.
         force: go on where both eyes look like the same side.
+        maps: put into the pictures where the adapters of each depth looked.
 
     Raises UserError for more than two photographs, for eye sides that contradict each other, for two photographs of
     the same eye, for an unknown rule set or sign and for an earlier report of another patient.
@@ -108,7 +110,13 @@ def draft(
         since=compared[1],
         referral=most_urgent(parts),
     )
-    return report, [pictures for _, pictures in made]
+    pictures = [pictures for _, pictures in made]
+    if maps:
+        from mdf.inference.depth_maps import depth_maps
+
+        looks = [depth_maps(predictor, one.photograph, eye) for one, eye in zip(looked, parts, strict=True)]
+        pictures = [replace(shown, maps=look) for shown, look in zip(pictures, looks, strict=True)]
+    return report, pictures
 
 
 def look(predictor: Predictor, photograph: Photograph, given: Side | None) -> Looked:

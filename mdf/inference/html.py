@@ -48,8 +48,8 @@ def page(report: Report, pictures: Sequence["Pictures"], name: str) -> str:
     environment.globals |= {
         "origins": wording.ORIGINS, "urgencies": wording.URGENCIES, "gradable": wording.GRADABLE, "zones": ZONES,
         "no_evidence": wording.NO_EVIDENCE, "barely": BARELY, "masks": wording.masks, "counted": wording.counted,
-        "reviewed": wording.reviewed, "own_changes": wording.own_changes, "marks": marks, "kinds": kinds,
-        "diagnoses": diagnoses, "pad": 6,
+        "reviewed": wording.reviewed, "own_changes": wording.own_changes, "map_note": wording.map_note,
+        "marks": marks, "kinds": kinds, "diagnoses": diagnoses, "pad": 6,
     }  # fmt: skip
     head, rest = report.banner.split(". ", 1)
     foot = f"Report {report.id}, {report.created:%Y-%m-%d}"

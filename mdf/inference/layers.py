@@ -4,7 +4,7 @@ Shapes: H, W of the photograph; a picture longer than `side` pixels is made smal
 """
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 SIDE = 1600  # pixels
 PALE = 0.35  # of a layer's colour within its edge
@@ -29,6 +29,12 @@ def heat(values: np.ndarray) -> Image.Image:
     """A map float [H,W] of 0 to 1 from black over red and yellow to white; black is no light when it is laid over."""
     small = np.asarray(fitted(Image.fromarray(np.clip(np.asarray(values, dtype=np.float32), 0, 1))))[..., None]
     return Image.fromarray((np.clip(small * 3 - np.arange(3), 0, 1) * 255).astype(np.uint8))
+
+
+def laid(photograph: Image.Image, values: np.ndarray) -> Image.Image:
+    """A photograph, made darker, with a map float [H,W] of 0 to 1 over it as light, as a page shows it."""
+    dark = Image.eval(photograph.convert("RGB"), lambda value: value // 2)
+    return ImageChops.screen(dark, heat(values).resize(photograph.size))
 
 
 def fitted(image: Image.Image, side: int = SIDE) -> Image.Image:

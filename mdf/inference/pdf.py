@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from mdf.errors import UserError
 from mdf.inference import wording
-from mdf.inference.layers import fitted, outlined
+from mdf.inference.layers import fitted, laid, outlined
 from mdf.inference.report import EyeReport, Referral, Report, Stated
 from mdf.resources import DATA
 
@@ -309,18 +309,10 @@ class Writer:
 
     def pictures(self, eye: EyeReport, pictures: "Pictures") -> list[Any]:
         """The photograph beside the same with layers and places, and the legend."""
-        from reportlab.platypus import Image as Picture
-
         shown = [fitted(Image.fromarray(pictures.photograph), SIDE)]
         if pictures.layers:
             shown.append(marked(eye, pictures))
-        side = self.width / 2 - 4
-        cells = []
-        for image in shown:
-            scale = side / max(image.width, image.height)
-            buffer = io.BytesIO()
-            image.save(buffer, "jpeg", quality=88)
-            cells.append(Picture(buffer, image.width * scale, image.height * scale))
+        cells: list[Any] = [self.picture(image, self.width / 2 - 4) for image in shown]
         cells += [""] * (2 - len(cells))
         no_lines = [("LINEBELOW", (0, 0), (-1, -1), 0, "#ffffff"), ("LEFTPADDING", (0, 0), (-1, -1), 0)]
         legend = "   ".join(
@@ -328,8 +320,28 @@ class Writer:
             for name, mask in pictures.layers.items()
             if mask.any()
         )
-        table = self.table([cells], (0.5, 0.5), *no_lines, head=False)
-        return [table, self.p(f"Right: what the U-Net marks. {legend}", "small")] if pictures.layers else [table]
+        story = [self.table([cells], (0.5, 0.5), *no_lines, head=False)]
+        if pictures.layers:
+            story.append(self.p(f"Right: what the U-Net marks. {legend}", "small"))
+        if pictures.maps:
+            small = fitted(Image.fromarray(pictures.photograph), SIDE // 2)
+            named = [[self.picture(laid(small, v), self.width / 4 - 6) for v in pictures.maps.values()]]
+            named.append([self.p(text(wording.initial(name)), "small") for name in pictures.maps])
+            rows = [[row[i : i + 4] for row in named] for i in range(0, len(pictures.maps), 4)]
+            for pair in rows:
+                pair = [[*row, *[""] * (4 - len(row))] for row in pair]
+                story.append(self.table(pair, (0.25,) * 4, *no_lines, head=False))
+            story.append(self.p(text(wording.map_note(eye)), "small"))
+        return story
+
+    def picture(self, image: Image.Image, side: float) -> Any:
+        """A picture whose longer side takes `side` points."""
+        from reportlab.platypus import Image as Picture
+
+        scale = side / max(image.width, image.height)
+        buffer = io.BytesIO()
+        image.save(buffer, "jpeg", quality=88)
+        return Picture(buffer, image.width * scale, image.height * scale)
 
     def signature(self, report: Report) -> list[Any]:
         from reportlab.platypus import KeepTogether

@@ -213,6 +213,15 @@ def reviewed(report: Report) -> str:
     return f"Review {last.version} by {line(last.reviewer)}, {last.signed:%Y-%m-%d %H:%M} UTC: {changes}."
 
 
+def map_note(eye: EyeReport) -> str:
+    """What the maps of an eye show, and what they do not."""
+    first = eye.impression.diagnoses[0].name if eye.impression and eye.impression.diagnoses else "the impression"
+    return (
+        f"Where the adapters that read each depth of the U-Net looked for the words “{shown(first)}”, each map on its "
+        "own scale. Where a model looked is no proof of what it saw there."
+    )
+
+
 def eye_side(eye: EyeReport) -> str:
     side, origin = eye.laterality.eye, eye.laterality.origin
     if side is None:

@@ -93,7 +93,7 @@ def test_a_normal_eye_bears_out_that_nothing_is_there(eye):
 
 
 def test_two_answers_of_one_model_do_not_bear_each_other_out(eye):
-    """The diagnosis was scored and the words were written by the same model: nothing in the photograph speaks for it."""
+    """The diagnosis was scored and the words were written by the same model; no picture speaks for it."""
     eye.lesions, eye.grades = None, []
     eye.impression = Impression(origin=Origin.SCORING, text="t", diagnosis="glaucoma")
     assert [w.verdict for w in hold("Glaucoma. Cataract. No glaucoma.", eye)] == [
