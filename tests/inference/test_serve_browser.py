@@ -387,10 +387,13 @@ def test_a_password_keeps_others_out(browser, room, monkeypatch):
         for word, code in (("wrong password", 400), ("open sesame", 200)):
             data = f"username=reader&password={word.replace(' ', '+')}".encode()
             assert status_of(address, "/login", data=data, method="POST") == code
+        wrong = b"username=reader&password=guess"
+        assert [status_of(address, "/login", data=wrong, method="POST") for _ in range(4)] == [400] * 4
         page = browser.new_page()
         page.goto(address)
         page.locator("input").nth(0).fill("reader")
         page.locator("input[type=password]").fill("open sesame")
         page.keyboard.press("Enter")
         page.wait_for_selector("#question textarea")
+        assert [status_of(address, "/login", data=wrong, method="POST") for _ in range(6)] == [400] * 5 + [429]
         page.close()
