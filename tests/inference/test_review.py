@@ -1,12 +1,15 @@
 """Reviews: signed states beside the draft, one built on the other; what does not fit is refused and nothing is lost."""
 
 import errno
+import hashlib
 import json
 import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mdf.errors import UserError
 from mdf.inference.edits import Edits
@@ -300,6 +303,40 @@ def test_the_verb_writes_the_reviewed_report_in_other_forms_too(draft, capsys):
     for name in names[1:]:
         text = draft.with_name(name).read_text(encoding="utf-8")
         assert "Review 1 by Dr Müller" in text and "AI-generated DRAFT" in text
+
+
+def test_the_verb_shows_the_photographs_where_it_is_told_where_they_are(tmp_path, capsys):
+    report, folder = full_report(), tmp_path / "photographs"
+    folder.mkdir()
+    for number, eye in enumerate(report.eyes):
+        path = folder / eye.photograph.name
+        Image.fromarray(np.full((96, 128, 3), 60 + 40 * number, dtype=np.uint8)).save(path)
+        eye.photograph.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    draft = tmp_path / "case.json"
+    draft.write_text(report.to_json(), encoding="utf-8")
+    words = ["review", str(draft), "--edits", str(saved(tmp_path, COUNT)), "--photographs", str(folder)]
+    main([*words, "--format", "html,md"])
+    page = (tmp_path / "case.review-1.html").read_text(encoding="utf-8")
+    assert page.count('class="photograph"') == 2 and "is not part of this file" not in page
+    assert "_photograph.jpg" in (tmp_path / "case.review-1.md").read_text(encoding="utf-8")
+    for change, said in (
+        (lambda path: path.write_bytes(b"another"), "is another photograph than the one of the report"),
+        (lambda path: path.unlink(), "the photograph of the report is missing"),
+    ):
+        change(folder / report.eyes[1].photograph.name)
+        with pytest.raises(UserError, match=said):
+            main([*words, "--format", "html"])
+    assert not draft.with_name("case.review-2.json").exists()
+
+
+def test_the_verb_gives_codes_that_need_what_the_user_knows(draft):
+    words = ["review", str(draft), "--edits", str(saved(draft.parent, COUNT)), "--format", "fhir", "--known"]
+    with pytest.raises(UserError, match="is nothing that a code asks for"):
+        main([*words, "gout"])
+    assert not draft.with_name("case.review-1.json").exists()
+    main([*words, "type 2 diabetes", "--known", "no macular oedema"])
+    bundle = draft.with_name("case.review-1.fhir.json").read_text(encoding="utf-8")
+    assert '"status": "final"' in bundle and "E11.3" in bundle
 
 
 def test_the_state_of_a_report_is_what_its_file_holds():
