@@ -182,7 +182,7 @@ def draft_eye(
     eye.grades = grade_lesions(found, eye.macula, gradability, most=most(found, predictor.prompts), diagnosis=diagnosis)
     if not found:  # nobody looked: all grades are open, and naming the worst would only alarm
         for grade in eye.grades:
-            grade.between, grade.because, grade.needs = [], [UNASSESSED], ["a person's findings"]
+            grade.between, grade.because, grade.needs = [], [UNASSESSED], []
     compare_grades(eye.grades, stated_grades(predictor, photograph, text))
     eye.words = hold(text, eye)
     eye.referral = refer(gradability, found, eye.grades, eye.impression, predictor.prompts.recommendations, rules)

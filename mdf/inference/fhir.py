@@ -147,7 +147,7 @@ class Writer:
         more = notes([*grade.because, *(f"needs {n}" for n in grade.needs), *said], grade)
         text = f"{grade.scale} {grade.value}" + (f": {grade.name}" if grade.name else "")
         if grade.value in (None, UNGRADABLE):
-            why = text if grade.value else "; ".join(grade.needs) or "not graded"
+            why = text if grade.value else "; ".join(grade.needs or grade.because) or "not graded"
             return observe(at, code, grade, absent("unknown" if gradable else "not-performed", why), note=more)
         answer = f"icdr_{grade.value}" if icdr and coded(grade) and grade.value in {*"01234"} else None
         value = {"valueCodeableConcept": self.concept(text, answer)}

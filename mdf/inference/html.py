@@ -49,7 +49,7 @@ def page(report: Report, pictures: Sequence["Pictures"], name: str) -> str:
         "origins": wording.ORIGINS, "urgencies": wording.URGENCIES, "gradable": wording.GRADABLE, "zones": ZONES,
         "no_evidence": wording.NO_EVIDENCE, "barely": BARELY, "masks": wording.masks, "counted": wording.counted,
         "reviewed": wording.reviewed, "own_changes": wording.own_changes, "map_note": wording.map_note,
-        "marks": marks, "kinds": kinds, "diagnoses": diagnoses, "pad": 6,
+        "fields": wording.FIELDS, "marks": marks, "kinds": kinds, "diagnoses": diagnoses, "pad": 6,
     }  # fmt: skip
     head, rest = report.banner.split(". ", 1)
     foot = f"Report {report.id}, {report.created:%Y-%m-%d}"
@@ -148,7 +148,7 @@ def drawn(pictures: "Pictures", eye: EyeReport) -> dict[str, Any]:
         "width": photograph.width,
         "height": photograph.height,
         "layers": layers,
-        "maps": [{"name": name, "picture": jpeg(heat(values))} for name, values in pictures.maps.items()],
+        "maps": [{"name": name, "picture": png(heat(values))} for name, values in pictures.maps.items()],
     }
 
 
@@ -178,6 +178,7 @@ FILTERS = {
     "statements": wording.statements,
     "anatomy": wording.anatomy,
     "by_presence": by_presence,
+    "unseen": wording.unseen,
     "tri": lambda value: {True: "true", False: "false", None: ""}[value],
     "css_string": css_string,
 }

@@ -92,7 +92,7 @@ def pages(report: Report, pictures: Sequence["Pictures"] = ()) -> bytes:
 
 def title(report: Report) -> str:
     names = [eye.title for _, eye in wording.in_order(report)]
-    return f"colour fundus photographs, {' and '.join(names).lower()}"
+    return f"colour fundus photograph{'s' if len(names) > 1 else ''}, {' and '.join(names).lower()}"
 
 
 def numbered(report: Report) -> Callable[..., Any]:
@@ -249,6 +249,7 @@ class Writer:
         quality = f"<b>Gradable:</b> {text(wording.quality(eye))}"
         if eye.gradability.parts:
             quality += f" ({', '.join(f'{text(n)} {v:.2f}' for n, v in eye.gradability.parts.items())})"
+        story.append(self.gap(4))
         story.append(self.p(f"{quality}. <b>Eye:</b> {text(wording.eye_side(eye))}."))
         if eye.impression:
             likely = ", ".join(f"{text(wording.shown(d.name))} {d.probability:.2f}" for d in eye.impression.diagnoses)

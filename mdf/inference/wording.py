@@ -4,10 +4,12 @@ it is not markup is each format's own matter.
 
 import unicodedata
 
+from mdf.inference.grading import NAMES
 from mdf.inference.report import (
     Evidence,
     EyeReport,
     Grade,
+    Laterality,
     Lesion,
     Macula,
     Origin,
@@ -115,11 +117,15 @@ def sure(said: Stated) -> str:
     return f"probability {said.probability:.2f}" + (", calibrated" if said.calibrated else "")
 
 
+def unseen(said: Stated) -> bool:
+    """Whether something is stated that nothing in the photograph speaks for, and no person answers for."""
+    nothing = (isinstance(said, Grade) and said.value is None) or (isinstance(said, Laterality) and said.eye is None)
+    return not (said.seen or nothing or said.origin == Origin.USER)
+
+
 def evidence(said: Stated) -> str:
     """What a statement rests on; empty for what a person said without naming any."""
-    if said.evidence:
-        return "; ".join(line(e.text) for e in said.evidence)
-    return "" if said.origin == Origin.USER else NO_EVIDENCE
+    return "; ".join(line(e.text) for e in said.evidence) or (NO_EVIDENCE if unseen(said) else "")
 
 
 def sentence(said: Statement) -> str:
@@ -131,10 +137,19 @@ def scale_of(scale: str) -> str:
     return SCALES.get(scale, scale.lower().replace("-", "_").replace(" ", "_"))
 
 
+def value_names(scale: str) -> dict[str, str]:
+    """The values of a scale in capitals and what they mean: those by which grades are given, else those of grades.yaml;
+    empty for a scale that neither knows.
+    """
+    if scale in NAMES:
+        return NAMES[scale]
+    known_scale = scales().get(scale_of(scale))
+    return {value.upper(): display(name) for value, name in known_scale.values.items()} if known_scale else {}
+
+
 def values_of(grade: Grade) -> dict[str, str]:
-    """Values to choose from on the scale, and what they mean; empty where grades.yaml knows no such scale or value."""
-    scale = scales().get(scale_of(grade.scale))
-    values = {value.upper(): display(name) for value, name in scale.values.items()} if scale else {}
+    """Values to choose from on the scale, and what they mean; empty where nobody knows such a scale or value."""
+    values = value_names(grade.scale)
     return values if grade.value is None or grade.value in values else {}
 
 
@@ -142,6 +157,9 @@ def graded(grade: Grade) -> str:
     if grade.value is None:
         return "not given"
     return line(grade.value) + (f" ({line(grade.name)})" if grade.name else "")
+
+
+FIELDS = {"both": "macula and disc on either side of the middle"}  # any other says itself
 
 
 def anatomy(eye: EyeReport) -> list[tuple[str, str]]:
@@ -200,7 +218,7 @@ def valued(value: object) -> str:
     if isinstance(value, dict):
         return shown(str(value.get("kind", "")))
     if isinstance(value, list):
-        return ", ".join(map(line, value)) or "none"
+        return ", ".join(map(valued, value)) or "none"
     return "nothing" if value is None else line(value)
 
 

@@ -237,7 +237,7 @@ def test_a_checkpoint_that_was_never_asked_about_lesions_assesses_none(predictor
     assert eye.lesions is None and any("not trained on questions about lesions" in flag.text for flag in eye.flags)
     assert all(grade.value is None and not grade.between for grade in eye.grades)
     assert {(*grade.because, *grade.needs) for grade in eye.grades} == {
-        ("findings are not assessed by this checkpoint", "a person's findings")
+        ("findings are not assessed by this checkpoint",)
     }
     assert eye.referral.refer is None and eye.referral.urgency == "routine"
     assert eye.impression and len(eye.impression.diagnoses) == 4
