@@ -156,12 +156,12 @@ def draft_eye(
         gradability=gradability,
         media=media(photograph.quality),
         limits=list(LIMITS),
-        flags=[*warnings(photograph), *looked.side.flags],
+        flags=[*warnings(photograph), *(looked.side.flags if gradability.is_retina else ())],
     )
     if not gradability.may_grade:
         sure = calibrated(predictor.diagnose(photograph), point) if gradability.is_retina else {}
         eye.lesions = seen or None
-        eye.grades = grade_lesions(None, eye.macula, gradability)
+        eye.grades = grade_lesions(None, eye.macula, gradability) if gradability.is_retina else []
         texts = predictor.prompts.recommendations
         eye.referral = refer(gradability, seen, eye.grades, None, texts, rules, probabilities=sure)
         return eye, Pictures(photograph.image)
@@ -294,7 +294,8 @@ def disagreements(eye: EyeReport, answers: Answers, predictor: Predictor) -> lis
         if one.present is None and one.answered is not None:
             word = "yes" if answers.affirms(one.kind) else "no"
             seen = one.evidence[0].text if one.evidence else "no mask"
-            text = f"{display(one.kind).capitalize()} not said: the answer is {word} ({one.answered:.2f}), but {seen}."
+            name = display(one.kind).capitalize()
+            text = f"{name}: cannot be said. The language model answers {word} (yes {one.answered:.2f}), but {seen}."
             flags.append(Flag(text=text, about=f"lesions.{one.kind}"))
     for grade in eye.grades:
         if grade.disagrees:

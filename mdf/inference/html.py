@@ -60,7 +60,7 @@ def page(report: Report, pictures: Sequence["Pictures"], name: str) -> str:
     state = state_of(report)
     return environment.get_template("report.html").render(
         report=report,
-        title=title(report),
+        title=wording.title(report),
         eyes=wording.in_order(report),
         pictures=[drawn(p, eye) for p, eye in zip(pictures, report.eyes, strict=True)]
         if pictures
@@ -88,12 +88,6 @@ def inert(value: Any) -> str:
     """JSON that stays data between the tags of a script, whatever is in it."""
     text = json.dumps(value, ensure_ascii=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def title(report: Report) -> str:
-    if len(report.eyes) == 2:
-        return "Both eyes: colour fundus photographs"
-    return f"{report.eyes[0].title}: colour fundus photograph"
 
 
 def marks(number: int, eye: EyeReport) -> list[tuple[str, list[tuple[int, int, int, int]]]]:

@@ -176,9 +176,7 @@ def grades(eye: EyeReport) -> str:
         line = f"**{md(grade.scale)} {md(grade.version)}: {md(wording.graded(grade))}** {marked(grade)}"
         if grade.disagrees:
             line += f" **The model's own statement is another: {md(grade.stated or 'none')}.**"
-        because = [f"because {md('; '.join(grade.because))}"] if grade.because else []
-        needs = [f"needs {md('; '.join(grade.needs))}"] if grade.needs else []
-        lines.append("; ".join([line, *because, *needs]))
+        lines.append(f"{line}; because {md(wording.reasons(grade))}" if grade.because or grade.needs else line)
     return bullets(lines)
 
 

@@ -76,7 +76,7 @@ def pages(report: Report, pictures: Sequence["Pictures"] = ()) -> bytes:
         rightMargin=MARGIN * mm,
         topMargin=19 * mm,
         bottomMargin=18 * mm,
-        title=f"DRAFT: {title(report)}",
+        title=f"DRAFT: {wording.title(report)}",
         subject=report.banner,
         author=f"mdf {report.software.version}, AI-generated draft",
         keywords=["AI-generated", "DRAFT", "not a medical device", report.id],
@@ -88,11 +88,6 @@ def pages(report: Report, pictures: Sequence["Pictures"] = ()) -> bytes:
     writer = Writer(document.width - 12)  # less the frame's own padding
     document.build(writer.story(report, pictures), canvasmaker=numbered(report))
     return buffer.getvalue()
-
-
-def title(report: Report) -> str:
-    names = [eye.title for _, eye in wording.in_order(report)]
-    return f"colour fundus photograph{'s' if len(names) > 1 else ''}, {' and '.join(names).lower()}"
 
 
 def numbered(report: Report) -> Callable[..., Any]:
@@ -211,7 +206,7 @@ class Writer:
     def story(self, report: Report, pictures: Sequence["Pictures"]) -> list[Any]:
         patient = f"Patient {text(report.patient)} · " if report.patient else ""
         story = [
-            self.p(text(wording.initial(title(report))), "title"),
+            self.p(text(wording.title(report)), "title"),
             self.p(
                 f"{patient}draft of {report.created:%Y-%m-%d %H:%M} UTC · {text(wording.reviewed(report))}", "small"
             ),
@@ -268,10 +263,10 @@ class Writer:
             value = f"<b>{text(wording.graded(grade))}</b>"
             if grade.disagrees:
                 value += f'<br/><font color="{ALARM}">model: {text(grade.stated or "none")}</font>'
-            because = text("; ".join([*grade.because, *(f"needs {need}" for need in grade.needs)]))
+            because = text(wording.reasons(grade))
             scale = f"{text(grade.scale)} {text(grade.version)}"
             rows.append([self.p(cell, "cell") for cell in (scale, value, because, self.marked(grade))])
-        return [self.heading("Grades"), self.table(rows, (0.16, 0.29, 0.29, 0.26))]
+        return [self.heading("Grades"), self.table(rows, (0.14, 0.22, 0.42, 0.22))]
 
     def findings(self, eye: EyeReport) -> list[Any]:
         if eye.lesions is None:
@@ -317,7 +312,7 @@ class Writer:
         cells += [""] * (2 - len(cells))
         no_lines = [("LINEBELOW", (0, 0), (-1, -1), 0, "#ffffff"), ("LEFTPADDING", (0, 0), (-1, -1), 0)]
         legend = "   ".join(
-            f'<font color="#{"".join(f"{c:02x}" for c in pictures.colour(name))}">●</font> {text(wording.shown(name))}'
+            f'<font color="{on_paper(pictures.colour(name))}">●</font> {text(wording.shown(name))}'
             for name, mask in pictures.layers.items()
             if mask.any()
         )
@@ -362,6 +357,11 @@ class Writer:
             self.p(f"Review {r.version}, {text(r.reviewer)}: {text(r.comment)}") for r in report.reviews if r.comment
         ]
         return [self.gap(8), *comments, KeepTogether(story)]
+
+
+def on_paper(colour: tuple[int, int, int]) -> str:
+    """A layer's colour as it is seen on white paper."""
+    return MUTED if min(colour) > 230 else f"#{''.join(f'{c:02x}' for c in colour)}"
 
 
 def marked(eye: EyeReport, pictures: "Pictures") -> Image.Image:

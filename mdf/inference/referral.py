@@ -23,6 +23,7 @@ STATUSES = {  # how a line of the table is known -> what is said of that
     "memory": " (rule from memory, not checked in its source)",
     "own": " (mdf's own rule, of no guideline)",
 }
+NO_RETINA = "Take a photograph of the retina: this picture is none."
 DIABETIC = "diabetic_retinopathy"
 
 
@@ -126,14 +127,17 @@ def refer(
         reasons = "; ".join(gradability.reasons) or gradability.value
         can = "can barely" if gradability.value == "barely" else "cannot"
         what = f"the photograph {can} be graded" if gradability.is_retina else "this is no photograph of a retina"
-        lines = [Line(Urgency.ROUTINE, None, recommendations["ungradable"], f"{what} ({reasons})"), *given]
+        text = recommendations["ungradable"] if gradability.is_retina else NO_RETINA
+        lines = [Line(Urgency.ROUTINE, None, text, f"{what} ({reasons})"), *given]
         if gradability.is_retina:
             lines += of_ungradable(probabilities or {}, recommendations)
     first = max(lines, key=lambda line: line.weight)
     because = [first.because, *(line.because for line in lines if line is not first)]
-    return Referral(
-        origin=Origin.RULE, urgency=first.urgency, refer=first.refer, text=first.text, rules=rules, because=because
-    )
+    text, sent = first.text, first.refer
+    sure = max((line for line in lines if line.refer), key=lambda line: line.weight, default=None)
+    if sent is None and sure:  # what may be more urgent does not take back what is certain
+        text, sent = f"{sure.text} {first.text}", True
+    return Referral(origin=Origin.RULE, urgency=first.urgency, refer=sent, text=text, rules=rules, because=because)
 
 
 def of_grades(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
@@ -200,6 +204,9 @@ def most_urgent(eyes: Sequence[EyeReport]) -> Referral | None:
     eye, first = max(given, key=lambda pair: Line(pair[1].urgency, pair[1].refer, "", "").weight)
     if len(eyes) == 1:
         return first.model_copy(deep=True)
+    if len({one.text for _, one in given}) == 1 and len(given) == len(eyes):
+        because = list(dict.fromkeys(reason for _, one in given for reason in one.because))
+        return first.model_copy(update={"text": f"Both eyes: {first.text}", "because": because}, deep=True)
     others = [f"{other.title}: {one.text}" for other, one in given if other is not eye]
     return first.model_copy(
         update={"text": f"{eye.title}: {first.text}", "because": [*first.because, *others]}, deep=True

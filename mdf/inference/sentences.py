@@ -45,6 +45,8 @@ def verdict(fact: Fact, eye: EyeReport) -> str:
     if fact.status not in (AFFIRMED, DENIED):
         return UNSEEN
     affirmed = fact.status == AFFIRMED
+    if fact.name == NORMAL and affirmed and doubted(eye):
+        return UNSEEN
     if fact.name in (NORMAL, "lesion"):
         return of_normal(eye, denied=affirmed == (fact.name == NORMAL))
     if fact.name == "enlarged_cup":
@@ -54,6 +56,12 @@ def verdict(fact: Fact, eye: EyeReport) -> str:
     if lesion is not None:
         return of_lesion(fact, lesion, affirmed=affirmed)
     return of_diagnosis(fact.name, eye, affirmed=affirmed) if known(fact.name) else UNSEEN
+
+
+def doubted(eye: EyeReport) -> bool:
+    """Whether the same report has a disease as the likeliest and gives no impression since the findings disagree."""
+    said = eye.impression
+    return bool(said and said.diagnosis is None and said.diagnoses and said.diagnoses[0].name != NORMAL)
 
 
 def of_kind(lesions: Sequence[Lesion], name: str) -> Lesion | None:

@@ -6,6 +6,7 @@ import unicodedata
 
 from mdf.inference.grading import NAMES
 from mdf.inference.report import (
+    UNGRADABLE,
     Evidence,
     EyeReport,
     Grade,
@@ -68,6 +69,14 @@ def initial(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def title(report: Report) -> str:
+    """What the report is of."""
+    if not any(eye.gradability.is_retina for eye in report.eyes):
+        return "No fundus photograph"
+    names = [eye.title.lower() for _, eye in in_order(report)]
+    return f"Colour fundus photograph{'s' if len(names) > 1 else ''}, {' and '.join(names)}"
+
+
 def in_order(report: Report) -> list[tuple[int, EyeReport]]:
     """The eyes with their places in the report, the right eye first: it stands on the left, as the reader faces it."""
     return sorted(enumerate(report.eyes), key=lambda place: place[1].laterality.eye != "right")
@@ -119,7 +128,9 @@ def sure(said: Stated) -> str:
 
 def unseen(said: Stated) -> bool:
     """Whether something is stated that nothing in the photograph speaks for, and no person answers for."""
-    nothing = (isinstance(said, Grade) and said.value is None) or (isinstance(said, Laterality) and said.eye is None)
+    nothing = (isinstance(said, Grade) and said.value in (None, UNGRADABLE)) or (
+        isinstance(said, Laterality) and said.eye is None
+    )
     return not (said.seen or nothing or said.origin == Origin.USER)
 
 
@@ -160,6 +171,12 @@ def graded(grade: Grade) -> str:
 
 
 FIELDS = {"both": "macula and disc on either side of the middle"}  # any other says itself
+
+
+def reasons(grade: Grade) -> str:
+    """The steps of the rule, then what it asks for beside the photograph."""
+    needs = [f"needs {'; '.join(map(line, grade.needs))}"] if grade.needs else []
+    return "; ".join([*map(line, grade.because), *needs])
 
 
 def anatomy(eye: EyeReport) -> list[tuple[str, str]]:

@@ -77,8 +77,9 @@ def test_of_what_cannot_be_graded_nothing_is_said_but_that(predictor, seen, name
     (eye,) = report.eyes
     assert not eye.gradability.may_grade and eye.gradability.reasons
     assert eye.lesions is None and eye.impression is None and not eye.words and eye.disc.found is None
-    assert [(g.scale, g.value) for g in eye.grades] == [("NHS-FBG", "U")]
-    assert eye.referral.text.startswith("Repeat the photograph") and eye.referral.refer is None
+    grades, advice = ([], "Take a photograph of the retina") if name == "letter" else ([("NHS-FBG", "U")], "Repeat the")
+    assert [(g.scale, g.value) for g in eye.grades] == grades
+    assert eye.referral.text.startswith(advice) and eye.referral.refer is None
     assert eye.flags[0].about == "photograph" and not pictures[0].layers
     assert "finding is read from it" in eye.flags[0].text or name == "letter"
 

@@ -3,6 +3,7 @@
 import pytest
 
 from mdf.inference.report import (
+    Diagnosis,
     Disc,
     Evidence,
     EyeReport,
@@ -99,6 +100,15 @@ def test_two_answers_of_one_model_do_not_bear_each_other_out(eye):
     assert [w.verdict for w in hold("Glaucoma. Cataract. No glaucoma.", eye)] == [
         "no image evidence", "no image evidence", "contradicted",
     ]  # fmt: skip
+
+
+def test_normal_is_not_borne_out_where_a_disease_is_likelier(eye):
+    """Masks and answers show no lesion, and the diagnosis is another: the report gives no impression."""
+    eye.lesions = [lesion("microaneurysm", False), lesion("haemorrhage", False)]
+    likely = [Diagnosis(name="diabetic_retinopathy", probability=0.7), Diagnosis(name="normal", probability=0.3)]
+    eye.impression = Impression(origin=Origin.SCORING, text="t", diagnoses=likely)
+    said = hold("There are no retinal lesions. Impression: normal fundus.", eye)
+    assert [w.verdict for w in said] == ["supported", "no image evidence"]
 
 
 def test_where_nothing_was_assessed_nothing_is_borne_out(eye):
