@@ -30,9 +30,9 @@ from mdf.inference.pictures import Pictures, place_masks
 from mdf.inference.predictor import Photograph, Predictor, nasal_side
 from mdf.inference.referral import RULES, check_rules, most_urgent, refer
 from mdf.inference.report import EyeReport, Flag, Gradability, Grade, Lesion, Origin, Report, Statement
-from mdf.inference.sentences import hold
+from mdf.inference.sentences import doubted, hold
 from mdf.inference.sides import Found, Side, check_pair, choose_side
-from mdf.vocabulary import NORMAL, canonical, display
+from mdf.vocabulary import NORMAL, canonical, display, is_a
 
 LIMITS = (
     "the retina outside the picture",
@@ -42,6 +42,7 @@ LIMITS = (
     "a disease that is not in the list of diagnoses; a normal photograph does not rule out disease",
 )
 SCALES = {ICDR: "icdr", NHS: "uk", DME: "dme"}  # a report's scale -> that of grades.yaml
+NONE = ("0", "R0")  # grades that say that there is no retinopathy
 UNASSESSED = "findings are not assessed by this checkpoint"
 CENTRED = 1.0  # disc diameters from the middle of the field within which macula or disc is in the middle
 
@@ -301,6 +302,11 @@ def disagreements(eye: EyeReport, answers: Answers, predictor: Predictor) -> lis
         if grade.disagrees:
             text = f"{grade.scale}: {grade.value} follows from the findings, the model itself says {grade.stated}."
             flags.append(Flag(text=text, about=f"grades.{grade.scale}"))
+    if doubted(eye) and eye.impression and is_a(eye.impression.diagnoses[0].name, "diabetic_retinopathy"):
+        for grade in eye.grades:
+            if grade.scale in (ICDR, NHS) and grade.value in NONE:
+                text = f"{grade.scale} {grade.value} follows from findings that the likeliest diagnosis contradicts."
+                flags.append(Flag(text=text, about=f"grades.{grade.scale}"))
     if eye.impression and eye.impression.diagnosis is None:
         flags.append(Flag(text=eye.impression.text, about="impression"))
     elif eye.impression and not eye.impression.evidence:

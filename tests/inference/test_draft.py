@@ -182,6 +182,7 @@ def test_masks_of_another_photograph_change_what_the_report_says(predictor, seen
     assert {g.value for g in denied.eyes[0].grades if g.scale == "ICDR"} == {None}
     clear = said(healthy, 0.05, "diabetic_retinopathy")  # a disease without any of its lesions
     assert clear.eyes[0].impression.diagnosis is None
+    assert {f.about for f in clear.eyes[0].flags} >= {"grades.ICDR", "grades.NHS-FBG", "impression"}
     assert {g.value for g in clear.eyes[0].grades if g.scale == "ICDR"} == {"0"}
 
 
