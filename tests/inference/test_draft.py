@@ -67,7 +67,7 @@ def test_what_the_checkpoint_cannot_draw_is_said_and_has_no_evidence(predictor, 
 def test_both_eyes_are_one_report_with_a_comparison(both):
     report, pictures = both
     assert [eye.laterality.eye for eye in report.eyes] == ["right", "left"] and report.patient == "P-1"
-    assert report.comparison and report.referral.text.startswith(("Right eye: ", "Left eye: "))
+    assert report.comparison and report.referral.text.startswith(("Right eye: ", "Left eye: ", "Both eyes: "))
     assert len(pictures) == 2 and pictures[0].photograph.shape == (256, 256, 3)
 
 
