@@ -29,11 +29,12 @@ playwright = pytest.importorskip("playwright.sync_api", reason="pip install play
 
 from mdf.inference.conversation import Conversation, Sampling  # noqa: E402
 from mdf.inference.gate import BANNER  # noqa: E402
-from mdf.inference.index import Index, read_photographs  # noqa: E402
+from mdf.inference.index import Index  # noqa: E402
 from mdf.inference.predictor import Predictor  # noqa: E402
 from mdf.inference.serve import serve  # noqa: E402
 from mdf.inference.serve_room import Room, open_index  # noqa: E402
 from mdf.inference.visits import Visits  # noqa: E402
+from mdf.inference.worklist import read_photographs  # noqa: E402
 from mdf.models.embedder import Embedder  # noqa: E402
 from tests.inference.talker import talker  # noqa: E402
 
