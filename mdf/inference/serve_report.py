@@ -101,16 +101,16 @@ class Reports:
         self.room = room
 
     def earlier(self, key: str | None, data: Any, file: Any) -> tuple[Any, ...]:
-        """The report of an earlier visit, from a file that is removed at once; None takes it away again."""
+        """The report of an earlier visit, from a file that is removed at once; without a file none is compared with."""
         visit = self.room.visits.of(key)
         visit.drafts.pop("earlier", None)
         if not file:
-            return "", page.status("No earlier report.")
+            return None, "", page.status("The next draft is compared with no other.")
         report = visit.drafts["earlier"] = brought(Path(file))
         eyes = " and ".join(eye.title.lower() for eye in report.eyes)
         signed = "signed" if report.signed else "not signed"
         told = f"Earlier report of {report.created:%Y-%m-%d}, {eyes}, {signed}."
-        return f'<p class="mdf-hint">{escape(told)}</p>', page.status("The next draft says what changed.")
+        return None, f'<p class="mdf-hint">{escape(told)}</p>', page.status("The next draft says what changed.")
 
     def draft(self, key: str | None, data: Any, rules: str) -> tuple[Any, ...]:
         visit = self.room.visits.of(key)
@@ -161,12 +161,13 @@ def build(room: Room, line: Any) -> None:
     with gr.Accordion("Compare with an earlier report", open=False, elem_id="before"):
         file = gr.File(label="Its JSON, as mdf wrote it", file_types=[".json"], height=110, elem_id="earlier")
         known = gr.HTML("", elem_id="earlier-told")
+        none = gr.Button("Compare with none", elem_id="no-earlier", size="sm")
     links = gr.HTML(HINT, elem_id="files")
     frame = gr.HTML("", elem_id="draft")
     edits = gr.Textbox(visible=False)
     sign = gr.Button("Sign this review", variant="primary", elem_id="sign")
     how = {"concurrency_id": "light", "concurrency_limit": 8}
-    wire(file.upload, reports.earlier, [file], [known], line, emptied=1, **how)
-    wire(file.clear, reports.earlier, [file], [known], line, emptied=1, **how)
+    wire(file.upload, reports.earlier, [file], [file, known], line, emptied=2, **how)
+    wire(none.click, lambda key, data: reports.earlier(key, data, None), [], [file, known], line, **how)
     wire(make.click, reports.draft, [rules], [frame, links], line)
     wire(sign.click, reports.sign, [edits], [frame, links], line, js=EDITS)

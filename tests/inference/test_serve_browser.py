@@ -268,6 +268,11 @@ def test_an_earlier_report_is_compared_with_and_taken_away_again(open_page, imag
     page.click("#make-draft")
     page.frame_locator("#draft iframe").locator(":text('the very same photograph')").first.wait_for()
     shot(page, "earlier", full_page=True)
+    page.click("#no-earlier")
+    page.wait_for_selector("#status :text('compared with no other')")
+    page.click("#make-draft")
+    page.wait_for_selector("#status :text('A draft. Check it')")
+    page.wait_for_function("!document.querySelector('#draft iframe').srcdoc.includes('very same photograph')")
     assert not list(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*.json"))
 
 
