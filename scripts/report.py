@@ -59,6 +59,9 @@ def options() -> argparse.ArgumentParser:
         help='what no photograph shows and codes in FHIR need, "type 2 diabetes" say; again for more',
     )  # fmt: skip
     parser.add_argument(
+        "--maps", action="store_true", help="where the adapters of each depth looked, in html and pdf (slower)"
+    )
+    parser.add_argument(
         "--force",
         action="store_true",
         help="also report on what does not look like a retina, or on two eyes that look like the same side",
@@ -145,6 +148,7 @@ def main(argv: list[str] | None = None) -> int:
             earlier=earlier,
             signs=[signs],
             force=args.force,
+            maps=args.maps,
         )
         name, own = own_name([Path(i).stem for i in group], used), {"form": predictor.form, "known": args.known}
         print(*write(report, pictures, Path(args.out), formats, name, **own), sep="\n")

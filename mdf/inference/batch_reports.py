@@ -38,7 +38,13 @@ class Bad:
 
 
 def plan(
-    checkpoint: Path, manifest: Manifest, formats: Sequence[str], rules: str, eye: Side | None, force: bool
+    checkpoint: Path,
+    manifest: Manifest,
+    formats: Sequence[str],
+    rules: str,
+    eye: Side | None,
+    force: bool,
+    maps: bool = False,
 ) -> dict[str, Any]:
     """Everything that decides what the reports in a folder are, for its Ledger."""
     return {
@@ -50,6 +56,7 @@ def plan(
         "rules": rules,
         "eye": eye,
         "force": force,
+        **({"maps": True} if maps else {}),
     }
 
 
@@ -81,15 +88,16 @@ class BatchReports:
         rules: str,
         eye: Side | None = None,
         force: bool = False,
+        maps: bool = False,
         shard: Shard | None = None,
     ):
         """Raises UserError where `out` holds reports that were made otherwise; no model is loaded before that."""
         if eye and any(record.eye for record in manifest.records):
             raise UserError("the manifest says which eye a photograph shows; leave out --eye")
         self.manifest, self.out, self.formats = manifest, Path(out), list(formats)
-        self.rules, self.eye, self.force = rules, eye, force
+        self.rules, self.eye, self.force, self.maps = rules, eye, force, maps
         self.visits = visits(manifest.records)
-        self.ledger = Ledger(out, plan(checkpoint, manifest, formats, rules, eye, force), shard)
+        self.ledger = Ledger(out, plan(checkpoint, manifest, formats, rules, eye, force, maps), shard)
         self.ledger.begin(len(self.visits))
 
     def make(self, load: Callable[[], Predictor], *, retry: bool = False) -> Outcome:
@@ -142,6 +150,7 @@ class BatchReports:
                 rules=self.rules,
                 patient=visit.records[0].patient,
                 force=self.force,
+                maps=self.maps,
             )
         except UserError as error:
             raise UserError(self.short(error)) from None

@@ -25,7 +25,15 @@ def many(args: argparse.Namespace) -> int:
 
     device = share_machine(args.device)
     batch = BatchReports(
-        checkpoint, photographs, args.out, formats=formats, rules=rules, eye=args.eye, force=args.force, shard=shard
+        checkpoint,
+        photographs,
+        args.out,
+        formats=formats,
+        rules=rules,
+        eye=args.eye,
+        force=args.force,
+        maps=args.maps,
+        shard=shard,
     )
     outcome = batch.make(lambda: Predictor(checkpoint, device), retry=args.retry)
     print(outcome.summary("reports"))

@@ -46,7 +46,11 @@ def compare_eyes(eyes: Sequence[EyeReport]) -> list[Statement]:
                 f"{display(names[1])} ({second.title.lower()})."
             )
         )
-    return said or [rule("No difference between the eyes in what was assessed.")]
+    if not said:
+        said = [rule("No difference between the eyes in what was assessed.")]
+    if any(eye.lesions is None for eye in eyes):
+        said.append(rule("Findings are not compared: they were not assessed in both eyes."))
+    return said
 
 
 def evidence_of(mask: str) -> list[Evidence]:

@@ -5,7 +5,7 @@ The quality gate comes first: of a photograph that can barely or not be graded n
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -24,15 +24,15 @@ from mdf.inference import report as form
 from mdf.inference.comparison import check_earlier, compare_eyes, since
 from mdf.inference.findings import Answers, combine, may_be, most, owner
 from mdf.inference.grading import DME, ICDR, NHS, grade_lesions
-from mdf.inference.impression import calibrated, give_impression
+from mdf.inference.impression import calibrated, can_be_borne_out, give_impression
 from mdf.inference.measure import Measured, measure
 from mdf.inference.pictures import Pictures, place_masks
 from mdf.inference.predictor import Photograph, Predictor, nasal_side
 from mdf.inference.referral import RULES, check_rules, most_urgent, refer
 from mdf.inference.report import EyeReport, Flag, Gradability, Grade, Lesion, Origin, Report, Statement
-from mdf.inference.sentences import hold
+from mdf.inference.sentences import doubted, hold
 from mdf.inference.sides import Found, Side, check_pair, choose_side
-from mdf.vocabulary import canonical, display
+from mdf.vocabulary import NORMAL, canonical, display, is_a
 
 LIMITS = (
     "the retina outside the picture",
@@ -42,6 +42,8 @@ LIMITS = (
     "a disease that is not in the list of diagnoses; a normal photograph does not rule out disease",
 )
 SCALES = {ICDR: "icdr", NHS: "uk", DME: "dme"}  # a report's scale -> that of grades.yaml
+NONE = ("0", "R0")  # grades that say that there is no retinopathy
+UNASSESSED = "findings are not assessed by this checkpoint"
 CENTRED = 1.0  # disc diameters from the middle of the field within which macula or disc is in the middle
 
 
@@ -69,6 +71,7 @@ def draft(
     earlier: Report | None = None,
     signs: Sequence[Sequence[str]] = (),
     force: bool = False,
+    maps: bool = False,
 ) -> tuple[Report, list[Pictures]]:
     """The report of one photograph, or of a left and a right eye, and the pictures of each eye in its order.
 
@@ -79,6 +82,7 @@ def draft(
         earlier: the report of an earlier visit, to say what changed.
         signs: of each photograph the findings that a person saw in it, by name.
         force: go on where both eyes look like the same side.
+        maps: put into the pictures where the adapters of each depth looked.
 
     Raises UserError for more than two photographs, for eye sides that contradict each other, for two photographs of
     the same eye, for an unknown rule set or sign and for an earlier report of another patient.
@@ -107,7 +111,13 @@ def draft(
         since=compared[1],
         referral=most_urgent(parts),
     )
-    return report, [pictures for _, pictures in made]
+    pictures = [pictures for _, pictures in made]
+    if maps:
+        from mdf.inference.depth_maps import depth_maps
+
+        looks = [depth_maps(predictor, one.photograph, eye) for one, eye in zip(looked, parts, strict=True)]
+        pictures = [replace(shown, maps=look) for shown, look in zip(pictures, looks, strict=True)]
+    return report, pictures
 
 
 def look(predictor: Predictor, photograph: Photograph, given: Side | None) -> Looked:
@@ -117,6 +127,8 @@ def look(predictor: Predictor, photograph: Photograph, given: Side | None) -> Lo
     masks = {} if predictor.model.config.stale_masks else predictor.masks(photograph)
     inside = photograph.inputs["field"][0, 0].cpu().numpy().astype(bool)
     told = eye_side(image, found)
+    if photograph.quality.gradable != "good":
+        told = EyeSide(None, 0.5)  # rules about disc and vessels say nothing where these are not seen
     return Looked(
         photograph=photograph,
         sha256=hashlib.sha256(photograph.path.read_bytes()).hexdigest(),
@@ -145,12 +157,12 @@ def draft_eye(
         gradability=gradability,
         media=media(photograph.quality),
         limits=list(LIMITS),
-        flags=[*warnings(photograph), *looked.side.flags],
+        flags=[*warnings(photograph), *(looked.side.flags if gradability.is_retina else ())],
     )
     if not gradability.may_grade:
         sure = calibrated(predictor.diagnose(photograph), point) if gradability.is_retina else {}
         eye.lesions = seen or None
-        eye.grades = grade_lesions(None, eye.macula, gradability)
+        eye.grades = grade_lesions(None, eye.macula, gradability) if gradability.is_retina else []
         texts = predictor.prompts.recommendations
         eye.referral = refer(gradability, seen, eye.grades, None, texts, rules, probabilities=sure)
         return eye, Pictures(photograph.image)
@@ -171,7 +183,7 @@ def draft_eye(
     eye.grades = grade_lesions(found, eye.macula, gradability, most=most(found, predictor.prompts), diagnosis=diagnosis)
     if not found:  # nobody looked: all grades are open, and naming the worst would only alarm
         for grade in eye.grades:
-            grade.between, grade.because = [], ["findings are not assessed by this checkpoint"]
+            grade.between, grade.because, grade.needs = [], [UNASSESSED], []
     compare_grades(eye.grades, stated_grades(predictor, photograph, text))
     eye.words = hold(text, eye)
     eye.referral = refer(gradability, found, eye.grades, eye.impression, predictor.prompts.recommendations, rules)
@@ -179,7 +191,7 @@ def draft_eye(
         text = "This checkpoint was not trained on questions about lesions: findings are not assessed."
         eye.flags.append(Flag(text=text, about="lesions"))
     eye.flags += disagreements(eye, answers, predictor)
-    return eye, Pictures(photograph.image, layers(looked, measured, answers))
+    return eye, Pictures(photograph.image, layers(looked, measured, answers, asked))
 
 
 def gradability_of(quality: Quality) -> Gradability:
@@ -194,7 +206,13 @@ def gradability_of(quality: Quality) -> Gradability:
 
 
 def warnings(photograph: Photograph) -> list[Flag]:
-    return [Flag(text=photograph.warning, about="photograph")] if photograph.warning else []
+    """What speaks against a report of the photograph."""
+    quality, text = photograph.quality, photograph.warning
+    if quality.is_retina and quality.gradable != "good":  # of which a report says less than an answer in chat
+        can = "can barely be" if quality.gradable == "barely" else "cannot be"
+        because = f" ({'; '.join(quality.reasons)})" if quality.reasons else ""
+        text = f"This photograph {can} graded{because}: neither grade nor impression nor finding is read from it."
+    return [Flag(text=text, about="photograph")] if text else []
 
 
 def media(quality: Quality) -> Statement | None:
@@ -277,17 +295,22 @@ def disagreements(eye: EyeReport, answers: Answers, predictor: Predictor) -> lis
         if one.present is None and one.answered is not None:
             word = "yes" if answers.affirms(one.kind) else "no"
             seen = one.evidence[0].text if one.evidence else "no mask"
-            text = f"{display(one.kind).capitalize()} not said: the answer is {word} ({one.answered:.2f}), but {seen}."
+            name = display(one.kind).capitalize()
+            text = f"{name}: cannot be said. The language model answers {word} (yes {one.answered:.2f}), but {seen}."
             flags.append(Flag(text=text, about=f"lesions.{one.kind}"))
     for grade in eye.grades:
         if grade.disagrees:
             text = f"{grade.scale}: {grade.value} follows from the findings, the model itself says {grade.stated}."
             flags.append(Flag(text=text, about=f"grades.{grade.scale}"))
+    if doubted(eye) and eye.impression and is_a(eye.impression.diagnoses[0].name, "diabetic_retinopathy"):
+        for grade in eye.grades:
+            if grade.scale in (ICDR, NHS) and grade.value in NONE:
+                text = f"{grade.scale} {grade.value} follows from findings that the likeliest diagnosis contradicts."
+                flags.append(Flag(text=text, about=f"grades.{grade.scale}"))
     if eye.impression and eye.impression.diagnosis is None:
         flags.append(Flag(text=eye.impression.text, about="impression"))
-    elif eye.impression and not eye.impression.evidence and eye.impression.diagnosis != "normal":
-        text = f"No finding bears the impression out: {display(eye.impression.diagnosis or '')}."
-        flags.append(Flag(text=text, about="impression"))
+    elif eye.impression and not eye.impression.evidence:
+        flags.append(Flag(text=not_borne_out(eye, eye.impression.diagnosis or ""), about="impression"))
     if predictor.model.config.stale_masks:
         text = "The masks of this checkpoint are stale and left out: nothing was measured."
         flags.append(Flag(text=text, about="photograph"))
@@ -300,17 +323,32 @@ def disagreements(eye: EyeReport, answers: Answers, predictor: Predictor) -> lis
     return flags
 
 
-def layers(looked: Looked, measured: Measured, answers: Answers) -> dict[str, np.ndarray]:
-    """One layer a mask on the photograph's own pixels; of lesions what the report counts
-    with each kind, and with every kind that it may be what it counts with none."""
-    own: dict[str, list[int]] = {kind: [] for kind in measured.kinds}
-    for piece in measured.pieces:
+def not_borne_out(eye: EyeReport, diagnosis: str) -> str:
+    """What to know of an impression that nothing measured in the photograph speaks for."""
+    name = display(diagnosis)
+    if eye.lesions is None and diagnosis == NORMAL:
+        return f"The impression, {name}, is the model's answer alone: no lesion was looked for, none is ruled out."
+    if diagnosis == NORMAL:
+        return f"The impression, {name}, is the model's answer alone: nothing measured bears it out."
+    if eye.lesions is None or not can_be_borne_out(diagnosis):
+        return f"The impression, {name}, is the model's answer alone: nothing that is measured here can bear it out."
+    return f"No finding bears the impression out: {name}."
+
+
+def layers(looked: Looked, measured: Measured, answers: Answers, assessed: bool) -> dict[str, np.ndarray]:
+    """One layer a mask on the photograph's own pixels; of lesions what the report counts with each kind, and with every
+    kind that it may be what it counts with none. Where they are not `assessed` none is drawn: a mark that the report
+    does not speak of would be taken for a finding.
+    """
+    own: dict[str, list[int]] = {kind: [] for kind in measured.kinds if assessed}
+    for piece in measured.pieces if assessed else ():
         kind = owner(piece, answers)
         for name in [kind] if kind else may_be(piece):
             own[name].append(piece.label)
     drawn = {
         name: np.isin(measured.labels, own[name]) if name in own else mask * looked.inside
         for name, mask in looked.masks.items()
+        if assessed or name not in measured.kinds
     }
     return place_masks(looked.frame, drawn)
 

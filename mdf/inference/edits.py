@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from mdf.errors import UserError
 from mdf.inference.report import Change, Lesion, Origin, Urgency
-from mdf.inference.wording import scale_of
-from mdf.vocabulary import canonical, display, known, scales, written
+from mdf.inference.wording import value_names
+from mdf.vocabulary import canonical, display, known
 
 # a statement -> what of it a person may change; * is a place in a list
 EDITABLE = {
@@ -62,9 +62,11 @@ def get(state: Any, path: str) -> Any:
 
 
 def put(state: dict[str, Any], path: str, value: Any) -> None:
-    """Set the value at a path; one place behind the end of a list appends."""
+    """Set the value at a path; one place behind the end of a list appends, and the first of none makes one."""
     *way, last = path.split(".")
     place = get(state, ".".join(way)) if way else state
+    if place is None:
+        put(state, ".".join(way), place := [])
     if isinstance(place, list) and int(last) == len(place):
         place.append(value)
     elif isinstance(place, list):
@@ -119,8 +121,7 @@ def adds(state: Mapping[str, Any], path: str) -> bool:
     """Whether the path is the place behind the last lesion of an eye."""
     if pattern(path) != "eyes.*.lesions.*":
         return False
-    lesions = get(state, parent(path))
-    return lesions is not None and int(path.rpartition(".")[2]) == len(lesions)
+    return int(path.rpartition(".")[2]) == len(get(state, parent(path)) or ())
 
 
 def edited(state: Mapping[str, Any], edits: Edits) -> dict[str, Any]:
@@ -180,9 +181,8 @@ def consequences(state: dict[str, Any], statement: str, changed: set[str]) -> No
             said["band"] = said["band"] if "band" in changed else None
             said["nearest_fovea"] = None if "zones" in changed else said["nearest_fovea"]
     if kind == "eyes.*.grades.*" and "value" in changed:
-        named = scales().get(scale_of(said["scale"]))
-        name = named.values.get(written(said["value"])) if named and said["value"] is not None else None
-        said["name"] = said["name"] if "name" in changed else display(name) if name else None
+        name = None if said["value"] is None else value_names(said["scale"]).get(said["value"].upper())
+        said["name"] = said["name"] if "name" in changed else name
         said |= {"because": [], "disagrees": bool(said["stated"]) and said["stated"] != said["value"]}
     if kind == "eyes.*.impression" and "diagnosis" in changed and "text" not in changed:
         name = said["diagnosis"]

@@ -18,14 +18,12 @@ from mdf.errors import UserError
 from mdf.evaluation.diagnosis import diagnosis_question
 from mdf.files import write_text
 from mdf.imaging.frame import Frame
+from mdf.inference.layers import COVER, HEAT
 from mdf.inference.pictures import COLOURS
 from mdf.inference.predictor import Photograph, Predictor
 from mdf.models.attention import AttentionMaps, attention_maps
 from mdf.models.attribution import patch_attribution
 
-# dark to bright, told apart by brightness alone; after matplotlib's "viridis" (CC0)
-HEAT = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=float)
-COVER = 0.7  # of the photograph below the highest value
 TILE, COLUMNS, MARGIN, LINE = 156, 6, 16, 18  # pixels of a page
 MAX_WORDS = 48  # tiles on a page
 INK, FAINT, PAPER = (235, 235, 235), (150, 150, 150), (18, 18, 20)

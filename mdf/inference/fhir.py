@@ -9,14 +9,14 @@ is unknown, so nothing says `effective`.
 import base64
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from mdf.inference.codes import FORM, codes_for
-from mdf.inference.fhir_check import ABSENT, ACTIVITY, CATEGORY, PARTICIPANT, UCUM, XHTML, check_bundle
-from mdf.inference.report import EyeReport, Grade, Impression, Lesion, Origin, Report, Stated, Statement
+from mdf.inference.fhir_check import ABSENT, ACTIVITY, BY_PERSON, CATEGORY, PARTICIPANT, UCUM, XHTML, check_bundle
+from mdf.inference.report import EyeReport, Grade, Impression, Lesion, Origin, Report, Review, Stated, Statement
 from mdf.vocabulary import display, entries
 
 Json = dict[str, Any]
@@ -70,7 +70,8 @@ class Writer:
 
     def __init__(self, report: Report, known: Collection[str]) -> None:
         self.of, self.known = report, known
-        self.status = ("preliminary", "final", "amended")[min(len(report.reviews), 2)]
+        self.status = status(report.reviews)
+        self.signers = [practitioner(r.reviewer) for r in report.reviews[-1:]]
         self.issued = (report.reviews[-1].signed if report.reviews else report.created).isoformat()
 
     def url(self, name: str) -> str:
@@ -146,7 +147,7 @@ class Writer:
         more = notes([*grade.because, *(f"needs {n}" for n in grade.needs), *said], grade)
         text = f"{grade.scale} {grade.value}" + (f": {grade.name}" if grade.name else "")
         if grade.value in (None, UNGRADABLE):
-            why = text if grade.value else "; ".join(grade.needs) or "not graded"
+            why = text if grade.value else "; ".join(grade.needs or grade.because) or "not graded"
             return observe(at, code, grade, absent("unknown" if gradable else "not-performed", why), note=more)
         answer = f"icdr_{grade.value}" if icdr and coded(grade) and grade.value in {*"01234"} else None
         value = {"valueCodeableConcept": self.concept(text, answer)}
@@ -180,6 +181,7 @@ class Writer:
         if stated and stated.probability is not None:
             how = "calibrated" if stated.calibrated else "not calibrated"
             parts.append(component(f"Probability by the model ({how})", stated.probability))
+        person = stated is not None and stated.origin == Origin.USER  # not the software's own, whoever signed
         where = {"right": "Right eye", "left": "Left eye", "both": "Both eyes"}.get(side or "", "Eye, side unknown")
         resource = {
             "resourceType": "Observation",
@@ -191,8 +193,9 @@ class Writer:
             **value,
             "note": more.pop("note", None) or notes([], stated),
             "bodySite": self.concept(where, "eye", side),
-            "method": self.concept(METHOD, "fundus_photography"),
-            "device": self.to("device"),
+            "performer": self.signers,
+            "method": self.concept(BY_PERSON if person else METHOD, "fundus_photography"),
+            "device": None if person else self.to("device"),
             "component": parts,
         }
         return self.entry(name, resource)
@@ -208,7 +211,9 @@ class Writer:
     # the whole
 
     def report(self, observations: list[Json], pdf: bytes | None) -> Json:
-        text = "Colour fundus photography, " + ("machine draft" if not self.of.signed else "draft with signed review")
+        text = "Colour fundus photography, " + (
+            "machine draft" if not self.of.signed else "machine draft, reviewed and signed"
+        )
         printed = [{"contentType": "application/pdf", "data": base64.b64encode(pdf).decode()}] if pdf else []
         resource = {
             "resourceType": "DiagnosticReport",
@@ -219,7 +224,8 @@ class Writer:
             "code": self.concept(text, "fundus_photography"),
             "subject": self.subject,
             "issued": self.issued,
-            "resultsInterpreter": [{"display": r.reviewer} for r in self.of.reviews[-1:]],
+            "performer": self.signers,
+            "resultsInterpreter": self.signers,
             "result": [{"reference": o["fullUrl"]} for o in observations],
             "conclusion": "\n".join([self.of.banner, *conclusion(self.of)]),
             "presentedForm": printed,
@@ -263,24 +269,44 @@ class Writer:
         drafted = agent("author", "Author", self.to("device"))
         made = [self.signed_by("provenance", targets, self.of.created.isoformat(), "CREATE", [drafted], sources)]
         for r in self.of.reviews:
-            person = agent("verifier", "Verifier", {"display": r.reviewer})
+            person = agent("verifier", "Verifier", practitioner(r.reviewer))
             seen = [
                 {"role": "revision", "what": {"identifier": {"value": f"sha256:{r.of}"}, "display": "state before"}}
             ]
             name = f"provenance/{r.version}"
-            made.append(self.signed_by(name, targets, r.signed.isoformat(), "UPDATE", [person], seen))
+            did = "UPDATE" if modified(r) else None
+            made.append(self.signed_by(name, targets, r.signed.isoformat(), did, [person], seen))
         return made
 
-    def signed_by(self, name: str, target: list[Json], when: str, did: str, who: list[Json], seen: list[Json]) -> Json:
+    def signed_by(
+        self, name: str, target: list[Json], when: str, did: str | None, who: list[Json], seen: list[Json]
+    ) -> Json:
         resource = {
             "resourceType": "Provenance",
             "target": target,
+            "occurredDateTime": when,
             "recorded": when,
-            "activity": {"coding": [{"system": ACTIVITY, "code": did, "display": did.lower()}]},
+            "activity": {"coding": [{"system": ACTIVITY, "code": did, "display": did.lower()}]} if did else None,
             "agent": who,
             "entity": seen,
         }
         return self.entry(name, resource)
+
+
+def status(reviews: Sequence[Review]) -> str:
+    """Final once a person has signed; amended once something was changed after that, as FHIR defines the two."""
+    if not reviews:
+        return "preliminary"
+    return "amended" if any(map(modified, reviews[1:])) else "final"
+
+
+def modified(review: Review) -> bool:
+    """Whether a review changed what the report says."""
+    return bool(review.changes or review.comment.strip())
+
+
+def practitioner(name: str) -> Json:
+    return {"type": "Practitioner", "display": name}
 
 
 def coded(stated: Stated) -> bool:
@@ -340,7 +366,9 @@ def conclusion(report: Report) -> list[str]:
         said += [f"{eye.referral.text.rstrip('.')} ({eye.referral.rules})"] if eye.referral else []
         lines += [f"{eye.title}: " + " ".join(s.rstrip(".") + "." for s in said)] if any(said) else []
         lines += [f"{eye.title}, attention: {flag.text}" for flag in eye.flags]
-    lines += [f"Signed by {r.reviewer} on {r.signed.date()}." for r in report.reviews]
+    for r in report.reviews:
+        comment = f" {r.comment.strip()}" if r.comment.strip() else ""
+        lines.append(f"Signed by {r.reviewer} on {r.signed:%Y-%m-%d %H:%M} UTC.{comment}")
     return lines
 
 

@@ -16,6 +16,7 @@ UCUM = "http://unitsofmeasure.org"
 CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
 PARTICIPANT = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
+BY_PERSON = "Colour fundus photograph read by a person"  # the method of what a person said: no device made it
 ACTIVITY = "http://terminology.hl7.org/CodeSystem/v3-DataOperation"
 # Codes of HL7's own systems that a bundle of mdf may hold; those of the clinical systems stand in codes.csv.
 HL7 = {
@@ -33,7 +34,7 @@ STATUS = {
 }
 REQUIRED = {
     "DiagnosticReport": ("status", "category", "code", "issued", "result", "conclusion", "text"),
-    "Observation": ("status", "category", "code", "issued", "bodySite", "method", "device"),
+    "Observation": ("status", "category", "code", "issued", "bodySite", "method"),
     "Device": ("status", "deviceName", "version"),
     "Patient": ("identifier",),
     "Provenance": ("target", "recorded", "agent", "entity"),
@@ -93,6 +94,8 @@ def observation_problems(resource: dict[str, Any]) -> Iterator[str]:
     values = [name for name in resource if name.startswith("value")]
     if len(values) + ("dataAbsentReason" in resource) != 1:
         yield "must have one value or one dataAbsentReason"
+    if ("device" in resource) == (resource.get("method", {}).get("text") == BY_PERSON):
+        yield "is either the software's (device) or a person's (method), not both or neither"
     categories = [c for concept in resource.get("category", ()) for c in concept.get("coding", ())]
     if not any(c.get("system") == CATEGORY for c in categories):
         yield f"category must be of {CATEGORY}"
@@ -121,6 +124,8 @@ def status_problems(kinds: list[str], resources: list[dict[str, Any]]) -> Iterat
     read = [r for kind, r in zip(kinds, resources, strict=True) if kind in ("DiagnosticReport", "Observation")]
     if len(statuses := {str(r.get("status")) for r in read}) > 1:
         yield f"Bundle: report and observations differ in status: {', '.join(sorted(statuses))}"
+    if statuses != {"preliminary"} and not all(r.get("performer") for r in read):
+        yield "Bundle: is not preliminary, and a report or observation does not say who answers for it (performer)"
     agents = [a for r in resources for a in (r.get("agent", ()) if r.get("resourceType") == "Provenance" else ())]
     roles = {c.get("code") for a in agents for c in a.get("type", {}).get("coding", ())}
     if statuses != {"preliminary"} and "verifier" not in roles:

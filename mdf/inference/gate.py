@@ -1,12 +1,14 @@
 """What is asked before a model is loaded: is there a checkpoint, is the picture a retina. No torch here."""
 
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from mdf.errors import UserError
-from mdf.imaging.decode import load_image
-from mdf.imaging.quality import Quality, assess
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mdf.imaging.quality import Quality
 
 BANNER = (
     "AI-generated DRAFT. Research use only. Not a medical device; not cleared or CE-marked. Not for diagnosis, "
@@ -38,11 +40,14 @@ def resolve_checkpoint(path: str | Path) -> Path:
     )
 
 
-def gate(path: str | Path, *, force: bool = False) -> tuple[np.ndarray, Quality, str | None]:
+def gate(path: str | Path, *, force: bool = False) -> tuple["np.ndarray", "Quality", str | None]:
     """Decode and check a photograph: uint8 [H,W,3], its quality, and what speaks against an answer (None: nothing).
 
     Raises UserError for a file that cannot be read and, unless `force`, for a picture that is no retina.
     """
+    from mdf.imaging.decode import load_image  # not above: reports are read and written without looking at a picture
+    from mdf.imaging.quality import assess
+
     image = load_image(path)
     quality = assess(image)
     because = f" ({'; '.join(quality.reasons)})" if quality.reasons else ""

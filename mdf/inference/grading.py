@@ -212,11 +212,11 @@ def grade_lesions(
     absent = [Lesion(origin=Origin.RULE, kind=k, present=None) for k in BASIC if k not in {x.kind for x in lesions}]
     everything = (*lesions, *absent)
     hidden = [kind for kind in ADVANCED if not any(is_kind(x, kind) for x in lesions)]
-    unseen = [f"{named(hidden)} were not looked for: a higher grade is not excluded"] if hidden else []
-    blots = ["which haemorrhages are blots"] if Signs(everything, False, most or {}).has("haemorrhage") else []
+    unseen = [f"a look for {named(hidden)}: a higher grade is not excluded"] if hidden else []
+    blots = ["to know which haemorrhages are blots"] if Signs(everything, False, most or {}).has("haemorrhage") else []
     rules: dict[str, tuple[Callable[[Signs], Verdict], tuple[str, ...], list[str]]] = {
         ICDR: (icdr, BASIC, [*unseen, DIABETES]),
-        NHS: (nhs, BASIC, [*unseen, *blots, "history of treatment: R3S and P1 are not told from a photograph"]),
+        NHS: (nhs, BASIC, [*unseen, *blots, "the history of treatment: R3S and P1 are not told from a photograph"]),
         NHS_M: (partial(nhs_macula, macula=macula), (*RED, "hard_exudate"), ["visual acuity"]),
         DME: (partial(dme, macula=macula), ("hard_exudate",), [OCT]),
     }

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from mdf.dialogue import QUADRANTS
+from mdf.evaluation.page_file import css_string
 from mdf.inference import wording
 from mdf.inference.layers import fitted, heat, outlined
 from mdf.inference.report import EyeReport, Impression, Lesion, Report
@@ -47,8 +48,8 @@ def page(report: Report, pictures: Sequence["Pictures"], name: str) -> str:
     environment.globals |= {
         "origins": wording.ORIGINS, "urgencies": wording.URGENCIES, "gradable": wording.GRADABLE, "zones": ZONES,
         "no_evidence": wording.NO_EVIDENCE, "barely": BARELY, "masks": wording.masks, "counted": wording.counted,
-        "reviewed": wording.reviewed, "own_changes": wording.own_changes, "marks": marks, "kinds": kinds,
-        "diagnoses": diagnoses, "pad": 6,
+        "reviewed": wording.reviewed, "own_changes": wording.own_changes, "map_note": wording.map_note,
+        "fields": wording.FIELDS, "marks": marks, "kinds": kinds, "diagnoses": diagnoses, "pad": 6,
     }  # fmt: skip
     head, rest = report.banner.split(". ", 1)
     foot = f"Report {report.id}, {report.created:%Y-%m-%d}"
@@ -59,7 +60,7 @@ def page(report: Report, pictures: Sequence["Pictures"], name: str) -> str:
     state = state_of(report)
     return environment.get_template("report.html").render(
         report=report,
-        title=title(report),
+        title=wording.title(report),
         eyes=wording.in_order(report),
         pictures=[drawn(p, eye) for p, eye in zip(pictures, report.eyes, strict=True)]
         if pictures
@@ -87,12 +88,6 @@ def inert(value: Any) -> str:
     """JSON that stays data between the tags of a script, whatever is in it."""
     text = json.dumps(value, ensure_ascii=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def title(report: Report) -> str:
-    if len(report.eyes) == 2:
-        return "Both eyes: colour fundus photographs"
-    return f"{report.eyes[0].title}: colour fundus photograph"
 
 
 def marks(number: int, eye: EyeReport) -> list[tuple[str, list[tuple[int, int, int, int]]]]:
@@ -147,7 +142,7 @@ def drawn(pictures: "Pictures", eye: EyeReport) -> dict[str, Any]:
         "width": photograph.width,
         "height": photograph.height,
         "layers": layers,
-        "maps": [{"name": name, "picture": jpeg(heat(values))} for name, values in pictures.maps.items()],
+        "maps": [{"name": name, "picture": png(heat(values))} for name, values in pictures.maps.items()],
     }
 
 
@@ -165,11 +160,6 @@ def address(image: Image.Image, kind: str, **options: Any) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def css_string(text: str) -> Markup:
-    """A quoted string of a style sheet that cannot end it."""
-    return Markup('"' + "".join(c if c.isalnum() or c in " .,:-" else f"\\{ord(c):x} " for c in text) + '"')
-
-
 FILTERS = {
     "plain": wording.plain,
     "line": wording.line,
@@ -182,6 +172,7 @@ FILTERS = {
     "statements": wording.statements,
     "anatomy": wording.anatomy,
     "by_presence": by_presence,
+    "unseen": wording.unseen,
     "tri": lambda value: {True: "true", False: "false", None: ""}[value],
     "css_string": css_string,
 }

@@ -74,6 +74,11 @@ def contradiction(name: str, lesions: Sequence[Lesion] | None, disc: Disc) -> st
     return None
 
 
+def can_be_borne_out(name: str) -> bool:
+    """Whether anything that is measured here could bear a diagnosis out."""
+    return is_a(name, "glaucoma") or any(is_a(name, disease) for disease in SIGNS)
+
+
 def support(name: str, lesions: Sequence[Lesion] | None, disc: Disc) -> list[Evidence]:
     """What in the picture bears a diagnosis out."""
     if name == NORMAL:

@@ -8,6 +8,9 @@ from PIL import Image
 
 SIDE = 1600  # pixels
 PALE = 0.35  # of a layer's colour within its edge
+# dark to bright, told apart by brightness alone; after matplotlib's "viridis" (CC0)
+HEAT = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=float)
+COVER = 0.7  # of the photograph below the highest value of a map
 COVERED = 96  # of 255: how much of a smaller pixel a mask has to cover
 
 
@@ -26,9 +29,17 @@ def outlined(mask: np.ndarray, colour: tuple[int, int, int], side: int = SIDE) -
 
 
 def heat(values: np.ndarray) -> Image.Image:
-    """A map float [H,W] of 0 to 1 from black over red and yellow to white; black is no light when it is laid over."""
-    small = np.asarray(fitted(Image.fromarray(np.clip(np.asarray(values, dtype=np.float32), 0, 1))))[..., None]
-    return Image.fromarray((np.clip(small * 3 - np.arange(3), 0, 1) * 255).astype(np.uint8))
+    """A map float [H,W] of 0 to 1 in colours from dark to bright, the more to be seen through the lower it is."""
+    small = np.asarray(fitted(Image.fromarray(np.clip(np.asarray(values, dtype=np.float32), 0, 1)), SIDE // 4))
+    colour = np.stack([np.interp(small * (len(HEAT) - 1), np.arange(len(HEAT)), HEAT[:, c]) for c in range(3)], -1)
+    return Image.fromarray(np.dstack([colour, 255 * COVER * np.sqrt(small)]).round().astype(np.uint8))
+
+
+def laid(photograph: Image.Image, values: np.ndarray) -> Image.Image:
+    """A photograph in grey with a map float [H,W] of 0 to 1 over it."""
+    grey = Image.eval(photograph.convert("L"), lambda value: round(0.8 * value)).convert("RGBA")
+    grey.alpha_composite(heat(values).resize(photograph.size, Image.Resampling.BICUBIC))
+    return grey.convert("RGB")
 
 
 def fitted(image: Image.Image, side: int = SIDE) -> Image.Image:

@@ -2,7 +2,8 @@
 
 import re
 import string
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from mdf.errors import UserError
@@ -29,11 +30,20 @@ def picture_names(report: Report, name: str) -> list[PictureNames]:
     return [PictureNames(f"{name}{side}_photograph.jpg", f"{name}{side}_masks.png") for side in sides]
 
 
-def filled(report: Report, name: str, *, pictured: bool = True, form: Path | None = None) -> str:
+def filled(
+    report: Report,
+    name: str,
+    *,
+    pictured: bool = True,
+    layers: Sequence[Collection[str]] | None = None,
+    form: Path | None = None,
+) -> str:
     """The form filled for each eye, then what is said of both.
 
     Args:
         pictured: whether the pictures of `picture_names` lie beside it.
+        layers: of each eye's overlay, in the order of `report.eyes`; where there is none the overlay is left out. None:
+            all that the checkpoint has.
         form: of another than the usual words; None takes the one that comes with mdf.
 
     Raises UserError for a form with an unknown field. A form that has lost the banner gets it back.
@@ -41,9 +51,14 @@ def filled(report: Report, name: str, *, pictured: bool = True, form: Path | Non
     path = form or bundled("prompts") / "report_form.md"
     text = path.read_text(encoding="utf-8")
     files = picture_names(report, name)
-    parts = [fill(text, path, fields(report, eye, name, files[number])) for number, eye in wording.in_order(report)]
-    if not pictured:
-        parts = [re.sub(r"^!\[[^\]]*\]\([^)]*\)\n*", "", part, flags=re.MULTILINE) for part in parts]
+    parts = []
+    for number, eye in wording.in_order(report):
+        drawn = report.software.masks if layers is None else list(layers[number])
+        part = fill(text, path, fields(report, eye, drawn, files[number]))
+        gone = [] if pictured and drawn else [files[number].overlay] if pictured else list(astuple(files[number]))
+        for file in gone:
+            part = re.sub(rf"^!\[[^\]]*\]\({re.escape(address(file))}\)\n*", "", part, flags=re.MULTILINE)
+        parts.append(part)
     parts += both(report)
     whole = "\n\n---\n\n".join(part.strip() for part in parts) + "\n"
     for part in parts[:1]:
@@ -69,18 +84,17 @@ def md(text: object) -> str:
     return ADDRESSES.sub(lambda m: "\\://" if m[1] else f"{m[2]}\\" if m[2] else "\\@", safe)
 
 
-def fields(report: Report, eye: EyeReport, name: str, files: PictureNames) -> dict[str, str]:
+def fields(report: Report, eye: EyeReport, drawn: Collection[str], files: PictureNames) -> dict[str, str]:
     """What the form can show of one eye."""
     software = report.software
     return {
         "banner": report.banner,
-        "name": md(eye.photograph.name if len(report.eyes) > 1 else name),
+        "name": md(eye.photograph.name),
         "warning": "".join(f"> **WARNING: {md(flag.text)}**\n>\n" for flag in eye.flags).removesuffix(">\n"),
         "eye": md(wording.eye_side(eye)),
         "photograph": address(files.photograph),
         "overlay": address(files.overlay),
-        "masks": ", ".join(md(wording.shown(mask)) for mask in software.masks)
-        or "nothing: the checkpoint has no masks",
+        "masks": ", ".join(md(wording.shown(mask)) for mask in drawn) or "nothing",
         "quality": quality(eye),
         "findings": findings(eye),
         "grades": grades(eye),
@@ -91,8 +105,8 @@ def fields(report: Report, eye: EyeReport, name: str, files: PictureNames) -> di
         "limits": bullets([md(limit) for limit in eye.limits]) or "- nothing was named",
         "review": md(wording.reviewed(report)),
         "version": md(software.version),
-        "checkpoint": md(software.checkpoint).replace("`", ""),
-        "preprocessing": md(software.preprocessing).replace("`", ""),
+        "checkpoint": wording.line(software.checkpoint).replace("`", ""),  # in a span of code nothing is markup
+        "preprocessing": wording.line(software.preprocessing).replace("`", ""),
         "date": f"{report.created:%Y-%m-%d %H:%M} UTC",
     }
 
@@ -145,6 +159,7 @@ def findings(eye: EyeReport) -> str:
             for lesion in eye.lesions
         ]
         shown = table(["finding", "said", "number", "where", "what the sources say", "from"], rows)
+        shown += "\n\nNumbers in brackets are probabilities. Where the two sources disagree, look again."
     said = [
         f"{part}: {md(wording.sentence(statement))} {marked(statement)}"
         for _, part, statement in wording.statements(eye)
@@ -161,9 +176,7 @@ def grades(eye: EyeReport) -> str:
         line = f"**{md(grade.scale)} {md(grade.version)}: {md(wording.graded(grade))}** {marked(grade)}"
         if grade.disagrees:
             line += f" **The model's own statement is another: {md(grade.stated or 'none')}.**"
-        because = [f"because {md('; '.join(grade.because))}"] if grade.because else []
-        needs = [f"needs {md('; '.join(grade.needs))}"] if grade.needs else []
-        lines.append("; ".join([line, *because, *needs]))
+        lines.append(f"{line}; because {md(wording.reasons(grade))}" if grade.because or grade.needs else line)
     return bullets(lines)
 
 

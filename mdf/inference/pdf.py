@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from mdf.errors import UserError
 from mdf.inference import wording
-from mdf.inference.layers import fitted, outlined
+from mdf.inference.layers import fitted, laid, outlined
 from mdf.inference.report import EyeReport, Referral, Report, Stated
 from mdf.resources import DATA
 
@@ -76,7 +76,7 @@ def pages(report: Report, pictures: Sequence["Pictures"] = ()) -> bytes:
         rightMargin=MARGIN * mm,
         topMargin=19 * mm,
         bottomMargin=18 * mm,
-        title=f"DRAFT: {title(report)}",
+        title=f"DRAFT: {wording.title(report)}",
         subject=report.banner,
         author=f"mdf {report.software.version}, AI-generated draft",
         keywords=["AI-generated", "DRAFT", "not a medical device", report.id],
@@ -88,11 +88,6 @@ def pages(report: Report, pictures: Sequence["Pictures"] = ()) -> bytes:
     writer = Writer(document.width - 12)  # less the frame's own padding
     document.build(writer.story(report, pictures), canvasmaker=numbered(report))
     return buffer.getvalue()
-
-
-def title(report: Report) -> str:
-    names = [eye.title for _, eye in wording.in_order(report)]
-    return f"colour fundus photographs, {' and '.join(names).lower()}"
 
 
 def numbered(report: Report) -> Callable[..., Any]:
@@ -211,7 +206,7 @@ class Writer:
     def story(self, report: Report, pictures: Sequence["Pictures"]) -> list[Any]:
         patient = f"Patient {text(report.patient)} · " if report.patient else ""
         story = [
-            self.p(text(wording.initial(title(report))), "title"),
+            self.p(text(wording.title(report)), "title"),
             self.p(
                 f"{patient}draft of {report.created:%Y-%m-%d %H:%M} UTC · {text(wording.reviewed(report))}", "small"
             ),
@@ -249,6 +244,7 @@ class Writer:
         quality = f"<b>Gradable:</b> {text(wording.quality(eye))}"
         if eye.gradability.parts:
             quality += f" ({', '.join(f'{text(n)} {v:.2f}' for n, v in eye.gradability.parts.items())})"
+        story.append(self.gap(4))
         story.append(self.p(f"{quality}. <b>Eye:</b> {text(wording.eye_side(eye))}."))
         if eye.impression:
             likely = ", ".join(f"{text(wording.shown(d.name))} {d.probability:.2f}" for d in eye.impression.diagnoses)
@@ -267,10 +263,10 @@ class Writer:
             value = f"<b>{text(wording.graded(grade))}</b>"
             if grade.disagrees:
                 value += f'<br/><font color="{ALARM}">model: {text(grade.stated or "none")}</font>'
-            because = text("; ".join([*grade.because, *(f"needs {need}" for need in grade.needs)]))
+            because = text(wording.reasons(grade))
             scale = f"{text(grade.scale)} {text(grade.version)}"
             rows.append([self.p(cell, "cell") for cell in (scale, value, because, self.marked(grade))])
-        return [self.heading("Grades"), self.table(rows, (0.16, 0.29, 0.29, 0.26))]
+        return [self.heading("Grades"), self.table(rows, (0.14, 0.22, 0.42, 0.22))]
 
     def findings(self, eye: EyeReport) -> list[Any]:
         if eye.lesions is None:
@@ -309,27 +305,39 @@ class Writer:
 
     def pictures(self, eye: EyeReport, pictures: "Pictures") -> list[Any]:
         """The photograph beside the same with layers and places, and the legend."""
-        from reportlab.platypus import Image as Picture
-
         shown = [fitted(Image.fromarray(pictures.photograph), SIDE)]
         if pictures.layers:
             shown.append(marked(eye, pictures))
-        side = self.width / 2 - 4
-        cells = []
-        for image in shown:
-            scale = side / max(image.width, image.height)
-            buffer = io.BytesIO()
-            image.save(buffer, "jpeg", quality=88)
-            cells.append(Picture(buffer, image.width * scale, image.height * scale))
+        cells: list[Any] = [self.picture(image, self.width / 2 - 4) for image in shown]
         cells += [""] * (2 - len(cells))
         no_lines = [("LINEBELOW", (0, 0), (-1, -1), 0, "#ffffff"), ("LEFTPADDING", (0, 0), (-1, -1), 0)]
         legend = "   ".join(
-            f'<font color="#{"".join(f"{c:02x}" for c in pictures.colour(name))}">●</font> {text(wording.shown(name))}'
+            f'<font color="{on_paper(pictures.colour(name))}">●</font> {text(wording.shown(name))}'
             for name, mask in pictures.layers.items()
             if mask.any()
         )
-        table = self.table([cells], (0.5, 0.5), *no_lines, head=False)
-        return [table, self.p(f"Right: what the U-Net marks. {legend}", "small")] if pictures.layers else [table]
+        story = [self.table([cells], (0.5, 0.5), *no_lines, head=False)]
+        if pictures.layers:
+            story.append(self.p(f"Right: what the U-Net marks. {legend}", "small"))
+        if pictures.maps:
+            small = fitted(Image.fromarray(pictures.photograph), SIDE // 2)
+            named = [[self.picture(laid(small, v), self.width / 4 - 6) for v in pictures.maps.values()]]
+            named.append([self.p(text(wording.initial(name)), "small") for name in pictures.maps])
+            rows = [[row[i : i + 4] for row in named] for i in range(0, len(pictures.maps), 4)]
+            for pair in rows:
+                pair = [[*row, *[""] * (4 - len(row))] for row in pair]
+                story.append(self.table(pair, (0.25,) * 4, *no_lines, head=False))
+            story.append(self.p(text(wording.map_note(eye)), "small"))
+        return story
+
+    def picture(self, image: Image.Image, side: float) -> Any:
+        """A picture whose longer side takes `side` points."""
+        from reportlab.platypus import Image as Picture
+
+        scale = side / max(image.width, image.height)
+        buffer = io.BytesIO()
+        image.save(buffer, "jpeg", quality=88)
+        return Picture(buffer, image.width * scale, image.height * scale)
 
     def signature(self, report: Report) -> list[Any]:
         from reportlab.platypus import KeepTogether
@@ -349,6 +357,11 @@ class Writer:
             self.p(f"Review {r.version}, {text(r.reviewer)}: {text(r.comment)}") for r in report.reviews if r.comment
         ]
         return [self.gap(8), *comments, KeepTogether(story)]
+
+
+def on_paper(colour: tuple[int, int, int]) -> str:
+    """A layer's colour as it is seen on white paper."""
+    return MUTED if min(colour) > 230 else f"#{''.join(f'{c:02x}' for c in colour)}"
 
 
 def marked(eye: EyeReport, pictures: "Pictures") -> Image.Image:

@@ -5,11 +5,13 @@ Shapes: H, W of the photograph as it was given; U the U-Net's input side.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from mdf.imaging.frame import Frame
+if TYPE_CHECKING:
+    from mdf.imaging.frame import Frame
 
 COLOURS = (  # of the masks in their order; told apart with red-green blindness too
     (0, 190, 255),
@@ -50,6 +52,6 @@ class Pictures:
         return picture.convert("RGB")
 
 
-def place_masks(frame: Frame, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def place_masks(frame: "Frame", masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Masks, bool or probabilities [U,U] on the U-Net's square -> bool [H,W] on the photograph's own pixels."""
     return {name: frame.place(np.asarray(mask, dtype=np.float32)) >= 0.5 for name, mask in masks.items()}

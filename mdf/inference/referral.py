@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from mdf.curriculum import nearest_line
+from mdf.curriculum import joined, nearest_line
 from mdf.errors import UserError
 from mdf.inference.report import EyeReport, Gradability, Grade, Impression, Lesion, Origin, Referral, Urgency
 from mdf.resources import DATA
@@ -18,7 +18,12 @@ from mdf.vocabulary import display, is_a, known, read_yaml
 RULES = "ICO 2017"  # the default
 FILE = DATA / "referral.yaml"
 ORDER = list(Urgency)
-STATUSES = ("confirmed", "memory")
+STATUSES = {  # how a line of the table is known -> what is said of that
+    "confirmed": "",
+    "memory": " (rule from memory, not checked in its source)",
+    "own": " (mdf's own rule, of no guideline)",
+}
+NO_RETINA = "Take a photograph of the retina: this picture is none."
 DIABETIC = "diabetic_retinopathy"
 
 
@@ -93,8 +98,7 @@ def check_rules(name: str) -> str:
 
 
 def line_of(row: Mapping[str, Any], text: str, because: str) -> Line:
-    doubt = "" if row["status"] == "confirmed" else " (rule from memory, not checked in its source)"
-    return Line(Urgency(row["urgency"]), row["refer"], text, f"{because}{doubt}")
+    return Line(Urgency(row["urgency"]), row["refer"], text, f"{because}{STATUSES[row['status']]}")
 
 
 def refer(
@@ -113,18 +117,27 @@ def refer(
     """
     given = [line for one in lesions or () if one.present for line in of_finding(one)]
     if gradability.may_grade:
-        lines = [*of_grades(grades, rules), *of_impression(impression, grades, recommendations, rules), *given]
+        lines = [
+            *of_grades(grades, rules),
+            *of_impression(impression, grades, recommendations, rules),
+            *given,
+            *of_no_grade(grades, rules),  # last: what is known says more than what is missing, where they are level
+        ]
     else:
         reasons = "; ".join(gradability.reasons) or gradability.value
-        what = "the photograph cannot be graded" if gradability.is_retina else "this is no photograph of a retina"
-        lines = [Line(Urgency.ROUTINE, None, recommendations["ungradable"], f"{what} ({reasons})"), *given]
+        can = "can barely" if gradability.value == "barely" else "cannot"
+        what = f"the photograph {can} be graded" if gradability.is_retina else "this is no photograph of a retina"
+        text = recommendations["ungradable"] if gradability.is_retina else NO_RETINA
+        lines = [Line(Urgency.ROUTINE, None, text, f"{what} ({reasons})"), *given]
         if gradability.is_retina:
             lines += of_ungradable(probabilities or {}, recommendations)
     first = max(lines, key=lambda line: line.weight)
     because = [first.because, *(line.because for line in lines if line is not first)]
-    return Referral(
-        origin=Origin.RULE, urgency=first.urgency, refer=first.refer, text=first.text, rules=rules, because=because
-    )
+    text, sent = first.text, first.refer
+    sure = max((line for line in lines if line.refer), key=lambda line: line.weight, default=None)
+    if sent is None and sure:  # what may be more urgent does not take back what is certain
+        text, sent = f"{sure.text} {first.text}", True
+    return Referral(origin=Origin.RULE, urgency=first.urgency, refer=sent, text=text, rules=rules, because=because)
 
 
 def of_grades(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
@@ -132,8 +145,6 @@ def of_grades(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
         values = table()["sets"][rules]["grades"].get(grade.scale)
         if values is None:
             continue
-        if grade.value is None:
-            yield Line(Urgency.ROUTINE, None, "A clinician should grade the photograph.", f"{grade.scale} is not given")
         for value in [grade.value] if grade.value is not None else grade.between:
             if (row := values.get(value)) is None:
                 continue
@@ -143,6 +154,13 @@ def of_grades(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
                 text = f"A clinician should grade the photograph; if it is {grade.scale} {value}: {row['text']}"
                 line = line_of(row, text, f"{grade.scale} may be {value}, {rules}")
                 yield replace(line, refer=None)
+
+
+def of_no_grade(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
+    """That the scales by which the rules decide have no value."""
+    if missing := [g.scale for g in grades if g.value is None and g.scale in table()["sets"][rules]["grades"]]:
+        text = "A clinician should grade the photograph."
+        yield Line(Urgency.ROUTINE, None, text, f"{joined(missing)} not given")
 
 
 def of_finding(one: Lesion) -> Iterable[Line]:
@@ -186,6 +204,9 @@ def most_urgent(eyes: Sequence[EyeReport]) -> Referral | None:
     eye, first = max(given, key=lambda pair: Line(pair[1].urgency, pair[1].refer, "", "").weight)
     if len(eyes) == 1:
         return first.model_copy(deep=True)
+    if len({one.text for _, one in given}) == 1 and len(given) == len(eyes):
+        because = list(dict.fromkeys(reason for _, one in given for reason in one.because))
+        return first.model_copy(update={"text": f"Both eyes: {first.text}", "because": because}, deep=True)
     others = [f"{other.title}: {one.text}" for other, one in given if other is not eye]
     return first.model_copy(
         update={"text": f"{eye.title}: {first.text}", "because": [*first.because, *others]}, deep=True

@@ -90,10 +90,12 @@ def made(
         return {file: fhir_json(report, known=known).encode()}
     from mdf.inference.markdown import filled, picture_names
 
-    files = {file: filled(report, name, pictured=bool(pictures), form=form).encode()}
+    layers = [list(shown.layers) for shown in pictures] or None
+    files = {file: filled(report, name, pictured=bool(pictures), layers=layers, form=form).encode()}
     for shown, own in zip(pictures, picture_names(report, name), strict=False):
         files[own.photograph] = encoded(Image.fromarray(shown.photograph), "jpeg", quality=95)
-        files[own.overlay] = encoded(shown.overlay(), "png")
+        if shown.layers:
+            files[own.overlay] = encoded(shown.overlay(), "png")
     return files
 
 

@@ -45,6 +45,8 @@ def verdict(fact: Fact, eye: EyeReport) -> str:
     if fact.status not in (AFFIRMED, DENIED):
         return UNSEEN
     affirmed = fact.status == AFFIRMED
+    if fact.name == NORMAL and affirmed and doubted(eye):
+        return UNSEEN
     if fact.name in (NORMAL, "lesion"):
         return of_normal(eye, denied=affirmed == (fact.name == NORMAL))
     if fact.name == "enlarged_cup":
@@ -54,6 +56,12 @@ def verdict(fact: Fact, eye: EyeReport) -> str:
     if lesion is not None:
         return of_lesion(fact, lesion, affirmed=affirmed)
     return of_diagnosis(fact.name, eye, affirmed=affirmed) if known(fact.name) else UNSEEN
+
+
+def doubted(eye: EyeReport) -> bool:
+    """Whether the same report has a disease as the likeliest and gives no impression since the findings disagree."""
+    said = eye.impression
+    return bool(said and said.diagnosis is None and said.diagnoses and said.diagnoses[0].name != NORMAL)
 
 
 def of_kind(lesions: Sequence[Lesion], name: str) -> Lesion | None:
@@ -99,14 +107,16 @@ def of_normal(eye: EyeReport, *, denied: bool) -> str:
 
 
 def of_diagnosis(name: str, eye: EyeReport, *, affirmed: bool) -> str:
-    """A disease is borne out by the impression of the same report, which is held against the lesions itself."""
+    """A disease is borne out by the impression of the same report where that rests on something in the photograph: two
+    answers of one model do not bear each other out.
+    """
     own = eye.impression.diagnosis if eye.impression else None
     if own is None:
         return UNSEEN
     same = is_a(own, name) or is_a(name, own)
-    if own == NORMAL or same:
-        return SUPPORTED if same == affirmed else CONTRADICTED
-    return UNSEEN
+    if (own == NORMAL or same) and same != affirmed:
+        return CONTRADICTED
+    return SUPPORTED if same and eye.impression and eye.impression.seen else UNSEEN
 
 
 def of_grade(grade: Grade, eye: EyeReport) -> str:

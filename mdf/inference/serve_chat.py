@@ -12,6 +12,7 @@ from mdf.errors import UserError
 from mdf.imaging.frame import Frame
 from mdf.inference import serve_html as page
 from mdf.inference.explain import draw_masks, heat, scaled, unplaced
+from mdf.inference.questions import recognise
 from mdf.inference.serve_room import Room, spoken, wire
 from mdf.inference.session import PLACES, TITLES, difference
 from mdf.inference.upload import ENDINGS, admit, harmless
@@ -196,6 +197,12 @@ class Chat:
         self.room.visits.leave(request.session_hash)
 
 
+def to_begin_with(predictor: Any) -> list[str]:
+    """The questions that are offered: no kind that the checkpoint was not trained on."""
+    trained, asked = predictor.processor.questions, {q: recognise(q, predictor.prompts) for q in STANDARD}
+    return [q for q, kind in asked.items() if not trained or kind is None or kind.kind in trained]
+
+
 OPEN_MAP = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-answer]");
   if (button) trigger("select", { index: Number(button.dataset.answer) });
@@ -233,7 +240,7 @@ def build(room: Room, line: Any) -> tuple[Any, Any]:
             again = gr.Button("Answer again", elem_id="again", size="sm", min_width=130)
             forget = gr.Button("Forget", elem_id="forget", size="sm", min_width=130)
             save = gr.Button("Transcript", elem_id="transcript", size="sm", min_width=130)
-        standard = gr.Radio(list(STANDARD), label="Questions to begin with", elem_id="standard")
+        standard = gr.Radio(to_begin_with(room.predictor), label="Questions to begin with", elem_id="standard")
         both = gr.HTML("", elem_id="both")
         link = gr.HTML("", elem_id="transcript-link")
         shown = [shelf, about, log, maps]

@@ -1,4 +1,5 @@
-"""What stands between the network and the page: no request to other hosts, no foreign pages, no other machine's name.
+"""What stands between the network and the page: no request to other hosts, no foreign pages, no other machine's name,
+no guessing of passwords.
 
 Gradio fetches `/file=http…`, `/proxy=…` and an address that a message names in the place of an uploaded file, for
 whoever asks; all of them are refused here. The policy allows scripts from
@@ -9,6 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
+
+from mdf.inference.tries import Tries
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -33,12 +36,18 @@ class Guard:
     """ASGI middleware. `hosts` are the names that this machine may be called by; () = any."""
 
     def __init__(self, app: Any, hosts: Sequence[str] = ()):
-        self.app, self.hosts = app, tuple(hosts)
+        self.app, self.hosts, self.tries = app, tuple(hosts), Tries()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         refused = self.refuse(scope)
+        login = scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/login")
+        address = (scope.get("client") or ("",))[0]
+        wait = self.tries.wait(address) if login and refused is None else 0
+        if wait:
+            self.tries.said(address, wait)
+            refused = 429, f"too many wrong passwords: try again in {wait} seconds"
         if refused is None and scope["method"] == "POST" and "/upload" not in scope["path"]:
             body, receive = await whole(receive)
             if body is None:
@@ -54,12 +63,15 @@ class Guard:
                     kept = [(k, v) for k, v in kept if k.lower() != b"cache-control"]
                     own.append((b"cache-control", b"no-store"))
                 message = {**message, "headers": [*kept, *own]}
+                if login and message["status"] == 200:
+                    self.tries.right(address)
             await send(message)
 
         if refused is None:
             return await self.app(scope, receive, with_headers)
         code, text = refused
         kind = [(b"content-type", b"text/plain; charset=utf-8")]
+        kind += [(b"retry-after", str(wait).encode())] if wait else []
         await with_headers({"type": "http.response.start", "status": code, "headers": kind})
         await send({"type": "http.response.body", "body": text.encode()})
 

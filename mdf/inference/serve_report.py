@@ -6,23 +6,15 @@ changes there is saved as a signed review beside the draft, see review.py.
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mdf.dialogue import Turn, diagnosis_answer
 from mdf.errors import UserError
-from mdf.evaluation.diagnosis import diagnosis_question
-from mdf.imaging.frame import Frame
 from mdf.inference import serve_html as page
-from mdf.inference.predictor import Photograph, Predictor
-from mdf.inference.report import EyeReport
 from mdf.inference.serve_room import Room, failure, wire
+from mdf.inference.upload import harmless
 from mdf.inference.visits import Visit
-from mdf.models.attention import attention_maps
 
 # The frame's own button would only save a file of edits; here the page signs instead.
 FRAMED = """
@@ -34,12 +26,15 @@ EDITS = """() => {
   return frame && frame.contentWindow.edits ? JSON.stringify(frame.contentWindow.edits()) : "";
 }"""
 EYES = ("right", "left")
+LARGEST_REPORT = 5_000_000  # bytes of an earlier report
 FORMATS = {"html": "Page (HTML)", "pdf": "PDF", "json": "Data (JSON)", "fhir": "FHIR bundle"}
 HINT = '<p class="mdf-hint">Of the right and the left eye on the shelf, or else of the photograph talked about.</p>'
 
 
 def make_draft(room: Room, visit: Visit, rules: str) -> tuple[Any, list[Any]]:
-    """Report and pictures of the right and the left eye on the shelf, or of the photograph that is talked about."""
+    """Report and pictures of the right and the left eye on the shelf, or of the photograph that is talked about, with
+    what changed since the earlier report that was brought.
+    """
     from mdf.inference.draft import draft
 
     places = visit.session.places
@@ -48,31 +43,8 @@ def make_draft(room: Room, visit: Visit, rules: str) -> tuple[Any, list[Any]]:
     with room.visits.model(visit, "draft"):
         photographs = [room.predictor.read(places[p].photograph.path, force=True) for p in wanted]
         eyes: list[Any] = [p if p in EYES else None for p in wanted]
-        report, pictures = draft(room.predictor, photographs, eyes=eyes, rules=rules)
-        pictures = [
-            replace(shown, maps=shown.maps | maps_by_depth(room.predictor, photograph, eye))
-            for shown, photograph, eye in zip(pictures, photographs, report.eyes, strict=True)
-        ]
-    return report, pictures
-
-
-def maps_by_depth(predictor: Predictor, photograph: Photograph, eye: EyeReport) -> dict[str, np.ndarray]:
-    """Where the adapters of each depth look for the words of the likeliest diagnosis, float [H,W] in 0..1; none where
-    there is no diagnosis or no adapter.
-    """
-    model = predictor.model
-    if eye.impression is None or not eye.impression.diagnoses or not model.fusion.layers:
-        return {}
-    question, _ = diagnosis_question(predictor.processor)
-    answer = diagnosis_answer(predictor.prompts, (eye.impression.diagnoses[0].name,))
-    turns = [model.system_turn(), Turn("user", question)]
-    found = attention_maps(model, photograph.inputs, [turns], [answer])[0]
-    frame, whole = Frame.of(photograph.image, predictor.processor.preprocessing), found.answer.numpy()
-    maps = {}
-    for depth in sorted(set(found.depths)):
-        values = frame.place(whole[[i for i, d in enumerate(found.depths) if d == depth]].mean(0))
-        maps[f"attention, depth {depth}"] = np.clip(values / max(float(values.max()), 1e-12), 0, 1)
-    return maps
+        earlier = visit.drafts.get("earlier")
+        return draft(room.predictor, photographs, eyes=eyes, rules=rules, earlier=earlier, maps=True)
 
 
 def framed(report: Any, pictures: Sequence[Any]) -> str:
@@ -107,11 +79,38 @@ def files(report: Any, pictures: Sequence[Any], folder: Path) -> str:
     return f'<p class="mdf-files">{" ".join(links)}</p>{told}'
 
 
+def brought(file: Path) -> Any:
+    """A report from a file that a visitor brought, which is removed. Raises UserError where it is none."""
+    from mdf.inference.report import read_report
+
+    name = harmless(file.name)
+    try:
+        if (size := file.stat().st_size) > LARGEST_REPORT:
+            raise UserError(f"{name}: {size / 1e6:.0f} MB are too much for a report of mdf")
+        return read_report(file.read_text(encoding="utf-8-sig"), name)
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{name} is no report of mdf: it is no text") from None
+    finally:
+        file.unlink(missing_ok=True)
+
+
 class Reports:
     """Handlers; see serve_room."""
 
     def __init__(self, room: Room):
         self.room = room
+
+    def earlier(self, key: str | None, data: Any, file: Any) -> tuple[Any, ...]:
+        """The report of an earlier visit, from a file that is removed at once; without a file none is compared with."""
+        visit = self.room.visits.of(key)
+        visit.drafts.pop("earlier", None)
+        if not file:
+            return None, "", page.status("The next draft is compared with no other.")
+        report = visit.drafts["earlier"] = brought(Path(file))
+        eyes = " and ".join(eye.title.lower() for eye in report.eyes)
+        signed = "signed" if report.signed else "not signed"
+        told = f"Earlier report of {report.created:%Y-%m-%d}, {eyes}, {signed}."
+        return None, f'<p class="mdf-hint">{escape(told)}</p>', page.status("The next draft says what changed.")
 
     def draft(self, key: str | None, data: Any, rules: str) -> tuple[Any, ...]:
         visit = self.room.visits.of(key)
@@ -119,7 +118,7 @@ class Reports:
         folder = visit.folder / report.id
         folder.mkdir(mode=0o700)
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
-        visit.drafts = {"pictures": pictures, "file": folder / "report.json"}
+        visit.drafts |= {"pictures": pictures, "file": folder / "report.json"}
         return (
             framed(report, pictures),
             files(report, pictures, folder),
@@ -131,7 +130,7 @@ class Reports:
         from mdf.inference.review import page_edits, review
 
         visit = self.room.visits.of(key)
-        if not visit.drafts or not edits:
+        if "file" not in visit.drafts or not edits:
             raise UserError("there is no draft yet")
         try:
             raw = json.loads(edits)
@@ -159,9 +158,16 @@ def build(room: Room, line: Any) -> None:
     with gr.Row():
         rules = gr.Dropdown(list(rule_sets()), value=RULES, label="Rules of referral", elem_id="rules", scale=2)
         make = gr.Button("Draft a report", variant="primary", elem_id="make-draft", scale=1)
+    with gr.Accordion("Compare with an earlier report", open=False, elem_id="before"):
+        file = gr.File(label="Its JSON, as mdf wrote it", file_types=[".json"], height=110, elem_id="earlier")
+        known = gr.HTML("", elem_id="earlier-told")
+        none = gr.Button("Compare with none", elem_id="no-earlier", size="sm")
     links = gr.HTML(HINT, elem_id="files")
     frame = gr.HTML("", elem_id="draft")
     edits = gr.Textbox(visible=False)
     sign = gr.Button("Sign this review", variant="primary", elem_id="sign")
+    how = {"concurrency_id": "light", "concurrency_limit": 8}
+    wire(file.upload, reports.earlier, [file], [file, known], line, emptied=2, **how)
+    wire(none.click, lambda key, data: reports.earlier(key, data, None), [], [file, known], line, **how)
     wire(make.click, reports.draft, [rules], [frame, links], line)
     wire(sign.click, reports.sign, [edits], [frame, links], line, js=EDITS)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mdf.errors import UserError
-from mdf.evaluation.page import render
+from mdf.evaluation.page_file import render
 from mdf.evaluation.page_tables import Cell, Table
 from mdf.evaluation.page_tables import Line as Row
 from mdf.files import write_text

@@ -4,10 +4,13 @@ it is not markup is each format's own matter.
 
 import unicodedata
 
+from mdf.inference.grading import NAMES
 from mdf.inference.report import (
+    UNGRADABLE,
     Evidence,
     EyeReport,
     Grade,
+    Laterality,
     Lesion,
     Macula,
     Origin,
@@ -66,6 +69,14 @@ def initial(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def title(report: Report) -> str:
+    """What the report is of."""
+    if not any(eye.gradability.is_retina for eye in report.eyes):
+        return "No fundus photograph"
+    names = [eye.title.lower() for _, eye in in_order(report)]
+    return f"Colour fundus photograph{'s' if len(names) > 1 else ''}, {' and '.join(names)}"
+
+
 def in_order(report: Report) -> list[tuple[int, EyeReport]]:
     """The eyes with their places in the report, the right eye first: it stands on the left, as the reader faces it."""
     return sorted(enumerate(report.eyes), key=lambda place: place[1].laterality.eye != "right")
@@ -115,11 +126,17 @@ def sure(said: Stated) -> str:
     return f"probability {said.probability:.2f}" + (", calibrated" if said.calibrated else "")
 
 
+def unseen(said: Stated) -> bool:
+    """Whether something is stated that nothing in the photograph speaks for, and no person answers for."""
+    nothing = (isinstance(said, Grade) and said.value in (None, UNGRADABLE)) or (
+        isinstance(said, Laterality) and said.eye is None
+    )
+    return not (said.seen or nothing or said.origin == Origin.USER)
+
+
 def evidence(said: Stated) -> str:
     """What a statement rests on; empty for what a person said without naming any."""
-    if said.evidence:
-        return "; ".join(line(e.text) for e in said.evidence)
-    return "" if said.origin == Origin.USER else NO_EVIDENCE
+    return "; ".join(line(e.text) for e in said.evidence) or (NO_EVIDENCE if unseen(said) else "")
 
 
 def sentence(said: Statement) -> str:
@@ -131,10 +148,19 @@ def scale_of(scale: str) -> str:
     return SCALES.get(scale, scale.lower().replace("-", "_").replace(" ", "_"))
 
 
+def value_names(scale: str) -> dict[str, str]:
+    """The values of a scale in capitals and what they mean: those by which grades are given, else those of grades.yaml;
+    empty for a scale that neither knows.
+    """
+    if scale in NAMES:
+        return NAMES[scale]
+    known_scale = scales().get(scale_of(scale))
+    return {value.upper(): display(name) for value, name in known_scale.values.items()} if known_scale else {}
+
+
 def values_of(grade: Grade) -> dict[str, str]:
-    """Values to choose from on the scale, and what they mean; empty where grades.yaml knows no such scale or value."""
-    scale = scales().get(scale_of(grade.scale))
-    values = {value.upper(): display(name) for value, name in scale.values.items()} if scale else {}
+    """Values to choose from on the scale, and what they mean; empty where nobody knows such a scale or value."""
+    values = value_names(grade.scale)
     return values if grade.value is None or grade.value in values else {}
 
 
@@ -142,6 +168,15 @@ def graded(grade: Grade) -> str:
     if grade.value is None:
         return "not given"
     return line(grade.value) + (f" ({line(grade.name)})" if grade.name else "")
+
+
+FIELDS = {"both": "macula and disc on either side of the middle"}  # any other says itself
+
+
+def reasons(grade: Grade) -> str:
+    """The steps of the rule, then what it asks for beside the photograph."""
+    needs = [f"needs {'; '.join(map(line, grade.needs))}"] if grade.needs else []
+    return "; ".join([*map(line, grade.because), *needs])
 
 
 def anatomy(eye: EyeReport) -> list[tuple[str, str]]:
@@ -200,7 +235,7 @@ def valued(value: object) -> str:
     if isinstance(value, dict):
         return shown(str(value.get("kind", "")))
     if isinstance(value, list):
-        return ", ".join(map(line, value)) or "none"
+        return ", ".join(map(valued, value)) or "none"
     return "nothing" if value is None else line(value)
 
 
@@ -211,6 +246,15 @@ def reviewed(report: Report) -> str:
     last = report.reviews[-1]
     changes = counted(len(own_changes(last)), "change")
     return f"Review {last.version} by {line(last.reviewer)}, {last.signed:%Y-%m-%d %H:%M} UTC: {changes}."
+
+
+def map_note(eye: EyeReport) -> str:
+    """What the maps of an eye show, and what they do not."""
+    first = eye.impression.diagnoses[0].name if eye.impression and eye.impression.diagnoses else "the impression"
+    return (
+        f"Where the adapters that read each depth of the U-Net looked for the words “{shown(first)}”, each map on its "
+        "own scale. Where a model looked is no proof of what it saw there."
+    )
 
 
 def eye_side(eye: EyeReport) -> str:

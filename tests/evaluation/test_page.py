@@ -5,7 +5,8 @@ import pytest
 
 from mdf.evaluation.cases import choose, read_answers
 from mdf.evaluation.compare import flatten
-from mdf.evaluation.page import NOTICE, headline, write_page
+from mdf.evaluation.page import headline, write_page
+from mdf.evaluation.page_file import NOTICE
 from mdf.evaluation.page_tables import bracketed, interval_of, number, said, written
 from mdf.records import Finding, FundusRecord, Manifest
 from tests.page_reader import Page, assert_self_contained

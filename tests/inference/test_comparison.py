@@ -73,6 +73,9 @@ def test_equal_eyes_and_ungradable_ones_are_said_so():
     assert texts(compare_eyes([eye("left", None), eye("right", None)])) == [
         "No difference between the eyes in what was assessed."
     ]
+    bare = [eye(side, None) for side in ("left", "right")]
+    bare[1].lesions = None
+    assert texts(compare_eyes(bare))[-1] == "Findings are not compared: they were not assessed in both eyes."
     assert (
         "not compared: the right eye cannot be graded"
         in texts(compare_eyes([eye("left"), eye("right", value="not")]))[0]

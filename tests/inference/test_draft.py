@@ -67,7 +67,7 @@ def test_what_the_checkpoint_cannot_draw_is_said_and_has_no_evidence(predictor, 
 def test_both_eyes_are_one_report_with_a_comparison(both):
     report, pictures = both
     assert [eye.laterality.eye for eye in report.eyes] == ["right", "left"] and report.patient == "P-1"
-    assert report.comparison and report.referral.text.startswith(("Right eye: ", "Left eye: "))
+    assert report.comparison and report.referral.text.startswith(("Right eye: ", "Left eye: ", "Both eyes: "))
     assert len(pictures) == 2 and pictures[0].photograph.shape == (256, 256, 3)
 
 
@@ -77,9 +77,20 @@ def test_of_what_cannot_be_graded_nothing_is_said_but_that(predictor, seen, name
     (eye,) = report.eyes
     assert not eye.gradability.may_grade and eye.gradability.reasons
     assert eye.lesions is None and eye.impression is None and not eye.words and eye.disc.found is None
-    assert [(g.scale, g.value) for g in eye.grades] == [("NHS-FBG", "U")]
-    assert eye.referral.text.startswith("Repeat the photograph") and eye.referral.refer is None
+    grades, advice = ([], "Take a photograph of the retina") if name == "letter" else ([("NHS-FBG", "U")], "Repeat the")
+    assert [(g.scale, g.value) for g in eye.grades] == grades
+    assert eye.referral.text.startswith(advice) and eye.referral.refer is None
     assert eye.flags[0].about == "photograph" and not pictures[0].layers
+    assert "finding is read from it" in eye.flags[0].text or name == "letter"
+
+
+def test_what_cannot_be_seen_does_not_speak_against_the_eye_that_was_given(predictor, seen):
+    """Rules tell a right eye from this phantom; of one too dark they tell nothing, and nothing clashes."""
+    (sharp,) = draft(predictor, [seen["one"]], eyes=["left"])[0].eyes
+    assert any("looks like a right eye" in flag.text for flag in sharp.flags)
+    for side in ("left", "right"):
+        (dark,) = draft(predictor, [seen["dark"]], eyes=[side])[0].eyes
+        assert dark.laterality.eye == side and not [f for f in dark.flags if f.about == "laterality"]
 
 
 def test_a_sign_that_a_person_saw_overrides_the_quality(predictor, seen):
@@ -171,6 +182,7 @@ def test_masks_of_another_photograph_change_what_the_report_says(predictor, seen
     assert {g.value for g in denied.eyes[0].grades if g.scale == "ICDR"} == {None}
     clear = said(healthy, 0.05, "diabetic_retinopathy")  # a disease without any of its lesions
     assert clear.eyes[0].impression.diagnosis is None
+    assert {f.about for f in clear.eyes[0].flags} >= {"grades.ICDR", "grades.NHS-FBG", "impression"}
     assert {g.value for g in clear.eyes[0].grades if g.scale == "ICDR"} == {"0"}
 
 
@@ -196,11 +208,39 @@ def test_the_operating_point_of_the_checkpoint_is_used(predictor, seen, checkpoi
     assert report.software.operating_point["drusen"] == 0.9
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("normal", "no lesion was looked for, none is ruled out"),
+        ("glaucoma", "nothing that is measured here can bear it out"),
+        ("diabetic_retinopathy", "nothing that is measured here can bear it out"),
+    ],
+)
+def test_an_impression_without_findings_is_said_to_be_the_answer_alone(predictor, seen, monkeypatch, name, said):
+    table = {d: 0.97 if d == name else 0.01 for d in predictor.processor.diagnoses}
+    monkeypatch.setattr(predictor, "diagnose", lambda photograph: table)
+    monkeypatch.setattr(predictor.processor, "questions", ("diagnosis",))
+    monkeypatch.setattr(predictor, "masks", lambda photograph: lesions_everywhere(photograph))
+    report, pictures = draft(predictor, [seen["one"]], eyes=["right"])
+    (eye,) = report.eyes
+    assert eye.impression.diagnosis == name and not eye.impression.evidence
+    assert any(f.about == "impression" and said in f.text for f in eye.flags)
+    assert set(pictures[0].layers) == {"vessel"}  # marks that the report does not speak of would be taken for findings
+
+
+def lesions_everywhere(photograph) -> dict[str, np.ndarray]:
+    inside = photograph.inputs["field"][0, 0].cpu().numpy().astype(float)
+    return {"vessel": inside * 0, "haemorrhage": inside}
+
+
 def test_a_checkpoint_that_was_never_asked_about_lesions_assesses_none(predictor, seen, monkeypatch):
     monkeypatch.setattr(predictor.processor, "questions", ("diagnosis",))
     (eye,) = draft(predictor, [seen["one"]], eyes=["right"])[0].eyes
     assert eye.lesions is None and any("not trained on questions about lesions" in flag.text for flag in eye.flags)
     assert all(grade.value is None and not grade.between for grade in eye.grades)
+    assert {(*grade.because, *grade.needs) for grade in eye.grades} == {
+        ("findings are not assessed by this checkpoint",)
+    }
     assert eye.referral.refer is None and eye.referral.urgency == "routine"
     assert eye.impression and len(eye.impression.diagnoses) == 4
     (eye,) = draft(predictor, [seen["one"]], eyes=["right"], signs=[["hard_exudate"]])[0].eyes

@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from mdf.errors import UserError
+from mdf.inference.edits import Edits
 from mdf.inference.fhir import fhir_json, to_bundle
-from mdf.inference.fhir_check import check_bundle
+from mdf.inference.fhir_check import BY_PERSON, check_bundle
 from mdf.inference.gate import BANNER
 from mdf.inference.report import (
     Change,
@@ -26,7 +29,9 @@ from mdf.inference.report import (
     Report,
     Review,
     Statement,
+    read_report,
 )
+from mdf.inference.review import read_state, review
 from tests.inference.reports import dark_report, full_report
 
 LEVELS = ["LA18643-9", "LA18644-7", "LA18645-4", "LA18646-2", "LA18648-8"]
@@ -36,7 +41,10 @@ LOINC = {"right": "71491-5", "left": "71490-7"}
 def signed(report: Report, times: int = 1) -> Report:
     for version in range(1, times + 1):
         when = datetime(2026, 11, 24, 8, version, tzinfo=UTC)
-        report.reviews.append(Review(version=version, reviewer="Dr A. Reader", signed=when, of="ab" * 32))
+        change = Change(path="eyes.0.lesions.0.count", before=version, after=version + 1)
+        report.reviews.append(
+            Review(version=version, reviewer="Dr A. Reader", signed=when, of="ab" * 32, changes=[change])
+        )
     return report
 
 
@@ -90,7 +98,39 @@ def test_a_signed_report_is_final_and_says_who_signed_and_a_corrected_one_is_ame
         assert [p["agent"][0]["who"].get("display") for p in of(bundle, "Provenance")] == [None] + times * [
             "Dr A. Reader"
         ]
-        assert of(bundle, "DiagnosticReport")[0]["conclusion"].startswith(BANNER)
+        (top,) = of(bundle, "DiagnosticReport")
+        assert top["conclusion"].startswith(BANNER) and f"Signed by Dr A. Reader on 2026-11-24 08:0{times} UTC." in (
+            top["conclusion"].splitlines()
+        )
+        assert top["issued"] == f"2026-11-24T08:0{times}:00+00:00"  # of the signature, not of the draft
+        signer = [{"type": "Practitioner", "display": "Dr A. Reader"}]
+        assert all(r["performer"] == signer for k in ("DiagnosticReport", "Observation") for r in of(bundle, k))
+        last = of(bundle, "Provenance")[-1]
+        assert last["occurredDateTime"] == last["recorded"] == top["issued"]
+        assert last["agent"][0]["type"]["coding"][0]["code"] == "verifier" and last["agent"][0]["who"] == signer[0]
+
+
+def test_a_second_signature_that_changes_nothing_leaves_the_report_final():
+    report = signed(full_report(), 2)
+    report.reviews[1].changes = []
+    bundle = to_bundle(report)
+    assert check_bundle(bundle) == [] and of(bundle, "DiagnosticReport")[0]["status"] == "final"
+    assert "activity" not in of(bundle, "Provenance")[-1]
+    report.reviews[1].comment = "See also the left eye."
+    (top,) = of(to_bundle(report), "DiagnosticReport")
+    assert top["status"] == "amended" and "See also the left eye." in top["conclusion"]
+
+
+def test_what_a_person_said_is_not_said_to_be_the_softwares():
+    report = signed(full_report())
+    lesion = report.eyes[0].lesions[0]
+    lesion.origin = Origin.USER
+    bundle = to_bundle(report)
+    assert check_bundle(bundle) == []
+    own = observed(bundle, "Microaneurysms")
+    assert "device" not in own and own["method"]["text"] == BY_PERSON and own["performer"]
+    assert "device" in observed(bundle, "Haemorrhages")
+    assert "performer" not in observed(to_bundle(full_report()), "Haemorrhages")
 
 
 @pytest.mark.parametrize("level", range(5))
@@ -287,6 +327,7 @@ WRONG = {
     "status": (lambda b: first(b, "DiagnosticReport").update(status="draft"), "'draft' is not of its value set"),
     "statuses": (lambda b: first(b, "Observation").update(status="final"), "differ in status"),
     "device": (lambda b: first(b, "Device").update(status="on"), "'on' is not of its value set"),
+    "nobody's": (lambda b: first(b, "Observation").pop("device"), "not both or neither"),
     "missing": (lambda b: first(b, "Observation").pop("method"), "method is missing"),
     "category": (
         lambda b: first(b, "Observation")["category"][0]["coding"][0].update(code="picture"),
@@ -357,11 +398,41 @@ def test_the_check_finds_a_signature_that_is_missing_or_not_taken_for_one():
         for resource in of(preliminary, kind):
             resource["status"] = "preliminary"
     assert check_bundle(preliminary) == ["Bundle: is preliminary although a person signed it"]
+    nobody = to_bundle(signed(full_report()))
+    first(nobody, "Observation").pop("performer")
+    assert any("does not say who answers for it" in said for said in check_bundle(nobody))
 
 
 def bundles() -> list[str]:
     pdf = {"pdf": b"%PDF-1.7", "known": ["type 2 diabetes", "no macular oedema"]}
-    return [fhir_json(full_report()), fhir_json(dark_report()), fhir_json(signed(full_report(), 2), **pdf)]
+    return [fhir_json(full_report()), fhir_json(dark_report()), fhir_json(signed(full_report(), 2), **pdf), of_review()]
+
+
+def of_review() -> str:
+    """Of a review as it is made of what a person changed, ticked and wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / "case.json"
+        draft.write_text(full_report().to_json(), encoding="utf-8")
+        state = read_state(draft)
+        changes = [
+            Change(path="eyes.0.lesions.0.present", before=True, after=False),
+            Change(path="eyes.0.grades.0.value", before="2", after="1"),
+            Change(path="eyes.1.impression.text", before=state.values["eyes"][1]["impression"]["text"], after="Mine."),
+        ]
+        edits = Edits(state.values["id"], state.hash, changes, ["eyes.0.lesions.1"], "Dr Müller", "Two changes.")
+        return fhir_json(read_report(review(draft, edits).read_text(encoding="utf-8"), "the review"))
+
+
+def test_the_bundle_of_a_review_says_what_is_whose():
+    bundle = json.loads(of_review())
+    assert check_bundle(bundle) == []
+    assert observed(bundle, "Microaneurysms")["valueBoolean"] is False
+    assert observed(bundle, "Microaneurysms")["method"]["text"] == BY_PERSON
+    grade = observed(bundle, "Diabetic retinopathy severity")
+    assert codes(grade["valueCodeableConcept"]) == {"LA18644-7"} and grade["method"]["text"] == BY_PERSON
+    assert observed(bundle, "Impression", "Left")["valueCodeableConcept"]["text"] == "Mine."
+    (top,) = of(bundle, "DiagnosticReport")
+    assert top["status"] == "final" and "Two changes." in top["conclusion"]
 
 
 def test_the_bundles_are_of_the_published_schema():
@@ -398,5 +469,5 @@ def test_the_bundles_pass_the_validator_of_npm(tmp_path):
         check=True,
     )
     *of_good, of_bad = json.loads(ran.stdout)
-    assert of_good == [[], [], []]
+    assert of_good == [[], [], [], []]
     assert any("status" in message["location"] for message in of_bad)

@@ -84,7 +84,7 @@ def test_each_statement_says_where_it_comes_from_and_what_has_no_evidence_is_mar
     for origin in (Origin.SEGMENTATION, Origin.SCORING, Origin.MEASUREMENT, Origin.RULE, Origin.MODEL_TEXT):
         assert f'class="tag from-{origin.replace(" ", "-")}"' in shown.source
     without = [e.referral for e in report.eyes] + report.since + [report.referral, report.eyes[1].media]
-    without += [g for e in report.eyes for g in e.grades if not g.evidence]
+    without += [g for e in report.eyes for g in e.grades if g.value is not None and not g.evidence]
     without += [lesion for e in report.eyes for lesion in e.lesions if not lesion.evidence]
     assert shown.source.count('class="tag unseen"') == len(without)
     assert "9 regions in the mask of haemorrhages" in shown.text

@@ -38,6 +38,31 @@ def test_disc_cup_and_fovea_are_those_that_were_drawn(seed):
     assert 0.05 < found.vessels.density < 0.3
 
 
+def drawn_disc(height: int, width: int, cup: int = 0):
+    """The disc of a field of 200 pixels, drawn as an ellipse of that size."""
+    rows, columns = np.indices((256, 256)) - 128
+    inside = np.hypot(rows, columns) < 100
+    masks = {"disc": np.hypot(2 * rows / height, 2 * columns / width) < 1}
+    masks["cup"] = np.hypot(rows, columns) < cup / 2
+    light = np.zeros((256, 256), dtype=np.uint8)
+    return measure(masks, inside, Frame(256, 256, (0, 0, *light.shape)), 1)
+
+
+def test_what_can_be_no_disc_is_taken_for_none_and_nothing_is_measured_by_it():
+    good = drawn_disc(28, 26, cup=14)
+    assert good.disc.found and good.disc.cup_disc_ratio == pytest.approx(0.5, abs=0.05) and good.macula.centre
+    for height, width, why in ((12, 12, "too small"), (60, 60, "too large"), (18, 40, "too flat"), (40, 18, "narrow")):
+        found = drawn_disc(height, width, cup=10)
+        assert found.disc.found is False and found.disc.cup_disc_ratio is None and found.disc.diameter is None
+        assert why in found.disc.statements[0].text and found.macula.centre is None
+
+
+def test_a_speck_in_the_disc_is_no_cup():
+    found = drawn_disc(28, 26, cup=5).disc
+    assert found.found and found.cup_disc_ratio is None and "too little of a cup" in found.statements[0].text
+    assert "no cup is drawn" in drawn_disc(28, 26).disc.statements[0].text
+
+
 def test_without_the_picture_the_fovea_is_taken_by_rule():
     phantom = draw(1)
     by_rule, seen = measured(phantom, light=False), measured(phantom)

@@ -91,6 +91,15 @@ def test_another_disease_is_referred_by_its_own_line():
     assert advice([grade("ICDR", "0")], name="epiretinal_membrane").text == "D."
 
 
+def test_what_is_known_stands_before_what_is_missing():
+    """A suspicious disc, and no grade: what to do about the disc is the advice, that nobody graded a reason."""
+    found = advice([grade("ICDR", None), grade("DME", None)], name="glaucoma")
+    assert found.text == "G." and found.because == ["impression: glaucoma", "ICDR and DME not given"]
+    found = advice([grade("ICDR", None), grade("DME", None)], name="normal")
+    assert (found.text, found.refer) == ("A clinician should grade the photograph.", None)
+    assert found.because[1] == "impression: normal fundus (mdf's own rule, of no guideline)"
+
+
 def test_a_rule_from_memory_says_so():
     found = advice([grade("ICDR", "0")], name="amd")
     assert (
@@ -110,10 +119,18 @@ def test_an_open_grade_goes_by_the_worse_that_it_may_be_and_is_left_to_a_person(
     assert advice([grade("ICDR", None), grade("DME", "0")]).text == "A clinician should grade the photograph."
 
 
+def test_what_may_be_more_urgent_does_not_take_back_a_referral_that_is_certain():
+    found = advice([grade("ICDR", "2"), grade("DME", None, between=["0", "2"])])
+    assert (found.urgency, found.refer) == ("soon", True)
+    assert found.text.startswith("Refer; next examination in 3 to 6 months. A clinician should grade the photograph")
+
+
 def test_what_cannot_be_graded_is_repeated():
     found = advice(gradability=DARK)
     assert (found.text, found.urgency, found.refer) == ("Repeat.", "routine", None)
     assert found.because == ["the photograph cannot be graded (too dark)"]
+    hazy = Gradability(value="barely", is_retina=True, score=0.5, reasons=["hazy"])
+    assert advice(gradability=hazy).because == ["the photograph can barely be graded (hazy)"]
 
 
 def test_urgent_signs_override_the_quality():
@@ -128,7 +145,8 @@ def test_urgent_signs_override_the_quality():
 
 def test_of_what_is_no_retina_nothing_urgent_is_told():
     letter = Gradability(value="not", is_retina=False, score=0.0)
-    assert advice(gradability=letter, probabilities={"pdr": 0.99}).urgency == "routine"
+    found = advice(gradability=letter, probabilities={"pdr": 0.99})
+    assert found.urgency == "routine" and found.text.startswith("Take a photograph of the retina")
 
 
 def eye(side: str, urgency: Urgency, sent: bool | None = False) -> EyeReport:
@@ -142,6 +160,7 @@ def test_the_patients_recommendation_is_that_of_the_more_urgent_eye():
     found = most_urgent([eye("left", Urgency.ROUTINE), eye("right", Urgency.SOON, True)])
     assert (found.urgency, found.refer, found.text) == ("soon", True, "Right eye: soon.")
     assert found.because == ["b", "Left eye: routine."]
+    assert most_urgent([eye("left", Urgency.ROUTINE), eye("right", Urgency.ROUTINE)]).text == "Both eyes: routine."
     assert most_urgent([eye("left", Urgency.ROUTINE)]).text == "routine."
     assert most_urgent([]) is None
 

@@ -102,7 +102,7 @@ def test_a_form_that_lost_the_banner_gets_it_back_and_one_with_an_unknown_field_
         return tmp_path / "report_form.md"
 
     text = markdown.filled(dark_report(), "a", form=form("$name: $impression"))
-    assert text.startswith(f"> **{BANNER}**\n\na: No")
+    assert text.startswith(f"> **{BANNER}**\n\n{markdown.md(dark_report().eyes[0].photograph.name)}: No")
     with pytest.raises(UserError, match=r"report_form\.md: there is no field \$nonsense; fields are \$banner, \$name"):
         markdown.filled(dark_report(), "a", form=form("$nonsense"))
     with pytest.raises(UserError, match=r"a dollar sign that is no field is written \$\$"):

@@ -1,13 +1,15 @@
 """`report.py` as a user runs it: what it writes, and what it refuses before anything is written."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mdf.imaging.phantom import draw
-from tests.scripts import run
+from tests.scripts import SCRIPTS, environment, run
 
 pytest.importorskip("mdf.inference.render", reason="needs what writes reports")
 
@@ -43,6 +45,42 @@ def test_photographs_of_one_name_from_two_folders_do_not_overwrite_each_other(ch
     args = ("--checkpoint", checkpoint.run, files / "r.jpg", other, "--format", "json", "--out", tmp_path / "out")
     assert run("report.py", *args) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"r.json", "r-2.json"}
+
+
+def test_the_verbs_that_look_at_no_photograph_start_without_torch(tmp_path):
+    """They read and write text; torch alone takes seconds to start."""
+    from tests.inference.reports import full_report
+
+    draft = tmp_path / "case.json"
+    draft.write_text(full_report().to_json(), encoding="utf-8")
+    changed = full_report()
+    changed.eyes[0].impression.text = "Mine."
+    (tmp_path / "case.edits.json").write_text(changed.to_json(), encoding="utf-8")
+    (tmp_path / "batch.json").write_text('{"made": "reports", "format": "html", "items": 0}', encoding="utf-8")
+    edits = ("--edits", tmp_path / "case.edits.json", "--reviewer", "Dr A")
+    review = ("review", draft, *edits, "--format", "md,html,fhir")
+    code = "try: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: print(sorted(sys.modules))"
+    for words in (review, ("export", tmp_path, "--out", tmp_path / "r.jsonl"), ("summary", tmp_path)):
+        argv = [str(SCRIPTS / "report.py"), *map(str, words)]
+        args = [sys.executable, "-c", f"import runpy, sys; sys.argv = {argv!r}\n{code}"]
+        done = subprocess.run(args, capture_output=True, text=True, timeout=120, env=environment())
+        assert done.returncode == 0, done.stderr
+        assert "'mdf.inference'" in done.stdout
+        assert not [name for name in ("torch", "transformers", "scipy") if f"'{name}'" in done.stdout], words
+    assert (tmp_path / "case.review-1.html").is_file() and (tmp_path / "index.html").is_file()
+
+
+def test_maps_of_each_depth_go_into_the_page_and_the_pdf(checkpoint, files, tmp_path):
+    args = ("--checkpoint", checkpoint.run, files / "r.jpg", "--eye", "right", "--out", tmp_path)
+    assert run("report.py", *args, "--format", "html,pdf", "--maps") == 0
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count("data-map=") == 2 and "depth 1, stride 2" in page and "depth 3, stride 8" in page
+    assert "no proof of what it saw there" in page
+    pypdf = pytest.importorskip("pypdf", reason="reads the PDF back")
+    text = "".join(p.extract_text() for p in pypdf.PdfReader(tmp_path / "r.pdf").pages)
+    assert "Depth 1, stride 2" in text and "no proof of what it saw there" in " ".join(text.split())
+    assert run("report.py", *args, "--format", "html") == 0
+    assert "data-map=" not in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 """Reviews: signed states beside the draft, one built on the other; what does not fit is refused and nothing is lost."""
 
 import errno
+import hashlib
 import json
 import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mdf.errors import UserError
+from mdf.inference import wording
+from mdf.inference.corrections import export_reviews
 from mdf.inference.edits import Edits
 from mdf.inference.report import Change, Report, read_report
 from mdf.inference.review import fingerprint, read_chain, read_state, review, state_of
@@ -84,7 +89,7 @@ def test_what_was_derived_from_findings_that_changed_is_flagged_unless_it_was_co
 def test_a_grade_that_is_changed_takes_its_name_along_and_loses_the_reasons_of_the_rule(draft):
     grade = read(review(draft, saved(draft.parent, {"path": "eyes.0.grades.0.value", "before": "2", "after": "3"})))
     grade = grade.eyes[0].grades[0]
-    assert grade.name == "severe non-proliferative diabetic retinopathy" and not grade.because
+    assert grade.name == "severe non-proliferative retinopathy" and not grade.because
     assert grade.stated == "3" and not grade.disagrees
 
 
@@ -300,6 +305,55 @@ def test_the_verb_writes_the_reviewed_report_in_other_forms_too(draft, capsys):
     for name in names[1:]:
         text = draft.with_name(name).read_text(encoding="utf-8")
         assert "Review 1 by Dr Müller" in text and "AI-generated DRAFT" in text
+
+
+def test_a_finding_can_be_added_where_none_was_assessed_and_is_no_whole_list(draft, tmp_path):
+    """A checkpoint that looked for nothing: the reviewer says what they saw, and nobody says that there is no more."""
+    report = full_report()
+    report.eyes[0].lesions = None
+    draft.write_text(report.to_json(), encoding="utf-8")
+    seen = {"kind": "drusen", "present": True, "count": 4, "zones": ["macula"]}
+    added = {"path": "eyes.0.lesions.0", "before": None, "after": seen}
+    new = read(review(draft, saved(draft.parent, added, confirmed=["eyes.0.impression"])))
+    assert [(one.kind, one.count, one.origin) for one in new.eyes[0].lesions] == [("drusen", 4, "user")]
+    assert len(read_chain(draft)) == 2
+    assert ("eyes.0.lesions", "nothing", "drusen") in wording.own_changes(new.reviews[0])
+    (record,) = export_reviews(draft.parent, tmp_path / "r.jsonl")
+    assert record.diagnosis and record.findings is None
+
+
+def test_the_verb_shows_the_photographs_where_it_is_told_where_they_are(tmp_path, capsys):
+    report, folder = full_report(), tmp_path / "photographs"
+    folder.mkdir()
+    for number, eye in enumerate(report.eyes):
+        path = folder / eye.photograph.name
+        Image.fromarray(np.full((96, 128, 3), 60 + 40 * number, dtype=np.uint8)).save(path)
+        eye.photograph.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    draft = tmp_path / "case.json"
+    draft.write_text(report.to_json(), encoding="utf-8")
+    words = ["review", str(draft), "--edits", str(saved(tmp_path, COUNT)), "--photographs", str(folder)]
+    main([*words, "--format", "html,md"])
+    page = (tmp_path / "case.review-1.html").read_text(encoding="utf-8")
+    assert page.count('class="photograph"') == 2 and "is not part of this file" not in page
+    assert "_photograph.jpg" in (tmp_path / "case.review-1.md").read_text(encoding="utf-8")
+    for change, said in (
+        (lambda path: path.write_bytes(b"another"), "is another photograph than the one of the report"),
+        (lambda path: path.unlink(), "the photograph of the report is missing"),
+    ):
+        change(folder / report.eyes[1].photograph.name)
+        with pytest.raises(UserError, match=said):
+            main([*words, "--format", "html"])
+    assert not draft.with_name("case.review-2.json").exists()
+
+
+def test_the_verb_gives_codes_that_need_what_the_user_knows(draft):
+    words = ["review", str(draft), "--edits", str(saved(draft.parent, COUNT)), "--format", "fhir", "--known"]
+    with pytest.raises(UserError, match="is nothing that a code asks for"):
+        main([*words, "gout"])
+    assert not draft.with_name("case.review-1.json").exists()
+    main([*words, "type 2 diabetes", "--known", "no macular oedema"])
+    bundle = draft.with_name("case.review-1.fhir.json").read_text(encoding="utf-8")
+    assert '"status": "final"' in bundle and "E11.3" in bundle
 
 
 def test_the_state_of_a_report_is_what_its_file_holds():

@@ -3,6 +3,7 @@
 import pytest
 
 from mdf.inference.report import (
+    Diagnosis,
     Disc,
     Evidence,
     EyeReport,
@@ -37,7 +38,7 @@ def eye() -> EyeReport:
             lesion("drusen", True, evidence=[]),
         ],
         grades=[Grade(origin=Origin.RULE, scale="ICDR", version="2003", value="1")],
-        impression=Impression(origin=Origin.SCORING, text="t", diagnosis="diabetic_retinopathy"),
+        impression=Impression(origin=Origin.SCORING, text="t", diagnosis="diabetic_retinopathy", evidence=SEEN),
     )
 
 
@@ -87,9 +88,27 @@ def test_sentences_are_judged_one_by_one_and_say_what_they_speak_of(eye):
 
 def test_a_normal_eye_bears_out_that_nothing_is_there(eye):
     eye.lesions = [lesion("microaneurysm", False), lesion("haemorrhage", False)]
-    eye.impression = Impression(origin=Origin.SCORING, text="t", diagnosis="normal")
+    eye.impression = Impression(origin=Origin.SCORING, text="t", diagnosis="normal", evidence=SEEN)
     text = "There are no retinal lesions. No haemorrhages are seen. Impression: normal fundus. Impression: glaucoma."
     assert [w.verdict for w in hold(text, eye)] == ["supported"] * 3 + ["contradicted"]
+
+
+def test_two_answers_of_one_model_do_not_bear_each_other_out(eye):
+    """The diagnosis was scored and the words were written by the same model; no picture speaks for it."""
+    eye.lesions, eye.grades = None, []
+    eye.impression = Impression(origin=Origin.SCORING, text="t", diagnosis="glaucoma")
+    assert [w.verdict for w in hold("Glaucoma. Cataract. No glaucoma.", eye)] == [
+        "no image evidence", "no image evidence", "contradicted",
+    ]  # fmt: skip
+
+
+def test_normal_is_not_borne_out_where_a_disease_is_likelier(eye):
+    """Masks and answers show no lesion, and the diagnosis is another: the report gives no impression."""
+    eye.lesions = [lesion("microaneurysm", False), lesion("haemorrhage", False)]
+    likely = [Diagnosis(name="diabetic_retinopathy", probability=0.7), Diagnosis(name="normal", probability=0.3)]
+    eye.impression = Impression(origin=Origin.SCORING, text="t", diagnoses=likely)
+    said = hold("There are no retinal lesions. Impression: normal fundus.", eye)
+    assert [w.verdict for w in said] == ["supported", "no image evidence"]
 
 
 def test_where_nothing_was_assessed_nothing_is_borne_out(eye):

@@ -107,6 +107,52 @@ def test_a_message_is_small_and_names_no_address_as_a_file():
     assert answer("/gradio_api/upload", content_length="20000000")[0] == 200  # Gradio counts these itself
 
 
+def logins(*words, clients=("10.0.0.1",), clock=lambda: 0.0):
+    """Status and wait of one try to log in after the other, round the clients, with the right word "sesame"."""
+
+    async def app(scope, receive, send):
+        right = (await receive())["body"] == b"sesame"
+        await send({"type": "http.response.start", "status": 200 if right else 400, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    guard, said = Guard(app), []
+    guard.tries.clock = clock
+
+    async def one(word, client):
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": word.encode(), "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/login", "headers": [], "client": (client, 5)}
+        await guard(scope, receive, send)
+        said.append((sent[0]["status"], int(dict(sent[0]["headers"]).get(b"retry-after", 0))))
+
+    for number, word in enumerate(words):
+        asyncio.run(one(word, clients[number % len(clients)]))
+    return said
+
+
+def test_who_guesses_passwords_has_to_wait_longer_and_longer(caplog):
+    said = logins(*["guess"] * 6, "sesame")
+    assert said == [*[(400, 0)] * 5, (429, 30), (429, 30)]  # nor does the right one help meanwhile
+    assert "waits 30 s" in caplog.text and "10.0.0.1" not in caplog.text and "guess" not in caplog.text
+    now = iter([0.0] * 5 + [31.0, 32.0, 92.0, 92.0, 92.0])
+    said = logins(*["guess"] * 7, "sesame", *["guess"] * 2, clock=lambda: next(now))
+    assert said == [*[(400, 0)] * 6, (429, 59), (200, 0), (400, 0), (400, 0)]  # the right one begins anew
+
+
+def test_who_waits_keeps_nobody_else_out_unless_very_many_guess():
+    two = ("10.0.0.1", "10.0.0.2")
+    assert logins(*["guess", "sesame"] * 7, clients=two)[9:] == [(200, 0), (429, 30), (200, 0), (429, 30), (200, 0)]
+    crowd = tuple(f"10.0.1.{i}" for i in range(101))
+    said = logins(*["guess"] * 100, "sesame", clients=crowd)
+    assert said[:100] == [(400, 0)] * 100 and said[100] == (429, 3600)
+
+
 def test_without_gradio_the_command_to_install_it_is_said(checkpoint, monkeypatch, capsys):
     real = builtins.__import__
 

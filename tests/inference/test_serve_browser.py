@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -28,12 +29,14 @@ playwright = pytest.importorskip("playwright.sync_api", reason="pip install play
 
 from mdf.inference.conversation import Conversation, Sampling  # noqa: E402
 from mdf.inference.gate import BANNER  # noqa: E402
-from mdf.inference.index import Index, read_photographs  # noqa: E402
+from mdf.inference.index import Index  # noqa: E402
 from mdf.inference.predictor import Predictor  # noqa: E402
 from mdf.inference.serve import serve  # noqa: E402
 from mdf.inference.serve_room import Room, open_index  # noqa: E402
 from mdf.inference.visits import Visits  # noqa: E402
+from mdf.inference.worklist import read_photographs  # noqa: E402
 from mdf.models.embedder import Embedder  # noqa: E402
+from tests.inference.talker import talker  # noqa: E402
 
 WAIT = 60_000  # milliseconds
 
@@ -172,6 +175,78 @@ def test_ask_and_open_the_evidence(open_page, images):
     page.keyboard.press("Alt+5")
     assert "Operating point" in page.inner_text(".mdf-about") or "No operating point" in page.inner_text(".mdf-about")
     shot(page, "about")
+
+
+def test_a_dicom_file_is_read_placed_by_its_tag_and_leaves_no_name(open_page, images, tmp_path, room):
+    pytest.importorskip("pydicom", reason="needs the extra dicom")
+    from tests.imaging import dicom_files as made
+
+    page = open_page()
+    pixels = np.asarray(Image.open(images[0]).convert("RGB"))
+    made.save(made.make(pixels, ImageLaterality="L"), tmp_path / "scan.dcm")
+    bring(page, tmp_path / "scan.dcm")
+    shelf = page.inner_text("#shelf")
+    assert "Left eye" in shelf and "its DICOM tag says so" in shelf
+    ask(page, "What is the diagnosis?")
+    tab(page, "Report")
+    page.click("#make-draft")
+    page.wait_for_selector("#files a")
+    with page.expect_download() as got:
+        page.click("#files a[download='report.json']")
+    text = Path(got.value.path()).read_text() + page.content()
+    assert json.loads(Path(got.value.path()).read_text())["eyes"][0]["laterality"]["eye"] == "left"
+    assert not [secret for secret in made.SECRETS.values() if secret in text]
+    assert not list(room.visits.root.rglob("*.dcm")) and not list(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*.dcm"))
+
+
+def test_a_dicom_file_that_cannot_be_read_gets_one_message(open_page, images, tmp_path, room):
+    pytest.importorskip("pydicom", reason="needs the extra dicom")
+    from pydicom.uid import UID
+
+    from tests.imaging import dicom_files as made
+
+    page = open_page()
+    both = made.make(np.asarray(Image.open(images[0]).convert("RGB")), ImageLaterality="B")
+    made.save(both, tmp_path / "both.dcm")
+    strange = made.packed(made.make(made.colours()), made.JPEG)
+    strange.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.100")  # a film
+    made.save(strange, tmp_path / "film.dcm")
+    clash = made.make(np.asarray(Image.open(images[0]).convert("RGB")), ImageLaterality="L")
+    made.save(clash, tmp_path / "right.dcm")
+    for name, said in (("both", "name both eyes"), ("film", "film"), ("right", "its DICOM tag says left but")):
+        page.set_input_files("#upload input[type=file]", str(tmp_path / f"{name}.dcm"))
+        page.wait_for_selector(f"#status .wrong:has-text('{said}')")
+        message = page.inner_text("#status")
+        assert str(tmp_path) not in message and "/tmp" not in message and "\n" not in message.strip()
+    assert page.locator("#shelf .mdf-card").count() == 0
+    assert not [p for p in room.visits.root.rglob("*") if p.is_file()]
+
+
+def test_an_earlier_report_is_compared_with_and_taken_away_again(open_page, images, tmp_path):
+    page = open_page()
+    bring(page, images[0], "right")
+    tab(page, "Report")
+    page.click("#make-draft")
+    page.wait_for_selector("#files a")
+    with page.expect_download() as got:
+        page.click("#files a[download='report.json']")
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(Path(got.value.path()).read_text(), encoding="utf-8")
+    page.click("#before button")
+    (tmp_path / "other.json").write_text("{}")
+    page.set_input_files("#earlier input[type=file]", str(tmp_path / "other.json"))
+    page.wait_for_selector("#status .wrong:has-text('other.json is no report of mdf')")
+    page.set_input_files("#earlier input[type=file]", str(earlier))
+    page.wait_for_selector("#earlier-told:has-text('right eye, not signed')")
+    page.click("#make-draft")
+    page.frame_locator("#draft iframe").locator(":text('the very same photograph')").first.wait_for()
+    shot(page, "earlier", full_page=True)
+    page.click("#no-earlier")
+    page.wait_for_selector("#status :text('compared with no other')")
+    page.click("#make-draft")
+    page.wait_for_selector("#status :text('A draft. Check it')")
+    page.wait_for_function("!document.querySelector('#draft iframe').srcdoc.includes('very same photograph')")
+    assert not list(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*.json"))
 
 
 def test_draft_edit_sign_and_download(open_page, images):
@@ -387,10 +462,43 @@ def test_a_password_keeps_others_out(browser, room, monkeypatch):
         for word, code in (("wrong password", 400), ("open sesame", 200)):
             data = f"username=reader&password={word.replace(' ', '+')}".encode()
             assert status_of(address, "/login", data=data, method="POST") == code
+        wrong = b"username=reader&password=guess"
+        assert [status_of(address, "/login", data=wrong, method="POST") for _ in range(4)] == [400] * 4
         page = browser.new_page()
         page.goto(address)
         page.locator("input").nth(0).fill("reader")
         page.locator("input[type=password]").fill("open sesame")
         page.keyboard.press("Enter")
         page.wait_for_selector("#question textarea")
+        assert [status_of(address, "/login", data=wrong, method="POST") for _ in range(6)] == [400] * 5 + [429]
+        page.close()
+
+
+@pytest.mark.parametrize("how", ["click", "escape"])
+def test_an_answer_is_stopped_by_a_click_and_by_escape(browser, checkpoint, images, how):
+    """A model that never comes to an end by itself, and answers of up to 1,800 tokens.
+
+    Stands behind the tests of the shared page, as all that serve another one: Gradio has one folder of uploads a process.
+    """
+    with served(Room(Visits(talker(checkpoint), Sampling(limit=1800)))) as address:
+        page = browser.new_page()
+        page.set_default_timeout(WAIT)
+        page.goto(address)
+        page.wait_for_selector("#question textarea")
+        bring(page, checkpoint.photograph)
+        page.fill("#question textarea", "Tell me more.")
+        page.press("#question textarea", "Enter")
+        page.wait_for_function("document.querySelector('#log [aria-busy]')?.innerText.length > 40")
+        if how == "click":
+            page.click("#stop")
+        else:
+            page.keyboard.press("Escape")
+        page.wait_for_selector("#log .mdf-notes:has-text('Stopped before its end.')")
+        said = page.inner_text("#log .mdf-words")
+        assert said and page.locator("#log [aria-busy]").count() == 0
+        page.wait_for_timeout(500)
+        assert page.inner_text("#log .mdf-words") == said  # no word comes afterwards
+        page.fill("#question textarea", "What is the eye pressure?")  # and the next question is answered
+        page.press("#question textarea", "Enter")
+        page.wait_for_selector("#log :text('cannot be told from this photograph')")
         page.close()

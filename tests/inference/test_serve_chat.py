@@ -10,7 +10,7 @@ from PIL import Image
 from mdf.errors import UserError
 from mdf.inference.conversation import Sampling
 from mdf.inference.serve_batch import MOST, Batch
-from mdf.inference.serve_chat import Chat, add
+from mdf.inference.serve_chat import STANDARD, Chat, add, to_begin_with
 from mdf.inference.serve_room import Room
 from mdf.inference.visits import Visits
 from tests.inference.talker import talker
@@ -41,6 +41,13 @@ def bring(room, checkpoint, tmp_path):
         return room.visits.of(key)
 
     return one
+
+
+def test_only_questions_that_the_checkpoint_was_trained_on_are_offered(predictor, monkeypatch):
+    monkeypatch.setattr(predictor.processor, "questions", ())  # not recorded: all of them
+    assert to_begin_with(predictor) == list(STANDARD)
+    monkeypatch.setattr(predictor.processor, "questions", ("diagnosis", "report"))
+    assert to_begin_with(predictor) == ["What is the diagnosis?", "Describe this photograph."]
 
 
 def test_an_answer_is_stopped_and_what_there_is_of_it_stays(room, bring):

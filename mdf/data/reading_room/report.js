@@ -32,6 +32,9 @@ for (const viewer of all(".viewer")) {
   one("[data-all]", viewer)?.addEventListener("click", () => every(true));
   one("[data-none]", viewer)?.addEventListener("click", () => every(false));
   one("[data-zoom]", viewer).addEventListener("input", () => fit(viewer));
+  one("[data-bright]", viewer).addEventListener("input", (event) => {
+    one(".photograph", viewer).style.filter = `brightness(${event.target.value})`;
+  });
   one("[data-opacity]", viewer)?.addEventListener("input", (event) => {
     all(".layer, .map", viewer).forEach((layer) => { layer.style.opacity = event.target.value; });
   });
