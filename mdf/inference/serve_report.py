@@ -166,7 +166,7 @@ def build(room: Room, line: Any) -> None:
     frame = gr.HTML("", elem_id="draft")
     edits = gr.Textbox(visible=False)
     sign = gr.Button("Sign this review", variant="primary", elem_id="sign")
-    how = {"concurrency_id": "light", "concurrency_limit": 8}
+    how: dict[str, Any] = {"concurrency_id": "light", "concurrency_limit": 8}
     wire(file.upload, reports.earlier, [file], [file, known], line, emptied=2, **how)
     wire(none.click, lambda key, data: reports.earlier(key, data, None), [], [file, known], line, **how)
     wire(make.click, reports.draft, [rules], [frame, links], line)

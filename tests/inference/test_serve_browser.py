@@ -478,8 +478,7 @@ def test_a_password_keeps_others_out(browser, room, monkeypatch):
 def test_an_answer_is_stopped_by_a_click_and_by_escape(browser, checkpoint, images, how):
     """A model that never comes to an end by itself, and answers of up to 1,800 tokens.
 
-    Stands behind the tests of the shared page, as all that serve another one: Gradio has one folder of uploads a
-    process.
+    Stands behind the tests of the shared page, as all that serve another: Gradio has one folder of uploads a process.
     """
     with served(Room(Visits(talker(checkpoint), Sampling(limit=1800)))) as address:
         page = browser.new_page()
