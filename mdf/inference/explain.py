@@ -142,9 +142,9 @@ def explain(
 
     mean.png and depth_N.png: where the adapters looked, for the whole answer and for each word; gradient.png: which
     patches speak for the answer, the encoder's too; overlay.png and masks.png: the mean map, and what the U-Net draws,
-    in the photograph's own pixels; maps.json: the colours of the masks, words, shares that went to nothing, and the maps
-    themselves. Files of these names are replaced. Raises UserError for a model without adapters and an answer without
-    words.
+    in the photograph's own pixels; maps.json: the colours of the masks, words, shares that went to nothing, and the
+    maps themselves. Files of these names are replaced. Raises UserError for a model without adapters and an answer
+    without words.
     """
     model, image, out = predictor.model, photograph.image, Path(out)
     if not model.fusion.layers:

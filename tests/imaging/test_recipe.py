@@ -21,6 +21,7 @@ from mdf.imaging.field import field_square, find_field
 from mdf.imaging.phantom import draw
 from mdf.imaging.preprocess import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Crop, Preprocessing
 from mdf.imaging.recipe import Recipe
+from mdf.processor import MDFProcessor
 from mdf.records import FundusRecord
 from tests.tiny_processor import tiny_processor
 
@@ -274,6 +275,20 @@ def test_it_travels_with_the_checkpoint(recipe):
     assert Preprocessing.from_dict(written) == settings and Preprocessing.from_dict(written).hash() == settings.hash()
     assert written == Preprocessing.from_dict(written).to_dict()
     assert Preprocessing.from_dict(SMALL.to_dict()).recipe is None
+
+
+def test_a_checkpoint_shows_its_encoder_what_training_did_and_an_edited_recipe_is_refused(tmp_path):
+    processor = tiny_processor(tmp_path / "language")
+    processor.preprocessing = SMALL.with_recipe(RECIPES["crop"])
+    processor.save_pretrained(tmp_path / "best")
+    read = MDFProcessor.from_pretrained(tmp_path / "best")
+    assert torch.equal(read(PHOTOGRAPHS[0])["pixel_values"][0], RECIPES["crop"].apply(PHOTOGRAPHS[0]))
+    file = tmp_path / "best" / "preprocessing.json"
+    values = json.loads(file.read_text())
+    values["recipe"]["interpolation"] = "bilinear"
+    file.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"preprocessing\.json was changed after training"):
+        MDFProcessor.from_pretrained(tmp_path / "best")
 
 
 def test_each_setting_has_its_hash_and_none_leaves_that_of_older_checkpoints():
