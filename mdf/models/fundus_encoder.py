@@ -204,6 +204,14 @@ class FundusEncoder(nn.Module):
         """int64 [B,T] -> unit embeddings [B,E]."""
         return self.clip.encode_text(caption_ids, normalize=True)
 
+    def encode_prompts(self, caption_ids: Tensor, *, side: str = "", pooling: str | None = None) -> Tensor:
+        """`encode_text` through the head for eyes of a `side`, or with another pooling of a BERT text tower."""
+        if side:
+            return self._sides().text(self.clip.text.pooled(caption_ids), side)
+        if pooling:
+            return F.normalize(self.clip.text.proj(self.clip.text.pooled(caption_ids, pooling)), dim=-1)
+        return self.encode_text(caption_ids)
+
     def encode_patient(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Photographs [B,3,S,S] of left and right eyes -> unit vectors [B,E] of patient, left and right (RET-CLIP).
 
