@@ -254,11 +254,11 @@ def check_encoder(encoder: EncoderConfig) -> Iterator[str]:
 
 def check_model(cfg: Config) -> Iterator[str]:
     fusion, unet = cfg.fusion, cfg.unet
-    for name in ("mean", "std"):
-        values = getattr(cfg.encoder, name)
+    for part, name in (("encoder", "mean"), ("encoder", "std"), ("unet", "mean"), ("unet", "std")):
+        values = getattr(getattr(cfg, part), name)
         if values and (len(values) != 3 or (name == "std" and min(values) <= 0)):
             positive = " above 0" if name == "std" else ""
-            yield f"encoder.{name}: {list(values)} must be three numbers{positive}, for RGB in 0..1"
+            yield f"{part}.{name}: {list(values)} must be three numbers{positive}, for RGB in 0..1"
     if any(d not in (1, 2, 3, 4) for d in fusion.depths):
         yield f"fusion.depths: {list(fusion.depths)} must be of 1, 2, 3, 4 (strides 2, 4, 8, 16)"
     if len(set(fusion.depths)) < len(fusion.depths):

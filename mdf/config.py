@@ -84,6 +84,9 @@ class EncoderConfig:
     image: str | None = None  # timm model in place of `model`'s image tower
     # BERT-family model with its weights in place of `model`'s text tower: folder, hub id or bundled name (minilm-l6-v2)
     text: str | None = None
+    # of a BERT text tower: mean_pooler, cls_pooler, cls_last_hidden_state_pooler, layers_mean_pooler (FLAIR's, of real
+    # tokens), layers_padded_mean_pooler (FLAIR's own, padding and all); null = the release's, else mean_pooler
+    text_pooling: str | None = None
     context_length: int = 0  # tokens of a caption, start and end among them; 0 = the text tower's own
     # layers that stay as they are, counted from the stem of the image tower or the embeddings of the text tower, then a
     # layer a block (of a CNN: a stage); 0 = none, -1 = the whole tower but a timm or BERT tower's projection
@@ -98,9 +101,13 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    encoder: str = "mobilenet_v2"  # segmentation-models-pytorch encoder name
-    weights: str | None = None  # local file or bundled name (mobilenetv2-imagenet, resnet50-imgsim); null = random
+    encoder: str = "mobilenet_v2"  # segmentation-models-pytorch encoder name, or tu-NAME of timm
+    # local file of an encoder or a whole U-Net, bundled name (mobilenetv2-imagenet, resnet50-imgsim), or a release with
+    # its file (fundus-lesions:FILE), whose own encoder takes the place of `encoder`; null = random
+    weights: str | None = None
     size: int = 256  # input side in pixels, divisible by 16 * fusion.grid
+    mean: tuple[float, ...] = ()  # of red, green and blue in 0..1, subtracted; () = as the weights were trained
+    std: tuple[float, ...] = ()  # likewise, divided by
     decoder_channels: tuple[int, ...] = (128, 64, 32, 16, 16)  # from stride 16 up to stride 1
     encoder_lr_scale: float = 0.1  # the learning rate of its encoder / the U-Net's; 1 where it starts random
     masks: tuple[str, ...] = ("vessel",)  # one output map each, in this order

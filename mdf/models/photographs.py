@@ -5,10 +5,11 @@ from typing import Any
 from mdf.config import Config
 from mdf.errors import UserError
 from mdf.imaging.preprocess import Preprocessing
+from mdf.models import unet_weights
 from mdf.models.fundus_encoder import statistics
 from mdf.models.language import has_tower
 from mdf.models.towers import resolve
-from mdf.models.weights import language_path, normalisation
+from mdf.models.weights import language_path
 from mdf.tiles import load_image_processor
 
 
@@ -16,7 +17,7 @@ def preprocessing_of(cfg: Config) -> Preprocessing:
     """How the model of a configuration wants its photographs."""
     side = cfg.encoder.size or resolve(cfg.encoder)["vision_cfg"]["image_size"]
     encoder_mean, encoder_std = statistics(cfg.encoder)
-    unet_mean, unet_std = normalisation(cfg.unet.weights)
+    unet_mean, unet_std = unet_weights.statistics(cfg.unet)
     return Preprocessing(
         encoder_size=side[0] if isinstance(side, list | tuple) else side,
         unet_size=cfg.unet.size,

@@ -152,6 +152,8 @@ def trainable_table(model: Any, cfg: Config, stage: str) -> str:
         lines.append(f"  language: {len(few)} layers with {quantization.bits(few)} weights, which stay as they are")
     if any(p.requires_grad for p in model.encoder.parameters()):
         lines += [f"  {line}" for line in model.encoder.describe()]
+    if model.unet.loaded:
+        lines.append(f"  {model.unet.loaded}")
     if any(p.requires_grad for p in model.fusion.parameters()):
         lines += [f"  {line}" for line in model.fusion.describe()]
     lines.append(f"  optimiser: {settings.optimizer}")
