@@ -45,21 +45,42 @@ def read_answers(folders: Sequence[str | Path], task: str) -> dict[str, dict]:
     return found
 
 
+def narrow(answers: dict[str, dict], task: str, classes: Sequence[str]) -> dict[str, dict]:
+    """The photographs of which one of `classes` is true, judged among these alone: probabilities are divided by their
+    sum (where that is 0, shared equally). Raises UserError for a class that is not judged.
+    """
+    key, labels = KEYS[task]
+    found = {}
+    for name, line in answers.items():
+        if unknown := [c for c in classes if c not in line[key]]:
+            raise UserError(f"--classes: {', '.join(unknown)} is not judged here; there are {', '.join(line[key])}")
+        if true := [c for c in line[labels] if c in classes]:
+            total = sum(line[key][c] for c in classes)
+            shares = {c: line[key][c] / total if total else 1 / len(classes) for c in classes}
+            found[name] = line | {key: shares, labels: true}
+    return found
+
+
 def paired(
     first: Sequence[str | Path],
     second: Sequence[str | Path],
     *,
     task: str = "probe",
+    classes: Sequence[str] = (),
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict:
     """{first, second: each of COMPARED, difference: second - first}, each with `NAME_ci`; `task` is one of TASKS.
+
+    With `classes` only photographs of these are judged, and only among them.
 
     Raises UserError where the two sides did not judge the same photographs, or not in the same classes, and for what
     cannot be judged, see `classification_metrics`.
     """
     key, labels = KEYS[task]
     a, b = read_answers(first, task), read_answers(second, task)
+    if classes:
+        a, b = narrow(a, task, classes), narrow(b, task, classes)
     lonely = sorted(a.keys() ^ b.keys())
     if lonely:
         raise UserError(
@@ -68,6 +89,8 @@ def paired(
             "use the same manifest, split and folds"
         )
     ids = sorted(a)
+    if not ids:
+        raise UserError(f"no photograph is of one of the classes {', '.join(classes)}")
     classes = list(a[ids[0]][key])
     for name in ids:
         if set(b[name][key]) != set(classes) or set(a[name][labels]) != set(b[name][labels]):

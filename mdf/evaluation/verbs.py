@@ -46,13 +46,16 @@ def paired_main(argv: list[str]) -> None:
         choices=["diagnosis", "probe", "zero_shot"],
         help="whose answers: diagnosis is the language model's own (%(default)s)",
     )
+    parser.add_argument(
+        "--classes", nargs="+", default=[], metavar="C", help="only photographs of these, judged among these (all)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (%(default)s)")
     args = parser.parse_args(argv)
     from mdf.evaluation.compare import table
     from mdf.evaluation.paired import paired
 
     for number, other in enumerate(args.others):
-        text = table(paired(args.first, other, task=args.task, seed=args.seed))
+        text = table(paired(args.first, other, task=args.task, classes=args.classes, seed=args.seed))
         heading = "" if len(args.others) == 1 else f"{' '.join(args.first)}  with  {' '.join(other)}\n"
         print(("\n" if number else "") + heading + text)
 

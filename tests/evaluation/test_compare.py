@@ -80,6 +80,19 @@ def test_two_models_diagnoses_are_compared_patient_by_patient(tmp_path):
         assert high - low < np.diff(both[0][f"{name}_ci"]) + np.diff(both[1][f"{name}_ci"])
 
 
+def test_two_models_are_compared_among_some_classes_alone(tmp_path, capsys):
+    a, b = (write_evaluation(tmp_path / name, skill=skill) for name, skill in (("a", 0.8), ("b", 1.2)))
+    lines = [json.loads(line) for line in (a / "predictions.jsonl").read_text().splitlines()]
+    two = list(CLASSES[:2])
+    judged = [line for line in lines if set(line["truth"]) & set(two)]
+    right = [max(two, key=line["probabilities"].get) in line["truth"] for line in judged]
+    metrics = paired([a], [b], task="diagnosis", classes=two)["first"]
+    assert metrics["n"] == len(judged) < len(lines)
+    assert metrics["accuracy"] == pytest.approx(np.mean(right))
+    assert run("evaluate.py", "paired", str(a), "--with", str(b), "--task", "diagnosis", "--classes", "glocoma") == 2
+    assert "glocoma is not judged here" in capsys.readouterr().err
+
+
 def test_several_models_are_each_compared_with_the_first(tmp_path, capsys):
     a, b, c = (str(write_evaluation(tmp_path / n, skill=s)) for n, s in (("a", 0.5), ("b", 1.0), ("c", 2.0)))
     assert run("evaluate.py", "paired", a, "--with", b, "--with", c, "--task", "diagnosis") == 0
