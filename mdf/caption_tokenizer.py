@@ -4,6 +4,7 @@ Shapes: B captions, C the longest that the text tower reads, T the longest of th
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from mdf.errors import UserError
 from mdf.files import read_json
 
 OPTIONS = "captions.json"
+# how a text is cleaned first, beyond open_clip's ways (which also turn full-width Chinese punctuation into ASCII)
+CLEAN: dict[str, Callable[[str], str]] = {
+    "none": lambda text: text,
+    "chinese": lambda text: text.lower().replace("“", '"').replace("”", '"'),  # as Chinese-CLIP and RET-CLIP do
+}
 
 
 class CaptionTokenizer:
@@ -28,7 +34,7 @@ class CaptionTokenizer:
             context_length: C.
             source: folder or hub id of a transformers tokenizer; None = CLIP's byte pairs.
             trim: whether a batch is padded to T only, for text towers that do not mind; else to C.
-            options: of open_clip.HFTokenizer: clean, strip_sep_token, tokenizer_mode.
+            options: of open_clip.HFTokenizer: clean (also one of CLEAN), strip_sep_token, tokenizer_mode.
         """
         self.context_length, self.source, self.trim, self.options = context_length, source, trim, options
         self._tokenizer: Any = None
@@ -42,10 +48,10 @@ class CaptionTokenizer:
             if self.source is None:
                 self._tokenizer = open_clip.SimpleTokenizer(context_length=self.context_length)
             else:
+                clean = CLEAN.get(self.options.get("clean", ""))
+                options = {k: v for k, v in self.options.items() if k != "clean" or clean is None}
                 try:
-                    made = open_clip.tokenizer.HFTokenizer(
-                        self.source, context_length=self.context_length, **self.options
-                    )
+                    made = open_clip.tokenizer.HFTokenizer(self.source, context_length=self.context_length, **options)
                 except (OSError, ValueError, KeyError) as error:
                     reason = str(error).splitlines()[0]
                     raise UserError(
@@ -53,6 +59,7 @@ class CaptionTokenizer:
                         "put its files on disk where there is no model hub"
                     ) from error
                 made.tokenizer.padding_side = "right"
+                made.clean_fn = clean or made.clean_fn
                 self._tokenizer = made
         return self._tokenizer
 

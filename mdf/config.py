@@ -84,6 +84,9 @@ class EncoderConfig:
     image: str | None = None  # timm model in place of `model`'s image tower
     # BERT-family model with its weights in place of `model`'s text tower: folder, hub id or bundled name (minilm-l6-v2)
     text: str | None = None
+    # of a BERT text tower: mean_pooler, cls_pooler, cls_last_hidden_state_pooler, layers_mean_pooler (FLAIR's, of real
+    # tokens), layers_padded_mean_pooler (FLAIR's own, padding and all); null = the release's, else mean_pooler
+    text_pooling: str | None = None
     context_length: int = 0  # tokens of a caption, start and end among them; 0 = the text tower's own
     # layers that stay as they are, counted from the stem of the image tower or the embeddings of the text tower, then a
     # layer a block (of a CNN: a stage); 0 = none, -1 = the whole tower but a timm or BERT tower's projection

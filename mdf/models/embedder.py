@@ -94,6 +94,11 @@ class Embedder:
         """Captions -> unit embeddings [N,E] in the space of `embed_image`."""
         return self.encoder.encode_text(self.processor.tokenize_captions(texts).to(self.device))
 
+    @torch.no_grad()
+    def embed_patient(self, left: Tensor, right: Tensor) -> Tensor:
+        """pixel_values [N,3,S,S] of left and right eyes -> unit embeddings [N,E] of the patients (RET-CLIP's heads)."""
+        return self.encoder.encode_patient(left.to(self.device), right.to(self.device))[0]
+
     def hash(self) -> str:
         """16 hex digits that change with the encoder's weights or with how photographs are prepared for it."""
         state = fingerprint(self.encoder.state_dict())

@@ -17,6 +17,7 @@ from mdf.imaging.preprocess import CLIP_MEAN, CLIP_STD
 from mdf.models import depth, encoder_weights, lora, towers
 from mdf.models.depthwise import depthwise_in_float32
 from mdf.models.normalization import batchnorm_to_groupnorm, freeze_statistics
+from mdf.models.sides import SideHeads
 from mdf.models.text_tower import TextTower
 from mdf.models.weights import BUNDLED as BUNDLED_WEIGHTS
 from mdf.models.weights import normalisation
@@ -133,6 +134,7 @@ class FundusEncoder(nn.Module):
             locked |= {n for n, at in own.items() if at < count or count < 0}
             if rank:
                 fixed |= {n for n in own if "lora_" not in n}
+        fixed |= {n for n, _ in self.named_parameters() if n.startswith("clip.sides.")}  # no loss reads them
         still = {id(p) for n, p in self.named_parameters() if n in locked}
         modules = [m for m in self.modules() if (ids := {id(p) for p in m.parameters()}) and ids <= still]
         return frozenset(fixed | locked), modules
@@ -201,6 +203,26 @@ class FundusEncoder(nn.Module):
     def encode_text(self, caption_ids: Tensor) -> Tensor:
         """int64 [B,T] -> unit embeddings [B,E]."""
         return self.clip.encode_text(caption_ids, normalize=True)
+
+    def encode_patient(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Photographs [B,3,S,S] of left and right eyes -> unit vectors [B,E] of patient, left and right (RET-CLIP).
+
+        Raises UserError for an encoder without such heads.
+        """
+        sides = self._sides()
+        left_embeds, right_embeds = self.features(left)[0], self.features(right)[0]
+        patient = sides.both(left_embeds, right_embeds)
+        return patient, sides.eye(left_embeds, "left"), sides.eye(right_embeds, "right")
+
+    def encode_reports(self, caption_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """int64 [B,T] -> unit vectors [B,E] of patient, left and right, to compare with `encode_patient`'s."""
+        sides, pooled = self._sides(), self.clip.text.pooled(caption_ids)
+        return F.normalize(self.clip.text.proj(pooled), dim=-1), sides.text(pooled, "left"), sides.text(pooled, "right")
+
+    def _sides(self) -> SideHeads:
+        if not hasattr(self.clip, "sides"):
+            raise UserError("this encoder has no heads for left eye, right eye and patient (RET-CLIP has)")
+        return self.clip.sides
 
     @property
     def logit_scale(self) -> Tensor:

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from mdf.errors import UserError
 
+# beyond those of open_clip's configurations, FLAIR's (Silva-Rodriguez et al. 2025): the mean over the first, the second
+# and the last layer and over all positions, padding included; or, as it should be, over those of real tokens
+LAYERS, LAYERS_PADDED = "layers_mean_pooler", "layers_padded_mean_pooler"
+POOLING = ("mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler", LAYERS, LAYERS_PADDED)
 OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "roberta-prelayernorm", "longformer")
-POOLING = ("mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler")  # as open_clip's configurations name them
 
 
 def read_config(source: str | Path) -> dict[str, Any]:
@@ -48,7 +51,7 @@ class TextTower(nn.Module):
             config: of the text model, as `read_config` gives it.
             embed_dim: E.
             pool: one of POOLING.
-            proj: linear | mlp | none, without biases, as in open_clip.
+            proj: see `projection`.
         """
         from transformers import AutoConfig, AutoModel
 
@@ -59,16 +62,11 @@ class TextTower(nn.Module):
         made = AutoConfig.for_model(values.pop("model_type"), **values)
         made.use_cache = False  # nothing is generated
         self.transformer = body(AutoModel.from_config(made, dtype=torch.float32), pool)
+        if pool in (LAYERS, LAYERS_PADDED) and made.num_hidden_layers < 2:
+            raise UserError(f"encoder.text_pooling: {pool} reads two layers, and the text tower has one")
         self.pad_id, self.pool = int(made.pad_token_id), pool
-        width = made.hidden_size
-        middle = (width + embed_dim) // 2
-        self.proj: nn.Module = {
-            "linear": lambda: nn.Linear(width, embed_dim, bias=False),
-            "mlp": lambda: nn.Sequential(
-                nn.Linear(width, middle, bias=False), nn.GELU(), nn.Linear(middle, embed_dim, bias=False)
-            ),
-            "none": nn.Identity,
-        }[proj]()
+        self.width: int = made.hidden_size
+        self.proj = projection(proj, self.width, embed_dim)
 
     def load(self, folder: str | Path) -> None:
         """Fill all but the projection. Raises UserError where the folder lacks a part of the text model."""
@@ -97,17 +95,41 @@ class TextTower(nn.Module):
 
     def forward(self, caption_ids: Tensor) -> Tensor:
         """int64 [B,T], padded on the right -> [B,E], not normalised."""
+        return self.proj(self.pooled(caption_ids))
+
+    def pooled(self, caption_ids: Tensor) -> Tensor:
+        """int64 [B,T], padded on the right -> [B,d], what is projected."""
         real = caption_ids != self.pad_id
-        out = self.transformer(input_ids=caption_ids, attention_mask=real.long())
+        layers = self.pool in (LAYERS, LAYERS_PADDED)
+        out = self.transformer(input_ids=caption_ids, attention_mask=real.long(), output_hidden_states=layers)
         states = out.last_hidden_state
-        if self.pool == "mean_pooler":
+        if layers:
+            first, second, last = (out.hidden_states[at].float() for at in (1, 2, -1))
+            states = (first + second + last) / 3
+        if self.pool == LAYERS_PADDED:
+            return states.mean(1)
+        if self.pool in ("mean_pooler", LAYERS):
             weight = real[..., None].float()
-            pooled = (states.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
-        elif self.pool == "cls_pooler" and getattr(out, "pooler_output", None) is not None:
-            pooled = out.pooler_output
-        else:
-            pooled = states[:, 0]
-        return self.proj(pooled)
+            return (states.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
+        if self.pool == "cls_pooler" and getattr(out, "pooler_output", None) is not None:
+            return out.pooler_output
+        return states[:, 0]
+
+
+def projection(kind: str, width: int, embed_dim: int) -> nn.Module:
+    """[·,width] -> [·,embed_dim]: open_clip's linear, mlp and none, without biases, or relu, RET-CLIP's, with them."""
+    middle = (width + embed_dim) // 2
+    made = {
+        "linear": lambda: nn.Linear(width, embed_dim, bias=False),
+        "mlp": lambda: nn.Sequential(
+            nn.Linear(width, middle, bias=False), nn.GELU(), nn.Linear(middle, embed_dim, bias=False)
+        ),
+        "relu": lambda: nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, embed_dim)),
+        "none": nn.Identity,
+    }
+    if kind not in made:
+        raise UserError(f"encoder.model: projection {kind!r} of the text tower must be one of {', '.join(made)}")
+    return made[kind]()
 
 
 def body(model: Any, pool: str) -> Any:

@@ -16,11 +16,17 @@ from mdf.config import EncoderConfig
 from mdf.errors import UserError
 from mdf.models import text_tower
 from mdf.models.recompute import recompute_layers
-from mdf.models.text_tower import TextTower
+from mdf.models.sides import SideHeads
+from mdf.models.text_tower import LAYERS, LAYERS_PADDED, TextTower
 from mdf.models.weights import text_path
 
 ARCHITECTURES = Path(__file__).parent.parent / "data" / "open_clip"
 TEXT_MODELS = ARCHITECTURES.parent / "text_models.yaml"
+POOLED = {
+    "mean_pooler": "mean of the tokens",
+    LAYERS: "mean of three layers' tokens",
+    LAYERS_PADDED: "mean of three layers' tokens and padding (what an embedding is depends on its batch)",
+}
 KEYS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
 
 
@@ -70,6 +76,10 @@ def resolve(cfg: EncoderConfig, *, at_hand: bool = True) -> dict[str, Any]:
         out["custom_text"] = True
     elif "hf_model_name" in text:
         text["hf_config"] = text_tower.read_config(text["hf_model_name"])
+    if cfg.text_pooling:
+        if "hf_config" not in text:
+            raise UserError(f"encoder.text_pooling: {cfg.text_pooling}, but the text tower of {cfg.model} is no BERT")
+        text["hf_pooler_type"] = cfg.text_pooling
     if "hf_config" in text:
         most = text_tower.longest(text["hf_config"])
         if cfg.context_length > most:
@@ -121,6 +131,8 @@ def build(config: dict[str, Any], *, pretrained: bool = False) -> Any:
     if "hf_config" in text:
         pool, proj = text.get("hf_pooler_type", "mean_pooler"), text.get("hf_proj_type", "mlp")
         clip.text = TextTower(text["hf_config"], config["embed_dim"], pool, proj)
+        if text.get("sides"):
+            clip.sides = SideHeads(config["embed_dim"], clip.text.width, proj)
     if hasattr(clip.visual, "trunk"):
         fit_projection(clip.visual)
     return clip
@@ -171,7 +183,8 @@ def captions_of(config: dict[str, Any]) -> CaptionTokenizer:
     if text.get("tokenizer_mode"):
         options["tokenizer_mode"] = text["tokenizer_mode"]
     name = text.get("hf_tokenizer_name")
-    return CaptionTokenizer(text["context_length"], name, trim="hf_config" in text, **(options if name else {}))
+    trim = "hf_config" in text and not text.get("fixed_length")
+    return CaptionTokenizer(text["context_length"], name, trim=trim, **(options if name else {}))
 
 
 def check_tokenizer(captions: CaptionTokenizer, config: dict[str, Any]) -> None:
@@ -212,6 +225,6 @@ def pooling(visual: Any) -> str:
 def text_pooling(clip: Any) -> str:
     """How the text tower makes one vector of its tokens."""
     if isinstance(getattr(clip, "text", None), TextTower):
-        return {"mean_pooler": "mean of the tokens"}.get(clip.text.pool, "first token")
+        return POOLED.get(clip.text.pool, "first token")
     kind = clip.text.pool_type if hasattr(clip, "text") else clip.text_pool_type
     return {"argmax": "end token", "eos": "end token", "last": "last token", "first": "first token"}.get(kind, kind)
