@@ -20,7 +20,11 @@ from torch import Tensor
 
 from mdf.errors import UserError
 
-DATA = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath]  # settings that training scripts save alongside
+DATA: list[Any] = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+]  # settings that training scripts save alongside
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 INDEX = ".index.json"  # of a sharded checkpoint
 LFS = b"version https://git-lfs"

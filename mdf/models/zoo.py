@@ -68,12 +68,6 @@ class Release:
         """Of its input, in pixels."""
         return int(self.recipe["side"])
 
-    @property
-    def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of its input."""
-        mean, std = self.recipe.get("mean") or (0.0, 0.0, 0.0), self.recipe.get("std") or (1.0, 1.0, 1.0)
-        return tuple(map(float, mean)), tuple(map(float, std))
-
 
 class Unique(yaml.SafeLoader):
     """Refuses a key that is there twice, which YAML would settle by silently taking the second."""
@@ -99,7 +93,7 @@ def read_table(path: Path) -> dict[str, Release]:
         if unknown := sorted(set(values) - known):
             raise UserError(f"{path}: {name}: unknown setting {', '.join(unknown)}")
         rules = tuple(read_rule(rule) for rule in flat(values["rules"]))
-        lists = {k: tuple(values[k]) for k in ("files", "wrapper") if k in values}
+        lists: dict[str, Any] = {k: tuple(values[k]) for k in ("files", "wrapper") if k in values}
         out[name] = Release(**{**values, **lists, "name": name, "rules": rules})
     return out
 
@@ -111,7 +105,7 @@ def flat(rules: list) -> list[dict]:
 
 def read_rule(values: dict[str, Any]) -> Rule:
     to = values.get("to", ())
-    lists = {k: tuple(values[k]) for k in ("rows", "part") if k in values}
+    lists: dict[str, Any] = {k: tuple(values[k]) for k in ("rows", "part") if k in values}
     return Rule(**{**values, **lists, "to": (to,) if isinstance(to, str) else tuple(to)})
 
 
@@ -146,6 +140,13 @@ def reference(weights: str | None) -> tuple[Release | None, Path | None]:
         return named(name), Path(file).expanduser()
     written = metadata(weights).get(RELEASE)
     return (named(written), Path(weights).expanduser()) if written else (None, None)
+
+
+def colours(recipe: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of a recipe, which may have none."""
+    channels = 1 if recipe.get("colour") == "grey" else 3
+    mean, std = recipe.get("mean") or (0.0,) * channels, recipe.get("std") or (1.0,) * channels
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 @dataclass
