@@ -22,6 +22,7 @@ def load(clip: Any, cfg: EncoderConfig, config: dict[str, Any]) -> dict[str, Any
 
     Returns what the architecture is to remember of a release's file. Raises UserError where a tensor of a tower that is
     to be filled is missing, too many or of another shape.
+    """
     release, file = zoo.reference(cfg.weights)
     if cfg.text and (release is None or release.text is None):
         clip.text.load(text_path(cfg.text))
