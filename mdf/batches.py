@@ -33,7 +33,7 @@ class Batch:
     sample_ids: list[str]
     patient_ids: list[str | None]
     eyes: list[str | None]
-    pixel_values: Tensor  # float32 [B,3,S,S], normalised for the encoder
+    pixel_values: Tensor  # float32 [B,3,S,S], normalised for the encoder; [B,1,S,S] where that is grey
     unet_pixels: Tensor  # float32 [B,3,U,U], normalised for the U-Net
     field: Tensor  # bool [B,1,U,U], inside the field of view
     image_index: Tensor  # int64 [B], row that a photograph belongs to
@@ -213,7 +213,7 @@ class FundusDataset(torch.utils.data.Dataset):
         sizes = self.processor.preprocessing
         count, side = len(self.masks), sizes.unet_size
         prepared = Prepared(
-            pixel_values=torch.zeros(3, sizes.encoder_size, sizes.encoder_size),
+            pixel_values=torch.zeros(sizes.channels, sizes.encoder_size, sizes.encoder_size),
             unet_pixels=torch.zeros(3, side, side),
             field=torch.zeros(1, side, side, dtype=torch.bool),
             masks=torch.zeros(count, side, side),

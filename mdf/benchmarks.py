@@ -120,8 +120,9 @@ def allocated(action: Callable[[], Any], device: torch.device) -> tuple[int, int
 
 def pixels(cfg: Config, model: Any, count: int) -> dict[str, torch.Tensor]:
     """Noise in place of photographs: pixel_values [count,3,S,S], unet_pixels [count,3,U,U]."""
-    sides = {"pixel_values": model.processor.preprocessing.encoder_size, "unet_pixels": cfg.unet.size}
-    return {name: torch.randn(count, 3, side, side) for name, side in sides.items()}
+    own = model.processor.preprocessing
+    shapes = {"pixel_values": (own.channels, own.encoder_size), "unet_pixels": (3, cfg.unet.size)}
+    return {name: torch.randn(count, channels, side, side) for name, (channels, side) in shapes.items()}
 
 
 def tokens(model: Any, count: int, length: int) -> torch.Tensor:

@@ -49,6 +49,7 @@ evaluations side by side, each with a --help of its own:
   calibrate           temperature, thresholds and abstention from the val split, written into the checkpoint
   benchmark NAME …    as others score: ODIR's challenge, FunBench, tables of VLMEvalKit
   layers              where is the information about the diagnosis lost? a probe on every part of a checkpoint
+  recipes             how much does it matter how photographs are prepared for the encoder?
 """
 EPILOG = """\
 examples:

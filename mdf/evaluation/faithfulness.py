@@ -107,10 +107,11 @@ class Faithfulness:
             raise UserError(
                 "task maps: the checkpoint has no adapters (fusion.depths: [], or another fusion.kind), and so no maps"
             )
-        if curves and model.processor.preprocessing.resize != "field":
+        if curves and model.processor.preprocessing.shown != "field":
             print(
-                "maps: deletion and insertion curves are left out, since the encoder is shown the whole photograph "
-                "(encoder.resize): what is taken away from the U-Net's picture would stay in its own"
+                "maps: deletion and insertion curves are left out, since the encoder is shown another part of the "
+                "photograph (encoder.resize, or the recipe of its weights) than the U-Net: what is taken away from the "
+                "U-Net's picture would stay in its own"
             )
             curves = 0
         self.model, self.records = model, records

@@ -112,7 +112,7 @@ class Photographs:
         if crop is None:
             image = load_image(self.manifest.path(record.image))
             crop = self.preprocessing.crop(image, augmented=transform is not None)
-            size = sum(part.numel() for part in (*crop.pictures, crop.covers))
+            size = sum(part.nbytes for part in (*crop.pictures, crop.covers))
             if size <= self.room:
                 self.room -= size
                 self.kept[key] = crop

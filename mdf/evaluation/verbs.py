@@ -189,6 +189,71 @@ def layers_main(argv: list[str]) -> None:
     print(f"\n{verdict(report['layers'])}; a guess reaches {report['chance']:.3f}")
 
 
+RECIPES = """\
+How much does it matter how photographs are prepared for an encoder? One setting of its recipe is changed at a time: the
+rule (squash, crop, pad, field), interpolation, what scales (PIL, torchvision on uint8 or float, without antialiasing),
+mean and standard deviation, colours. Of each change: the cosine of the features to the right ones, and what a linear
+probe reaches, fitted on the right preparation or anew. Writes OUT/recipes.json.
+"""
+
+
+def recipes_main(argv: list[str]) -> None:
+    """`evaluate.py recipes`."""
+    from mdf import cli
+
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py recipes", description=RECIPES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cli.add_encoder(parser)
+    parser.add_argument("--data", metavar="M.jsonl", required=True, help="manifest with the splits train and val, too")
+    parser.add_argument("--out", metavar="DIR", required=True, help="where recipes.json goes")
+    parser.add_argument("--split", default="test", choices=["test", "val"], help="photographs judged (%(default)s)")
+    parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="told apart (default: all diagnoses)")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="at most N photographs a split (all)")
+    parser.add_argument(
+        "--features", choices=["pooled", "embedding"], default="pooled", help="as evaluate.py (%(default)s)"
+    )
+    parser.add_argument(
+        "--aspect",
+        type=float,
+        default=0.0,
+        metavar="A",
+        help="put photographs that were cut to a square back into a black frame, A times as wide as high",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photographs at once (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of --limit and resampling (%(default)s)")
+    args = parser.parse_args(argv)
+    from mdf.errors import UserError
+
+    cli.check_encoder(args)
+    if args.batch_size < 1 or args.limit < 0 or not (args.aspect == 0 or 0.2 <= args.aspect <= 5):
+        raise UserError("--batch-size must be at least 1, --limit at least 0, --aspect 0 or from 0.2 to 5")
+    from mdf.evaluation.overlap import overlap_with
+    from mdf.evaluation.recipes import recipe_report, table_of
+    from mdf.inference.gate import resolve_checkpoint
+    from mdf.inference.predictor import load_embedder
+    from mdf.records import read_manifest
+
+    checkpoint = resolve_checkpoint(args.checkpoint) if args.checkpoint else None
+    manifest = read_manifest(args.data, data_root=args.data_root)
+    if checkpoint is not None:
+        overlap_with(checkpoint, manifest.split(args.split), manifest)
+    report = recipe_report(
+        load_embedder(checkpoint, args.encoder, args.weights, args.size, args.device),
+        manifest,
+        args.out,
+        classes=args.classes,
+        split=args.split,
+        limit=args.limit,
+        features=args.features,
+        aspect=args.aspect,
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    print(f"{report['n']} photographs, probes fitted on {report['train']}, classes {', '.join(report['classes'])}\n")
+    print(table_of(report["recipes"]))
+
+
 CALIBRATE = """\
 Fit the operating point of a checkpoint on the val split and write it into the checkpoint: the temperature that makes
 its probabilities honest, a threshold of each diagnosis and, with --risk, the confidence below which it does not answer.
@@ -245,4 +310,5 @@ VERBS = {
     "baseline": baseline_main,
     "calibrate": calibrate_main,
     "layers": layers_main,
+    "recipes": recipes_main,
 }

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mdf.config import AugmentConfig
 
@@ -25,6 +27,16 @@ class Transform:
     contrast: float = 1.0  # gain about the field's mean colour
     gamma: float = 1.0  # exponent on 0..1
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of red, green, blue
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels come to lie elsewhere."""
+        return self.flip or (self.angle, self.scale, *self.shift) != (0.0, 1.0, 0.0, 0.0)
+
+    @property
+    def recolours(self) -> bool:
+        """Whether colours change."""
+        return (self.brightness, self.contrast, self.gamma, *self.gains) != (1.0,) * 6
 
     def matrix(self) -> np.ndarray:
         """float64 [2, 3]: output to input coordinates, both -1..1 with y down (torch's affine_grid)."""
@@ -50,11 +62,28 @@ class Transform:
 
 
 def recolour(image: np.ndarray, lookup: np.ndarray) -> np.ndarray:
-    """`image` uint8 [H, W, 3] through the table of `Transform.lookup`."""
+    """`image` uint8 [H, W, C] through a table uint8 [256, C] as that of `Transform.lookup`."""
     out = np.empty_like(image)
-    for channel in range(3):
+    for channel in range(image.shape[2]):
         out[:, :, channel] = lookup[:, channel].take(image[:, :, channel])
     return out
+
+
+def warp(pixels: Tensor, transform: Transform, side: int | None = None, corner: tuple[int, int] = (0, 0)) -> Tensor:
+    """The geometric part of `transform` on float [C, H, W]: [C, S, S] of the square of `side` S pixels (None = H) whose
+    upper left pixel is at row and column `corner`. What comes from outside of H x W is 0.
+    """
+    count, height, width = pixels.shape
+    side = side or height
+    matrix = transform.matrix()
+    for axis, (length, first) in enumerate(((width, corner[1]), (height, corner[0]))):
+        matrix[axis] *= side / length
+        matrix[axis, 2] += (side + 2 * first) / length - 1
+    theta = torch.from_numpy(matrix).to(torch.float32)[None]
+    grid = torch.nn.functional.affine_grid(theta, [1, count, side, side], align_corners=False)
+    return torch.nn.functional.grid_sample(
+        pixels[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )[0]
 
 
 def sample(cfg: AugmentConfig, rng: np.random.Generator) -> Transform:

@@ -28,7 +28,7 @@ ENDING = ".crop"
 DRAFT = ".draft-"  # how the name of a file that is being written begins
 ABANDONED = 3600  # seconds after which a draft is of a process that was killed
 # modules of mdf.imaging that decide on the pixels of an entry
-MAKERS = ("decode", "dicom", "field", "mask_files", "preprocess")
+MAKERS = ("decode", "dicom", "field", "mask_files", "preprocess", "recipe")
 
 
 @lru_cache(maxsize=1)

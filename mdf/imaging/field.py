@@ -58,6 +58,28 @@ def find_field(image: np.ndarray) -> Field:
     return Field(mask, box, np.count_nonzero(mask) / mask.size)
 
 
+def field_square(image: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """`image` uint8 [H, W, 3] cut to `box`, 0 outside `mask` bool [H, W], padded to a centred square [N, N, 3]."""
+    left, top, right, bottom = box
+    image, mask = image[top:bottom, left:right], mask[top:bottom, left:right]
+    height, width = mask.shape
+    side = max(height, width)
+    inside = int(np.count_nonzero(mask))
+    if inside == side * side:
+        return image
+    out = np.zeros((side, side, 3), dtype=np.uint8)
+    y, x = (side - height) // 2, (side - width) // 2
+    target = out[y : y + height, x : x + width]
+    first, last = mask.argmax(axis=1), width - mask[:, ::-1].argmax(axis=1)
+    last = np.where(mask[np.arange(height), first], last, first)  # rows without any
+    if int((last - first).sum()) == inside:  # a row of the field is one run, and copying runs is fast
+        for row, (start, stop) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+            target[row, start:stop] = image[row, start:stop]
+    else:
+        np.copyto(target, image, where=mask[:, :, None])
+    return out
+
+
 def _brightest(image: np.ndarray) -> np.ndarray:
     """The largest of the three channels, uint8 [H, W]: along the bytes as they lie, 4 times faster than by channel."""
     flat = np.ascontiguousarray(image).reshape(-1)

@@ -5,7 +5,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from mdf.errors import UserError
-from mdf.imaging.augment import Transform, recolour
-from mdf.imaging.field import find_field
+from mdf.imaging.augment import Transform, recolour, warp
+from mdf.imaging.field import field_square, find_field
+from mdf.imaging.recipe import Recipe
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -34,7 +35,7 @@ CROP_MAGIC = b"mdf crop 1\n"
 
 @dataclass(frozen=True)
 class Prepared:
-    pixel_values: torch.Tensor  # float32 [3, S, S], normalised for the encoder
+    pixel_values: torch.Tensor  # float32 [3, S, S], normalised for the encoder; [1, S, S] where its recipe is grey
     unet_pixels: torch.Tensor  # float32 [3, U, U], normalised for the U-Net
     field: torch.Tensor  # bool [1, U, U], inside the field of view
     masks: torch.Tensor  # float32 {0, 1} [K, U, U], zeros where not known
@@ -50,9 +51,10 @@ class Crop:
     share of each pixel that the field and the N masks cover, in 200ths. One that is not has two, [S, S, 3] and
     [U, U, 3], and `covers` {0, 1} [1+N, U, U]. Where the encoder is not shown the field (`Preprocessing.resize`), there
     are always two, [S, S, 3] its own, and M = max(U, T). Where T > 0, what is not to be augmented has [T, T, 3], too.
+    With a recipe of the encoder's its own is what `Recipe.scaled` gives.
     """
 
-    pictures: tuple[torch.Tensor, ...]  # uint8
+    pictures: tuple[torch.Tensor, ...]  # uint8; the encoder's own may be float32
     covers: torch.Tensor  # uint8; the field, then the masks
     names: tuple[str, ...]  # of the N masks
     augmented: bool  # made to be augmented
@@ -61,12 +63,14 @@ class Crop:
         """For a file: a header with shapes, names and a checksum, then the bytes of the tensors."""
         tensors = (*self.pictures, self.covers)
         payload = b"".join(t.numpy().tobytes() for t in tensors)
-        header = {
+        header: dict[str, Any] = {
             "shapes": [list(t.shape) for t in tensors],
             "names": self.names,
             "augmented": self.augmented,
             "crc32": zlib.crc32(payload),
         }
+        if floats := [number for number, t in enumerate(tensors) if t.is_floating_point()]:
+            header["float32"] = floats
         text = json.dumps(header).encode()
         return CROP_MAGIC + len(text).to_bytes(4, "big") + text + payload
 
@@ -81,14 +85,18 @@ class Crop:
         try:
             header = json.loads(bytes(buffer[start:end]))
             shapes, crc32 = [tuple(s) for s in header["shapes"]], header["crc32"]
-            sizes = [math.prod(shape) for shape in shapes]
+            floats = set(header.get("float32", ()))  # numbers of the tensors that are not uint8
+            sizes = [math.prod(shape) * (4 if number in floats else 1) for number, shape in enumerate(shapes)]
         except (ValueError, KeyError, TypeError):
             raise ValueError("its header is damaged") from None
         if len(buffer) - end != sum(sizes) or zlib.crc32(memoryview(buffer)[end:]) != crc32:
             raise ValueError("its bytes are damaged or cut short")
         tensors = []
-        for shape, size in zip(shapes, sizes, strict=True):
-            tensors.append(torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=end).view(shape))
+        for number, (shape, size) in enumerate(zip(shapes, sizes, strict=True)):
+            part = torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=end)
+            if number in floats:
+                part = part.clone().view(torch.float32)  # a clone, since floats have to be aligned in memory
+            tensors.append(part.view(shape))
             end += size
         # a file of mdf 0.1 does not say; there, one picture was for augmenting
         augmented = header.get("augmented", len(tensors) == 2)
@@ -108,11 +116,28 @@ class Preprocessing:
     crop_field: bool = True  # cut to the box round the field of view
     resize: str = "field"  # of RESIZES, what the encoder is shown; the others are always shown the field
     language_size: int = 0  # T, pixels; 0 = the language model has no vision tower of its own
+    recipe: Recipe | None = None  # of a released encoder, for what that is shown instead of `resize` (`with_recipe`)
     version: int = 2  # of the algorithm below; raised when its pixels change
+
+    def with_recipe(self, recipe: Recipe) -> "Preprocessing":
+        """The same for the U-Net, masks and language model, and for the encoder what its own code shows it."""
+        mean, std = recipe.mean or (0.0,) * recipe.channels, recipe.std or (1.0,) * recipe.channels
+        return replace(self, encoder_size=recipe.side, encoder_mean=mean, encoder_std=std, recipe=recipe)
+
+    @property
+    def shown(self) -> str:
+        """By which rule the encoder is shown the photograph: of RESIZES, or of a recipe's RULES."""
+        return self.recipe.rule if self.recipe is not None else self.resize
+
+    @property
+    def channels(self) -> int:
+        """Of the encoder's input: 3, or 1 where its recipe is grey."""
+        return self.recipe.channels if self.recipe is not None else 3
 
     def to_dict(self) -> dict:
         """Plain values, as written to preprocessing.json."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return values | {"recipe": self.recipe and self.recipe.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "Preprocessing":
@@ -123,11 +148,15 @@ class Preprocessing:
                 f"preprocessing: unknown setting {', '.join(unknown)}. Was it written by another version of mdf?"
             )
         read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if read.get("recipe") is not None:
+            read["recipe"] = Recipe.from_dict(read["recipe"])
         settings = cls(**read)
         if settings.version != cls.version:
             raise UserError(f"preprocessing: version {settings.version} is not this mdf's version {cls.version}.")
         if settings.resize not in RESIZES:
             raise UserError(f"preprocessing: resize {settings.resize!r} is none of {', '.join(RESIZES)}")
+        if settings.recipe is not None and settings != settings.with_recipe(settings.recipe):
+            raise UserError("preprocessing: encoder_size, encoder_mean and encoder_std are not those of its recipe")
         return settings
 
     def hash(self) -> str:
@@ -137,6 +166,8 @@ class Preprocessing:
             del values["resize"]  # checkpoints from before there was a choice keep their hash
         if not self.language_size:
             del values["language_size"]  # likewise
+        if self.recipe is None:
+            del values["recipe"]  # likewise
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     def prepare(
@@ -148,7 +179,8 @@ class Preprocessing:
     ) -> Prepared:
         """Crop to the field of view, pad to a centred square (no distortion), scale with antialiasing, normalise.
 
-        With another `resize` than `field` that is what the U-Net sees; the encoder sees the whole photograph.
+        With another `resize` than `field` that is what the U-Net sees; the encoder sees the whole photograph. With a
+        recipe the encoder sees, without `transform`, what `Recipe.apply` gives to the last bit.
         `image` uint8 [H, W, 3]; `masks` name -> bool [H, W] of the same size; `mask_names` are the K output masks in
         order. Pixels outside the field are 0 before normalising. The geometric part of `transform` acts on image, field
         and masks alike, the photometric part on the image alone. Raises UserError for wrong shapes.
@@ -169,14 +201,19 @@ class Preprocessing:
                 )
         found = find_field(image)
         box = found.box if self.crop_field else (0, 0, image.shape[1], image.shape[0])
-        square = torch.from_numpy(_field_square(image, found.mask, box)).permute(2, 0, 1)
+        cut = field_square(image, found.mask, box)
+        square = torch.from_numpy(cut).permute(2, 0, 1)
         covers = torch.cat(
             [
                 _square(torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))[None], box)
                 for mask in (found.mask, *given.values())
             ]
         ).to(torch.float32)
-        whole = () if self.resize == "field" else (_last(_whole(image, self.encoder_size, self.resize)),)
+        whole: tuple[torch.Tensor, ...] = ()
+        if self.recipe is not None:
+            whole = (self.recipe.scaled(image, cut if self.crop_field else None),)
+        elif self.resize != "field":
+            whole = (_last(_whole(image, self.encoder_size, self.resize)),)
         if augmented:
             side = max(self.unet_size, self.language_size, 0 if whole else self.encoder_size)
             covers = _resize(covers, side).mul_(STEPS).ceil_().clamp_(0, STEPS).to(torch.uint8)
@@ -197,6 +234,7 @@ class Preprocessing:
         """
         if crop.augmented != (transform is not None):
             raise ValueError("a crop is augmented where it was made for that, and only there")
+        lookup = None
         if transform is None:
             encoder, unet, *own = (picture.permute(2, 0, 1) for picture in crop.pictures)
             inside, covers = crop.covers[:1].bool(), crop.covers[1:]
@@ -205,52 +243,34 @@ class Preprocessing:
             lookup = transform.lookup(picture, field)
             coloured = torch.from_numpy(recolour(picture, lookup) * field[:, :, None]).permute(2, 0, 1)
             shares = crop.covers.to(torch.float32).sub_(0.5).clamp_(min=0).div_(STEPS)  # the middle of each step
-            both = _warp(torch.cat([coloured.to(torch.float32), shares]), transform)
+            both = warp(torch.cat([coloured.to(torch.float32), shares]), transform)
             square = _pixels(both[:3])
             covers = _resize(both[3:], self.unet_size)
             inside, covers = covers[:1] > 0.5, covers[1:] > MASK_COVERAGE
             unet = _resize(square, self.unet_size) * inside
             own = [_resize(square, self.language_size)] if self.language_size else []
-            if self.resize == "field":
+            if self.recipe is None and self.resize == "field":
                 encoder = _resize(square, self.encoder_size)
-            else:
+            elif self.recipe is None:
                 whole = crop.pictures[0].numpy()
                 whole = recolour(whole, lookup) * whole.any(2, keepdims=True)  # black stays black, as beside the field
-                encoder = _pixels(_warp(torch.from_numpy(whole).permute(2, 0, 1).to(torch.float32), transform))
+                encoder = _pixels(warp(torch.from_numpy(whole).permute(2, 0, 1).to(torch.float32), transform))
         masks = torch.zeros(len(mask_names), self.unet_size, self.unet_size)
         for row, name in enumerate(crop.names):
             if name in mask_names:
                 masks[mask_names.index(name)] = covers[row]
+        if self.recipe is not None:
+            pixel_values = self.recipe.finish(crop.pictures[0], transform, lookup)
+        else:
+            pixel_values = _normalise(encoder, self.encoder_mean, self.encoder_std)
         return Prepared(
-            pixel_values=_normalise(encoder, self.encoder_mean, self.encoder_std),
+            pixel_values=pixel_values,
             unet_pixels=_normalise(unet, self.unet_mean, self.unet_std),
             field=inside,
             masks=masks,
             mask_known=torch.tensor([name in crop.names for name in mask_names], dtype=torch.bool),
             picture=own[0].contiguous() if own else None,
         )
-
-
-def _field_square(image: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """`image` uint8 [H, W, 3] cut to `box`, 0 outside `mask` bool [H, W], padded to a centred square [N, N, 3]."""
-    left, top, right, bottom = box
-    image, mask = image[top:bottom, left:right], mask[top:bottom, left:right]
-    height, width = mask.shape
-    side = max(height, width)
-    inside = int(np.count_nonzero(mask))
-    if inside == side * side:
-        return image
-    out = np.zeros((side, side, 3), dtype=np.uint8)
-    y, x = (side - height) // 2, (side - width) // 2
-    target = out[y : y + height, x : x + width]
-    first, last = mask.argmax(axis=1), width - mask[:, ::-1].argmax(axis=1)
-    last = np.where(mask[np.arange(height), first], last, first)  # rows without any
-    if int((last - first).sum()) == inside:  # a row of the field is one run, and copying runs is fast
-        for row, (start, stop) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
-            target[row, start:stop] = image[row, start:stop]
-    else:
-        np.copyto(target, image, where=mask[:, :, None])
-    return out
 
 
 def _last(pixels: torch.Tensor) -> torch.Tensor:
@@ -296,15 +316,6 @@ def _whole(image: np.ndarray, side: int, resize: str) -> torch.Tensor:
 def _pixels(values: torch.Tensor) -> torch.Tensor:
     """uint8, rounded, from float32 that may lie beside 0 and 255."""
     return values.round_().clamp_(0, 255).to(torch.uint8)
-
-
-def _warp(pixels: torch.Tensor, transform: Transform) -> torch.Tensor:
-    """The geometric part of `transform` on float [C, S, S]; what comes from outside is 0."""
-    theta = torch.from_numpy(transform.matrix()).to(torch.float32)[None]
-    grid = torch.nn.functional.affine_grid(theta, [1, *pixels.shape], align_corners=False)
-    return torch.nn.functional.grid_sample(
-        pixels[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )[0]
 
 
 def _normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

@@ -38,6 +38,7 @@ class Tile:
     caption: str
     note: str
     map: np.ndarray  # float [h,w] of the networks' square
+    frame: Frame | None = None  # where that lies, if not where the large one's does
 
 
 def heat(image: np.ndarray, values: np.ndarray, highest: float) -> np.ndarray:
@@ -90,7 +91,7 @@ def page(
     sheet.paste(scaled(heat(image, frame.place(large), float(large.max())), half), (2 * MARGIN + half, top))
     for i, tile in enumerate(tiles):
         x, y = MARGIN + (i % COLUMNS) * (TILE + MARGIN), start + (i // COLUMNS) * step
-        sheet.paste(scaled(heat(image, frame.place(tile.map), float(tile.map.max())), TILE), (x, y))
+        sheet.paste(scaled(heat(image, (tile.frame or frame).place(tile.map), float(tile.map.max())), TILE), (x, y))
         below = y + step - 2 * LINE - 10
         pen.text((x, below), cut(tile.caption, 20), fill=INK, font_size=14)
         pen.text((x, below + LINE - 1), tile.note, fill=FAINT, font_size=12)
@@ -140,9 +141,10 @@ def explain(
     """Write what `answer` to `question` was read from into the folder `out`; returns the files.
 
     mean.png and depth_N.png: where the adapters looked, for the whole answer and for each word; gradient.png: which
-    patches speak for the answer; overlay.png and masks.png: the mean map, and what the U-Net draws, in the photograph's
-    own pixels; maps.json: the colours of the masks, words, shares that went to nothing, and the maps themselves. Files
-    of these names are replaced. Raises UserError for a model without adapters and an answer without words.
+    patches speak for the answer, the encoder's too; overlay.png and masks.png: the mean map, and what the U-Net draws,
+    in the photograph's own pixels; maps.json: the colours of the masks, words, shares that went to nothing, and the
+    maps themselves. Files of these names are replaced. Raises UserError for a model without adapters and an answer
+    without words.
     """
     model, image, out = predictor.model, photograph.image, Path(out)
     if not model.fusion.layers:
@@ -174,6 +176,9 @@ def explain(
     assert found.memory is not None
     effects = found.memory[0].clamp(min=0).cpu().numpy()
     tiles = [Tile(f"depth {d}", "", effects[k]) for k, d in enumerate(model.fusion.depths)]
+    if found.encoder is not None:
+        own = Frame.of_encoder(image, predictor.processor.preprocessing)
+        tiles.append(Tile("the encoder", "", found.encoder[0].clamp(min=0).cpu().numpy(), own))
     speaks = found.memory[0].sum(0).clamp(min=0).cpu().numpy()
     title = "Which patches speak for the answer: gradient of its log-likelihood times what each holds"
     page(image, frame, title, said, speaks, tiles).save(out / "gradient.png")

@@ -228,9 +228,13 @@ def counted(values: Iterable[Any]) -> str:
 def preprocessing(model: Any) -> str:
     """How photographs have to look; the processor does it."""
     p = model.processor.preprocessing
+    own = ""
+    if p.recipe is not None:
+        settings = ", ".join(f"{key} {value}" for key, value in p.recipe.to_dict().items())
+        own = f"The encoder's pictures are made as its weights were trained: {settings}. "
     return (
-        f"`preprocessing.json`, hash {p.hash()}: the encoder reads {p.encoder_size} px ({p.resize}), the U-Net "
-        f"{p.unet_size} px. Loading refuses a file that was changed."
+        f"`preprocessing.json`, hash {p.hash()}: the encoder reads {p.encoder_size} px ({p.shown}), the U-Net "
+        f"{p.unet_size} px. {own}Loading refuses a file that was changed."
     )
 
 

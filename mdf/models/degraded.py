@@ -50,7 +50,7 @@ def blurred(inputs: Inputs, sigma: float = SIGMA) -> Inputs:
 def mixed(whole: Inputs, other: Inputs, share: Tensor) -> Inputs:
     """Pixels of `other` where `share` [N,U,U] is 1, of `whole` where it is 0, in every picture alike.
 
-    For photographs whose encoder is shown the field of view (`Preprocessing.resize`), as the U-Net is.
+    For photographs whose encoder is shown the field of view (`Preprocessing.shown`), as the U-Net is.
     """
     found = {k: whole[k] for k in ("field", "aspect_ratio_ids", "aspect_ratio_mask") if k in whole}
     share = share[:, None].float()

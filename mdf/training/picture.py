@@ -26,8 +26,8 @@ COLOURS = (
 
 
 def pixels(normalised: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """[3,H,W] as the model gets it -> uint8 [H,W,3]."""
-    image = normalised.permute(1, 2, 0).numpy() * np.array(std) + np.array(mean)
+    """[3,H,W] (or [1,H,W], grey) as the model gets it -> uint8 [H,W,3]."""
+    image = normalised.expand(3, -1, -1).permute(1, 2, 0).numpy() * np.array(std) + np.array(mean)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 

@@ -81,8 +81,9 @@ def with_parts(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> M
     folder, parts = Path(cfg.run.start_from), cfg.run.start_parts
     trained = read_config(MDFModel.config_class, folder)
     had = {part: asdict(section) for part, section in zip(PARTS, trained.sections(), strict=True)}  # type: ignore[call-overload]
-    shown = read_json(folder / "preprocessing.json")
-    seen = {k: v for k, v in shown.items() if k.split("_")[0] in parts or (k == "resize" and "encoder" in parts)}
+    shown = {"recipe": None} | read_json(folder / "preprocessing.json")
+    of_encoder = ("resize", "recipe") if "encoder" in parts else ()
+    seen = {k: v for k, v in shown.items() if k.split("_")[0] in parts or k in of_encoder}
     refuse_other(cfg, differ(had, {part: sections(cfg)[part] for part in parts}), seen)
     model = MDFModel.build(cfg, diagnoses, dtype=dtype)
     given = saved.read_tensors(folder / "model.safetensors")

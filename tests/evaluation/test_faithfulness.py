@@ -91,6 +91,6 @@ def test_bad_input(checkpoint, model, capsys):
     with pytest.raises(UserError, match="no adapters"):
         Faithfulness(without, [])
     whole = SimpleNamespace(
-        fusion=model.fusion, processor=SimpleNamespace(preprocessing=SimpleNamespace(resize="squash"))
+        fusion=model.fusion, processor=SimpleNamespace(preprocessing=SimpleNamespace(shown="squash"))
     )
     assert Faithfulness(whole, []).left == 0 and "left out" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import pytest
 from mdf.imaging.frame import Frame
 from mdf.imaging.phantom import draw
 from mdf.imaging.preprocess import Preprocessing
+from mdf.imaging.recipe import RULES, Recipe
 
 SIDE = 128
 
@@ -37,6 +38,34 @@ def test_a_bright_spot_comes_back_to_its_own_pixels(height, width, centre, radiu
     y, x = np.nonzero(placed > 0.7 * placed.max())
     assert (y.mean(), x.mean()) == pytest.approx(spot, abs=1.0)
     assert frame.place(np.ones((4, 4)))[spot] == 1
+
+
+SHOWN = {
+    "field": Preprocessing(encoder_size=SIDE, unet_size=SIDE),
+    "squashed": Preprocessing(encoder_size=SIDE, unet_size=SIDE, resize="squash"),
+    "padded": Preprocessing(encoder_size=SIDE, unet_size=SIDE, resize="pad"),
+} | {
+    rule: Preprocessing(unet_size=SIDE).with_recipe(
+        Recipe(side=SIDE, rule=rule, shorter=150 if rule == "crop" else None)
+    )
+    for rule in RULES
+}
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 600), (610, 420), (300, 300)])
+@pytest.mark.parametrize("settings", SHOWN.values(), ids=SHOWN)
+def test_what_the_encoder_saw_comes_back_to_its_own_pixels_and_the_unet_s_frame_stays(settings, height, width):
+    spot = height * 2 // 5, width * 3 // 5
+    image = photograph(height, width, (height // 2, width // 2), 0.45 * min(height, width), spot)
+    seen = settings.prepare(image).pixel_values[2].numpy()
+    frame = Frame.of_encoder(image, settings)
+    placed = frame.place(seen - seen.min())
+    assert placed.shape == (height, width)
+    y, x = np.nonzero(placed > 0.7 * placed.max())
+    assert (y.mean(), x.mean()) == pytest.approx(spot, abs=1.5)
+    assert Frame.of(image, settings) == Frame.of(image, SHOWN["field"])
+    if settings.shown == "crop":  # what the encoder was not shown
+        assert not frame.place(np.ones((4, 4)))[0, 0]
 
 
 def test_beside_the_square_there_is_nothing():
