@@ -254,11 +254,11 @@ def check_encoder(encoder: EncoderConfig) -> Iterator[str]:
 
 def check_model(cfg: Config) -> Iterator[str]:
     fusion, unet = cfg.fusion, cfg.unet
-    for name in ("mean", "std"):
-        values = getattr(cfg.encoder, name)
+    for part, name in (("encoder", "mean"), ("encoder", "std"), ("unet", "mean"), ("unet", "std")):
+        values = getattr(getattr(cfg, part), name)
         if values and (len(values) != 3 or (name == "std" and min(values) <= 0)):
             positive = " above 0" if name == "std" else ""
-            yield f"encoder.{name}: {list(values)} must be three numbers{positive}, for RGB in 0..1"
+            yield f"{part}.{name}: {list(values)} must be three numbers{positive}, for RGB in 0..1"
     if any(d not in (1, 2, 3, 4) for d in fusion.depths):
         yield f"fusion.depths: {list(fusion.depths)} must be of 1, 2, 3, 4 (strides 2, 4, 8, 16)"
     if len(set(fusion.depths)) < len(fusion.depths):
@@ -373,7 +373,8 @@ def check_best(stage: StageConfig, losses: list[str], name: str) -> Iterator[str
 def check_contrasts(cfg: Config, stage: StageConfig, losses: list[str], name: str) -> Iterator[str]:
     """What sigmoid and patient need beside them."""
     encoder = cfg.encoder
-    own = "siglip" in encoder.model.lower() or encoder.model.endswith(".json")  # an architecture may bring a bias along
+    # an architecture may bring a bias along
+    own = "siglip" in f"{encoder.model} {encoder.weights}".lower() or encoder.model.endswith(".json")
     if "sigmoid" in losses and encoder.init_logit_bias is None and not own:
         yield (
             f"{name}.losses.sigmoid: {encoder.model} has no logit bias to learn; set encoder.init_logit_bias=-10 and "

@@ -104,9 +104,13 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    encoder: str = "mobilenet_v2"  # segmentation-models-pytorch encoder name
-    weights: str | None = None  # local file or bundled name (mobilenetv2-imagenet, resnet50-imgsim); null = random
+    encoder: str = "mobilenet_v2"  # segmentation-models-pytorch encoder name, or tu-NAME of timm
+    # local file of an encoder or a whole U-Net, bundled name (mobilenetv2-imagenet, resnet50-imgsim), or a release with
+    # its file (fundus-lesions:FILE), whose own encoder takes the place of `encoder`; null = random
+    weights: str | None = None
     size: int = 256  # input side in pixels, divisible by 16 * fusion.grid
+    mean: tuple[float, ...] = ()  # of red, green and blue in 0..1, subtracted; () = as the weights were trained
+    std: tuple[float, ...] = ()  # likewise, divided by
     decoder_channels: tuple[int, ...] = (128, 64, 32, 16, 16)  # from stride 16 up to stride 1
     encoder_lr_scale: float = 0.1  # the learning rate of its encoder / the U-Net's; 1 where it starts random
     masks: tuple[str, ...] = ("vessel",)  # one output map each, in this order

@@ -110,6 +110,18 @@ def main(argv: list[str] | None = None) -> None:
         help="read by the probe: the unit embedding (default), or the mean of the patch tokens before the projection",
     )
     parser.add_argument(
+        "--prompts-of",
+        metavar="NAME",
+        help="zero_shot: also as this release's authors run it (flair, mmfundusclip, "
+        "ret-clip, or a YAML file; default: the encoder's own release)",
+    )
+    parser.add_argument(
+        "--definitions",
+        metavar="FILE",
+        help="zero_shot: what that release says of its classes (FLAIR's dictionary.py, "
+        "or YAML; default: the vocabulary's descriptions)",
+    )
+    parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="at most N photographs, drawn by the seed (default: all)"
     )
     parser.add_argument(
@@ -152,7 +164,10 @@ def main(argv: list[str] | None = None) -> None:
     from mdf.evaluation.task import draw
     from mdf.inference.explain import diagnosis_map
     from mdf.inference.predictor import load_embedder, load_model
+    from mdf.released_prompts import read_definitions, read_protocol
 
+    protocol = read_protocol(args.prompts_of) if args.prompts_of else None
+    definitions = read_definitions(args.definitions) if args.definitions else None
     if checkpoint is None or set(tasks) <= set(EMBEDDING_TASKS):
         model = load_embedder(checkpoint, args.encoder, args.weights, args.size, args.device)
     else:
@@ -175,6 +190,8 @@ def main(argv: list[str] | None = None) -> None:
         folds=args.folds,
         features=args.features,
         learn_from=learn_from,
+        protocol=protocol,
+        definitions=definitions,
         batch_size=args.batch_size,
         generated=args.generated,
         point=point,

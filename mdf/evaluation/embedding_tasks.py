@@ -3,7 +3,7 @@
 Shapes: N photographs, J of them with a class, C classes, E embedding width, D width of the probe's features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,12 @@ from mdf.errors import UserError
 from mdf.evaluation import few_shot, probe, retrieval, zero_shot
 from mdf.evaluation.classification import classification_metrics
 from mdf.evaluation.photographs import embed, embed_records, embed_texts
+from mdf.evaluation.released import Released
 from mdf.evaluation.task import Material
 from mdf.processor import Inputs
 from mdf.prototypes import class_embeddings, class_texts, truths
 from mdf.records import FundusRecord, Manifest
+from mdf.released_prompts import Protocol
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Settings:
     whose: str = "the manifest's"  # splits are learnt from, for messages
     features: str = "embedding"  # what the probe reads, see photographs.embed
     batch_size: int = 32
+    protocol: Protocol | None = None  # of a released CLIP, whose zero-shot is run as well
+    definitions: Mapping[str, Sequence[str]] | None = None  # of its classes; None = the vocabulary's
     options: dict = field(default_factory=dict)  # of the bootstrap: resamples, seed
 
 
@@ -86,6 +90,10 @@ class EmbeddingTasks:
                 texts = class_texts(model.processor.prompts, judged.classes, variant)
                 self.texts[variant] = texts
                 self.prototypes[variant] = class_embeddings(texts, lambda lines: embed_texts(model, lines))
+        self.released: Released | None = None
+        if "zero_shot" in wanted and settings.protocol is not None:
+            lines = settings.protocol.texts(judged.classes, settings.definitions)
+            self.released = Released(model, settings.protocol, lines)
         needed = [("train", "embedding")] if "few_shot" in wanted else []
         if "probe" in wanted and not settings.folds:
             needed += [("train", settings.features), ("val", settings.features)]
@@ -124,6 +132,9 @@ class EmbeddingTasks:
             unseen = [n for n in self.judged.unseen if any(n in names for names in truth)]
             part = zero_shot.zero_shot_metrics(truth, found, classes, who, unseen=unseen, **options)
             metrics["zero_shot"] = {**part, "texts": self.texts["described"]}
+            if self.released is not None:
+                eyes = [self.records[i].eye for i in rows]
+                metrics["zero_shot"]["released"] = self.released.metrics(embeds[rows], eyes, truth, who, options)
         if "probe" in self.wanted:
             read = np.stack(self.features) if self.features else embeds
             metrics["probe"], self.tables["probe"] = self.probe(truth, who, read[rows])

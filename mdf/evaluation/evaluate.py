@@ -36,6 +36,7 @@ from mdf.files import write_text
 from mdf.imaging.decode import load_image
 from mdf.imaging.quality import assess
 from mdf.records import SPLITS, FundusRecord, Manifest
+from mdf.released_prompts import Protocol, protocols
 
 
 def evaluate(
@@ -49,6 +50,8 @@ def evaluate(
     folds: int = 0,
     features: str = "embedding",
     learn_from: Manifest | None = None,
+    protocol: Protocol | None = None,
+    definitions: Mapping[str, Sequence[str]] | None = None,
     batch_size: int = 32,
     generated: int = GENERATED,
     checkpoint: str = "",
@@ -64,7 +67,8 @@ def evaluate(
 
     `classes`, `folds` and `features` are for the embedding tasks, see `embedding_tasks.Settings`; for those an
     `Embedder` does as `model`. `learn_from` is another manifest than `manifest`, whose train and val splits a probe and
-    few shots learn from; the classes are then those that both know, unless `classes` names others. At most `generated`
+    few shots learn from; the classes are then those that both know, unless `classes` names others. `protocol` and
+    `definitions` are a released CLIP's, see `mdf.evaluation.released`; None = of the encoder's own. At most `generated`
     photographs are put into words (0 = all). `point` is the checkpoint's operating point, where one was fitted.
     `overlap` is what `find_overlap` found and was allowed; it is stamped. `draw_map` makes of a photograph uint8
     [H,W,3] and a diagnosis a picture of where the model looked, for the cases that the page shows; without
@@ -89,7 +93,11 @@ def evaluate(
             "--tasks probe --folds 5, or another manifest with --learn-from"
         )
     whose = "the manifest's" if learn_from is None else "--learn-from's"
-    settings = Settings(tuple(classes), folds, whose, features, batch_size, material.options)
+    if "zero_shot" in tasks:
+        protocol = protocol or protocols().get(model.encoder.architecture.get("release"))
+    if definitions is not None and (protocol is None or not protocol.definitions):
+        raise UserError("--definitions goes with the task zero_shot and the prompts of a release that has some (flair)")
+    settings = Settings(tuple(classes), folds, whose, features, batch_size, protocol, definitions, material.options)
     doing = make_tasks(material, tasks, settings, learn_from or manifest, generated)
 
     masked = model.config.masks if any(isinstance(task, Masks | Faithfulness) for task in doing) else ()

@@ -102,6 +102,7 @@ class FundusEncoder(nn.Module):
             self.architecture |= encoder_weights.load(self.clip, cfg, self.architecture)
         side = self.architecture["vision_cfg"]["image_size"]
         self.size: int = side[0] if isinstance(side, tuple | list) else side
+        self.channels = 1 if self.architecture.get("recipe", {}).get("colour") == "grey" else 3
         towers.resize(self.clip.visual, self.size)
         if cfg.init_logit_scale is not None:  # over what the weights bring along
             nn.init.constant_(self.clip.logit_scale, math.log(cfg.init_logit_scale))
@@ -133,10 +134,9 @@ class FundusEncoder(nn.Module):
     def _shapes(self, cfg: EncoderConfig) -> tuple[int, tuple[int, int], int]:
         """Width and grid of the patch tokens and width of the embedding, as one black photograph shows them."""
         recipe = self.architecture.get("recipe")
-        channels = 1 if recipe and recipe.get("colour") == "grey" else 3
         try:
             with torch.no_grad(), nothing() if recipe else nullcontext():  # those may be large: nothing is computed
-                pooled, tokens = self.features(torch.zeros(1, channels, self.size, self.size))
+                pooled, tokens = self.features(torch.zeros(1, self.channels, self.size, self.size))
         except (AssertionError, RuntimeError) as error:
             raise UserError(
                 f"encoder.size: {self.size} px do not go through the image tower {cfg.image or cfg.model} ({error})"
@@ -183,11 +183,12 @@ class FundusEncoder(nn.Module):
         return {n: (at, max(t.values())) for t in depth.layers(self).values() for n, at in t.items()}
 
     def is_projection(self, name: str) -> bool:
-        """Whether a parameter is of the new projection behind a timm trunk or a text model."""
-        timm_head = hasattr(self.clip.visual, "trunk") and name.startswith("clip.visual.head.")
-        return timm_head or (
-            isinstance(getattr(self.clip, "text", None), TextTower) and name.startswith("clip.text.proj.")
-        )
+        """Whether a parameter is of the new projection behind a timm trunk or a text model; a release has its own."""
+        release = zoo.named(self.architecture["release"]) if "release" in self.architecture else None
+        timm_head = hasattr(self.clip.visual, "trunk") and name.startswith("clip.visual.head.") and release is None
+        own = release is not None and release.text is not None
+        bert = isinstance(getattr(self.clip, "text", None), TextTower) and not own
+        return timm_head or (bert and name.startswith("clip.text.proj."))
 
     def train(self, mode: bool = True) -> "FundusEncoder":
         super().train(mode)
@@ -236,6 +237,14 @@ class FundusEncoder(nn.Module):
     def encode_text(self, caption_ids: Tensor) -> Tensor:
         """int64 [B,T] -> unit embeddings [B,E]."""
         return self.clip.encode_text(caption_ids, normalize=True)
+
+    def encode_prompts(self, caption_ids: Tensor, *, side: str = "", pooling: str | None = None) -> Tensor:
+        """`encode_text` through the head for eyes of a `side`, or with another pooling of a BERT text tower."""
+        if side:
+            return self._sides().text(self.clip.text.pooled(caption_ids), side)
+        if pooling:
+            return F.normalize(self.clip.text.proj(self.clip.text.pooled(caption_ids, pooling)), dim=-1)
+        return self.encode_text(caption_ids)
 
     def encode_patient(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Photographs [B,3,S,S] of left and right eyes -> unit vectors [B,E] of patient, left and right (RET-CLIP).

@@ -5,11 +5,12 @@ from typing import Any
 from mdf.config import Config
 from mdf.errors import UserError
 from mdf.imaging.preprocess import Preprocessing
-from mdf.models import zoo
+from mdf.imaging.recipe import Recipe
+from mdf.models import unet_weights, zoo
 from mdf.models.fundus_encoder import statistics
 from mdf.models.language import has_tower
 from mdf.models.towers import resolve
-from mdf.models.weights import language_path, normalisation
+from mdf.models.weights import language_path
 from mdf.tiles import load_image_processor
 
 
@@ -18,7 +19,7 @@ def preprocessing_of(cfg: Config) -> Preprocessing:
     encoder = None if cfg.encoder.size and zoo.reference(cfg.encoder.weights)[0] is None else resolve(cfg.encoder)
     side = cfg.encoder.size if encoder is None else encoder["vision_cfg"]["image_size"]
     encoder_mean, encoder_std = statistics(cfg.encoder)
-    unet_mean, unet_std = normalisation(cfg.unet.weights)
+    unet_mean, unet_std = unet_weights.statistics(cfg.unet)
     made = Preprocessing(
         encoder_size=side[0] if isinstance(side, list | tuple) else side,
         unet_size=cfg.unet.size,
@@ -36,8 +37,6 @@ def as_released(preprocessing: Preprocessing, architecture: dict[str, Any]) -> P
     """The same with the recipe of a released encoder, where the architecture is of one."""
     if "recipe" not in architecture:
         return preprocessing
-    from mdf.imaging.recipe import Recipe
-
     return preprocessing.with_recipe(Recipe.from_dict(architecture["recipe"]))
 
 

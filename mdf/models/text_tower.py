@@ -97,21 +97,22 @@ class TextTower(nn.Module):
         """int64 [B,T], padded on the right -> [B,E], not normalised."""
         return self.proj(self.pooled(caption_ids))
 
-    def pooled(self, caption_ids: Tensor) -> Tensor:
-        """int64 [B,T], padded on the right -> [B,d], what is projected."""
+    def pooled(self, caption_ids: Tensor, pool: str | None = None) -> Tensor:
+        """int64 [B,T], padded on the right -> [B,d], what is projected; `pool` None = as the tower was built."""
+        pool = pool or self.pool
         real = caption_ids != self.pad_id
-        layers = self.pool in (LAYERS, LAYERS_PADDED)
+        layers = pool in (LAYERS, LAYERS_PADDED)
         out = self.transformer(input_ids=caption_ids, attention_mask=real.long(), output_hidden_states=layers)
         states = out.last_hidden_state
         if layers:
             first, second, last = (out.hidden_states[at].float() for at in (1, 2, -1))
             states = (first + second + last) / 3
-        if self.pool == LAYERS_PADDED:
+        if pool == LAYERS_PADDED:
             return states.mean(1)
-        if self.pool in ("mean_pooler", LAYERS):
+        if pool in ("mean_pooler", LAYERS):
             weight = real[..., None].float()
             return (states.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
-        if self.pool == "cls_pooler" and getattr(out, "pooler_output", None) is not None:
+        if pool == "cls_pooler" and getattr(out, "pooler_output", None) is not None:
             return out.pooler_output
         return states[:, 0]
 

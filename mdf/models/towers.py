@@ -60,6 +60,8 @@ def resolve(cfg: EncoderConfig, *, at_hand: bool = True) -> dict[str, Any]:
     keeps this needs neither the hub nor the folder that the text model came from.
     """
     release, _ = zoo.reference(cfg.weights)
+    if cfg.interpolate and release is None:
+        raise UserError("encoder.interpolate: is for a released encoder, encoder.weights=NAME:FILE; others follow size")
     config = architecture(cfg.model) if release is None else of_release(release, cfg)
     out = {key: config[key] for key in (*KEYS, "release", "recipe") if key in config}
     out["custom_text"] = bool(config.get("custom_text")) or "hf_model_name" in config["text_cfg"]

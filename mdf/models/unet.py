@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from mdf.config import UNetConfig
 from mdf.errors import UserError
+from mdf.models import unet_weights
 from mdf.models.depthwise import depthwise_in_float32
 from mdf.models.normalization import batchnorm_to_groupnorm, freeze_statistics
-from mdf.models.weights import unet_encoder_state
 
 DEPTHS = 4  # skips handed out: strides 2, 4, 8, 16
 
@@ -26,13 +26,11 @@ class UNet(nn.Module):
     def __init__(self, cfg: UNetConfig, load: bool = True):
         """Build the U-Net; `load` False leaves the named weights to a checkpoint."""
         super().__init__()
-        if cfg.encoder not in smp.encoders.get_encoder_names():
-            import difflib
-
-            near = difflib.get_close_matches(cfg.encoder, smp.encoders.get_encoder_names(), 5)
-            raise UserError(f"unet.encoder: no encoder {cfg.encoder!r}; nearest: {', '.join(near)}")
+        self.loaded = ""  # what is to be said of weights that were read
+        name = unet_weights.encoder_name(cfg)
+        unet_weights.check(name)
         self.net = smp.Unet(
-            cfg.encoder,
+            name,
             encoder_weights=None,
             decoder_channels=cfg.decoder_channels,
             classes=max(1, len(cfg.masks)),
@@ -41,12 +39,18 @@ class UNet(nn.Module):
         if not cfg.weights:
             batchnorm_to_groupnorm(self.net.encoder)
         elif load:
-            self.net.encoder.load_state_dict(unet_encoder_state(cfg.weights, cfg.encoder), strict=True)
+            state, self.loaded = unet_weights.encoder_state(cfg)
+            self.net.encoder.load_state_dict(state, strict=True)
         # most pixels belong to no mask: start there, not at one half
         nn.init.constant_(self.net.segmentation_head[0].bias, -2.0)
         self.masks = cfg.masks
         self.size = cfg.size
         self.channels: tuple[int, ...] = tuple(self.net.encoder.out_channels[1 : DEPTHS + 1])  # C_1..C_4
+        if 0 in self.channels:
+            raise UserError(
+                f"unet.encoder: {name} has no map at stride {2 ** (self.channels.index(0) + 1)}; "
+                "the skips are those at strides 2, 4, 8 and 16, as of a ResNet"
+            )
         depthwise_in_float32(self.net.encoder)
         self.to(memory_format=torch.channels_last)
 

@@ -82,6 +82,8 @@ def describe(architecture: Mapping[str, Any]) -> list[str]:
         f"{release.title} ({release.name}; {release.licence}) brings its own architecture and preprocessing: "
         f"encoder.model, image, size, resize, mean, std{text} do not apply"
     ]
+    if release.text is None:
+        lines.append("it has no text tower: encoder.text or encoder.model gives one, whose projection starts random")
     weights = architecture.get("weights")
     if weights is None:
         return [*lines, f"no weights: give {release.name}:FILE ({release.source})"]

@@ -150,7 +150,7 @@ def longest_batch(cfg: Config, model: MDFModel, task: Task) -> Batch:
     b, side, unet, masks = task.stage.batch_size, model.encoder.size, cfg.unet.size, len(cfg.unet.masks)
     mode = next(model.parameters()).fake_mode  # type: ignore[attr-defined]
     with mode:
-        pixels, unet_pixels = torch.empty(b, 3, side, side), torch.empty(b, 3, unet, unet)
+        pixels, unet_pixels = torch.empty(b, model.encoder.channels, side, side), torch.empty(b, 3, unet, unet)
         drawn = torch.empty(b, masks, unet, unet)
         seen = torch.empty(b, 1, unet, unet, dtype=torch.bool)
     text: dict[str, Any] = {}

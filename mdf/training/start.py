@@ -24,8 +24,10 @@ FREE = {
     "encoder.text_locked",
     "encoder.layer_decay",
     "encoder.gradient_checkpointing",
-    "encoder.mean",  # these two are compared as what they lead to
+    "encoder.mean",  # these four are compared as what they lead to
     "encoder.std",
+    "unet.mean",
+    "unet.std",
     "unet.encoder_lr_scale",
     "fusion.gate_lr",
     "fusion.gate_init",

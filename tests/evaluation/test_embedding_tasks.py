@@ -61,6 +61,23 @@ def test_all_uses_of_a_checkpoint_in_one_pass(checkpoint, tmp_path, capsys):
     assert set(lines[0]["labels"]) <= set(lines[0]["probe"])
 
 
+def test_zero_shot_is_also_run_as_a_release_does_it(checkpoint, tmp_path, capsys):
+    args = ("--checkpoint", checkpoint.run, "--data", checkpoint.data, "--tasks", "zero_shot", "--out", tmp_path)
+    (tmp_path / "own.yaml").write_text("glaucoma: [a large cup]\n")
+    assert run("evaluate.py", *args, "--prompts-of", "mmfundusclip") == 0
+    found = results(tmp_path)[0]["zero_shot"]["released"]
+    assert found["protocol"] == "mmfundusclip" and found["texts"]["normal"] == ["normal"]
+    assert found["corrected"]["of"] == ["sigmoid"] and 0 <= found["difference"]["ties"] <= 1
+    assert "zero_shot.released.difference.other_answers" in capsys.readouterr().out
+    assert run("evaluate.py", *args, "--prompts-of", "flair", "--definitions", tmp_path / "own.yaml") == 0
+    found = results(tmp_path)[0]["zero_shot"]["released"]
+    assert found["texts"]["glaucoma"][0] == "A fundus photograph of a large cup" and "corrected" not in found
+    assert run("evaluate.py", *args, "--definitions", tmp_path / "own.yaml") == 2
+    assert "--definitions goes with the task zero_shot" in capsys.readouterr().err
+    assert run("evaluate.py", *args, "--prompts-of", "ret-clip") == 2
+    assert run("evaluate.py", *args, "--prompts-of", "flare") == 2
+
+
 def test_captions_that_are_cut_to_the_same_words_are_one_text_and_are_counted(checkpoint, tmp_path, capfd):
     """Without a diagnosis the report is the caption; it may be longer than what the text tower reads."""
     tell_cut.cache_clear()
