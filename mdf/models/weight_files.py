@@ -83,7 +83,7 @@ def read(path: str | Path) -> Content:
     content = unpickle(path)
     if not isinstance(content, Mapping):
         raise UserError(
-            f"weights {path}: expected a dictionary of tensors, found {type(content).__name__}. Save the model's "
+            f"weights {path}: expected a state dict of tensors, found {type(content).__name__}. Save the model's "
             "state_dict() alone"
         )
     return Content(path, content)
@@ -147,10 +147,21 @@ def is_torch(path: Path) -> bool:
         return any(name.endswith(("data.pkl", "constants.pkl")) for name in archive.namelist())
 
 
+def is_program(path: Path) -> bool:
+    """Whether a zip archive that torch wrote holds a TorchScript program."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
+
+
 def unpickle(path: Any, name: Path | None = None) -> Any:
     """What torch.save wrote to `path`, a file or a stream, as data."""
     shown = name or path
     mapped = isinstance(path, Path) and zipfile.is_zipfile(path)
+    if mapped and is_program(path):
+        raise UserError(
+            f"weights {shown}: refused, the file is a TorchScript program, which holds code. Save the tensors "
+            "alone (torch.save(model.state_dict(), ...)) or as .safetensors."
+        )
     try:
         with torch.serialization.safe_globals(DATA):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped or None)
@@ -166,11 +177,6 @@ def unpickle(path: Any, name: Path | None = None) -> Any:
             "Fetch it again, or save the tensors alone (torch.save(model.state_dict(), ...)) or as .safetensors."
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, AssertionError) as error:
-        if "TorchScript" in str(error):
-            raise UserError(
-                f"weights {shown}: refused, the file is a TorchScript program, which holds code. Save the tensors "
-                "alone (torch.save(model.state_dict(), ...)) or as .safetensors."
-            ) from error
         raise UserError(f"weights {shown}: the file cannot be read ({first(error)}). Fetch it again.") from error
 
 

@@ -1,5 +1,6 @@
 """Which release a file of weights is of, told by the names and shapes of its tensors alone."""
 
+import json
 from collections.abc import Mapping
 from functools import cache
 
@@ -44,8 +45,12 @@ def alike(name: str, tensor: Tensor, wanted: Tensor) -> bool:
     return tensor.shape == wanted.shape
 
 
-@cache
 def shapes(name: str) -> Mapping[str, Tensor]:
     """Our tensors of a release, of its true size and without content."""
+    return built(json.dumps(towers.resolve(EncoderConfig(weights=name), at_hand=False)))
+
+
+@cache
+def built(architecture: str) -> Mapping[str, Tensor]:
     with torch.device("meta"):
-        return towers.build(towers.resolve(EncoderConfig(weights=name), at_hand=False)).state_dict()
+        return towers.build(json.loads(architecture)).state_dict()

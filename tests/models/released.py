@@ -302,7 +302,7 @@ def flair(true: bool) -> Published:
     net, proj = resnet(3), nn.Linear(2048, 512, bias=False)
     wide = 768 if true else 32
     sizes = {"vocab_size": 28996, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-    small = {"vocab_size": 60, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    small = {"vocab_size": 300, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     bert = {"hidden_size": wide, **(sizes if true else small)}
     text = under("text_model.model.", BertModel(BertConfig(**bert)))
     content = {
@@ -373,7 +373,7 @@ def chinese(state: State, embed: int, true: bool) -> tuple[dict[str, Any], dict[
     """RET-CLIP's file and its text tower."""
     wide = 768 if true else 32
     sizes = {"vocab_size": 21128, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-    small = {"vocab_size": 60, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    small = {"vocab_size": 300, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     bert = {"hidden_size": wide, **(sizes if true else small)}
     out = {**state, **under("bert.", BertModel(BertConfig(**bert), add_pooling_layer=False))}
     for head in ("text_projection", "text_projection_left", "text_projection_right"):

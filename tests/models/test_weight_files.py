@@ -72,6 +72,7 @@ def test_code_is_refused_and_does_not_run(tmp_path, capsys, where):
     assert "ran" not in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_a_torchscript_program_is_refused(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "w.pt")
     with pytest.raises(UserError, match="TorchScript program, which holds code"):
@@ -136,7 +137,7 @@ def test_two_files_are_one_too_many(tmp_path):
 
 def test_a_list_is_no_dictionary_of_tensors(tmp_path):
     torch.save([torch.ones(1)], tmp_path / "w.pth")
-    with pytest.raises(UserError, match="expected a dictionary of tensors, found list"):
+    with pytest.raises(UserError, match="expected a state dict of tensors, found list"):
         weight_files.read(tmp_path / "w.pth")
     torch.save({"optimizer": {"state": {}, "param_groups": []}, "epoch": 1}, tmp_path / "w.pth")
     with pytest.raises(UserError, match="expected a state dict of tensors, found the entries optimizer, epoch"):

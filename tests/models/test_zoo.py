@@ -1,6 +1,5 @@
 """Every released encoder of the table loads strictly and gives the features of its own code."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,18 +16,6 @@ from tests.models.released import alike, published
 RELEASES = list(zoo.read_table(zoo.TABLE))
 VISIONFM = [name for name in RELEASES if name.startswith("visionfm-")]
 ONE_OF_EACH = [name for name in RELEASES if name not in VISIONFM[1:]]  # they differ in mean and standard deviation
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """small(name): its published file with random weights, and the table with a small stand-in for it."""
-
-    def made(name):
-        found = published(name)
-        monkeypatch.setitem(zoo.releases(), name, replace(zoo.releases()[name], **found.changes))
-        return found
-
-    return made
 
 
 def pixels_for(name, found):
@@ -117,7 +104,7 @@ def test_a_release_brings_its_statistics_whatever_the_configuration_says():
     assert statistics(EncoderConfig(weights="flair:x.pth")) == ((0, 0, 0), (1, 1, 1))
 
 
-# -- what is wrong with a file ------------------------------------------------------------------------------------------
+# -- what is wrong with a file ----------------------------------------------------------------------------------------
 
 
 def encoder_of(name, path, **settings):
@@ -132,7 +119,9 @@ def saved(content, tmp_path, name="file.pth"):
 def test_a_name_that_is_no_release_or_has_no_file_is_one_error(tmp_path):
     with pytest.raises(UserError, match=r"no release 'retfound_mae'; nearest: retfound-mae"):
         FundusEncoder(EncoderConfig(weights="retfound_mae:x.pth"))
-    with pytest.raises(UserError, match=r"flair is named without its file; give flair:FILE \(FLAIR, from jusiro/FLAIR"):
+    with pytest.raises(
+        UserError, match=r"flair is named without its file; give flair:FILE \(FLAIR, from jusiro2/FLAIR"
+    ):
         FundusEncoder(EncoderConfig(weights="flair"))
     with pytest.raises(UserError, match=r"nowhere\.pth: cannot be read"):
         FundusEncoder(EncoderConfig(weights=f"retfound-green:{tmp_path / 'nowhere.pth'}"))
@@ -226,7 +215,7 @@ def test_a_file_with_positions_of_another_side_says_so(small, tmp_path):
     assert "from [1, 65, 32] to [1, 17, 32]" in "\n".join(encoder_of("dinoret", path, interpolate=True).describe())
 
 
-# -- what a run and a checkpoint know of it -----------------------------------------------------------------------------
+# -- what a run and a checkpoint know of it ---------------------------------------------------------------------------
 
 
 @torch.no_grad()
