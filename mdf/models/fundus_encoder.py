@@ -94,7 +94,8 @@ class FundusEncoder(nn.Module):
             )
         self.architecture = towers.resolve(cfg, at_hand=load) if architecture is None else architecture
         # a look at a release without its file needs shapes and no numbers
-        with nullcontext() if release is None or file is not None else nothing():
+        empty = release is not None and file is None
+        with nothing() if empty else nullcontext():
             self.clip = self._build(cfg, load)
         if not cfg.weights:
             batchnorm_to_groupnorm(self.clip.visual)  # of a random tower only: `weights` always fill the image tower
@@ -109,7 +110,8 @@ class FundusEncoder(nn.Module):
         if cfg.init_logit_bias is not None:
             self.clip.logit_bias = nn.Parameter(torch.full_like(self.clip.logit_scale, cfg.init_logit_bias))
         depthwise_in_float32(self.clip.visual)
-        self.clip.visual.to(memory_format=torch.channels_last)
+        if not empty:
+            self.clip.visual.to(memory_format=torch.channels_last)
         self._adapt(cfg)
         self.checkpointing = False
         self.settle(cfg)

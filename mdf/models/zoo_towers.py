@@ -2,8 +2,9 @@
 
 `image` is one of
 - {open_clip: NAME, ...}: open_clip's architecture, with its values changed as the rest says;
-- {timm: NAME, args: {...}, patch: P, pool: POOL, proj: E}: a timm trunk made with these arguments, whose position
-  embeddings (where P is given) follow the side; POOL is one of POOLS; with E a linear projection without bias follows;
+- {timm: NAME, args: {...}, patch: P, pool: POOL, proj: E, bias: true}: a timm trunk made with these arguments, whose
+  position embeddings (where P is given) follow the side; POOL is one of POOLS; with E a linear projection follows,
+  without a bias or with one;
 - the same with `beside`: {open_clip: NAME, side: S}, whose unit embedding is added (VisionUnite).
 
 Shapes: B photographs, C channels, S side, N patches of width d, E embedding width.
@@ -17,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# own: as timm pools the trunk; token: the class token; mean: the mean of the patch tokens; token+mean, mean+token: one
-# after the other; tokens4: the class tokens of the last four blocks, each through the final norm, one after the other
-POOLS = ("own", "token", "mean", "mean+token", "tokens4")
+# own: as timm pools the trunk; token: the class token; mean: the mean of the patch tokens; mean+token: one after the
+# other; tokens4: the class tokens of the last four blocks, each through the final norm, one after the other; branch: the
+# mean of the patch tokens of the last MLP alone, without the stream that it is added to, then LayerNorm
+POOLS = ("own", "token", "mean", "mean+token", "tokens4", "branch")
 
 
 class ReleasedTower(nn.Module):
@@ -44,7 +46,8 @@ class ReleasedTower(nn.Module):
         assert self.pool in POOLS, self.pool
         width = getattr(self.trunk, "head_hidden_size", self.trunk.num_features)
         proj = image.get("proj")
-        self.head = nn.Sequential(OrderedDict(proj=nn.Linear(width, proj, bias=False)) if proj else OrderedDict())
+        bias = bool(image.get("bias"))
+        self.head = nn.Sequential(OrderedDict(proj=nn.Linear(width, proj, bias=bias)) if proj else OrderedDict())
         self.image_size = (side, side)
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,6 +58,16 @@ class ReleasedTower(nn.Module):
                 pixels, indices=4, norm=True, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
             )
             return self.head(torch.cat([prefix[:, 0] for _, prefix in out], dim=-1)), out[-1][0]
+        if self.pool == "branch":
+            last = trunk.blocks[-1]
+            x = trunk.forward_intermediates(
+                pixels, indices=[len(trunk.blocks) - 2], return_prefix_tokens=True, output_fmt="NLC",
+                intermediates_only=True, stop_early=True,
+            )[0]  # fmt: skip
+            x = torch.cat([x[1], x[0]], dim=1)
+            x = x + last.attn(last.norm1(x))
+            patches = last.mlp(last.norm2(x))[:, 1:]
+            return self.head(trunk.fc_norm(patches.mean(1))), patches
         x = trunk.forward_features(pixels)
         patches = x[:, getattr(trunk, "num_prefix_tokens", 0) :] if x.ndim == 3 else x
         pooled = {

@@ -43,12 +43,15 @@ class Block(nn.Module):
             self.ls1, self.ls2 = nn.Module(), nn.Module()
             self.ls1.gamma, self.ls2.gamma = nn.Parameter(torch.rand(width)), nn.Parameter(torch.rand(width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def attention(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
         q, k, v = self.attn.qkv(self.norm1(x)).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-2, -1) * (c // self.heads) ** -0.5).softmax(-1)
         y = self.attn.proj((weights @ v).transpose(1, 2).reshape(b, n, c))
-        x = x + (self.ls1.gamma * y if self.scaled else y)
+        return self.ls1.gamma * y if self.scaled else y
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(x)
         y = self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x))))
         return x + (self.ls2.gamma * y if self.scaled else y)
 
@@ -234,6 +237,33 @@ def retfound_dinov2(true: bool) -> Published:
         return {"teacher": state}, lambda x: vit.norm(vit.each(x)[-1])[:, 0]
 
     return of_vit("vit_large_patch14_dinov2", true, made, {}, width=32)
+
+
+def octcube(true: bool) -> Published:
+    """Its blocks hand on what they add and the stream beside it; the pooling reads the first alone."""
+
+    def made(vit: ViT) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
+        wide = vit.norm.weight.shape[0]
+        norm, head = stirred(nn.LayerNorm(wide, eps=1e-6)), nn.Linear(wide, 512 if true else 16)
+        state = {n: t for n, t in vit.state_dict().items() if not n.startswith("norm.")}
+        state = {
+            n.replace("attn.qkv", "mixer.Wqkv").replace("attn.proj", "mixer.out_proj"): t for n, t in state.items()
+        }
+        state |= {**under("fc_norm.", norm), **under("head.", head)}
+        state = {f"text.{n}": t for n, t in state.items()}
+        state |= {"visual.cls_token": torch.zeros(1, 1, 8), "logit_scale": torch.zeros(())}
+
+        def forward(pixels: Tensor) -> Tensor:
+            before, last = vit.each(pixels)[-2], vit.blocks[-1]
+            after = last(before)
+            middle = before + last.attention(before)
+            return head(norm((after - middle)[:, 1:].mean(1)))
+
+        return {"epoch": 50, "state_dict": {f"module.{n}": t for n, t in state.items()}}, forward
+
+    proj = 512 if true else 16
+    image = {"args": {"global_pool": "avg"}, "pool": "branch", "proj": proj, "bias": True}
+    return of_vit("vit_large_patch16_224", true, made, image, width=proj)
 
 
 def green(true: bool) -> Published:
@@ -462,6 +492,7 @@ MAKERS: dict[str, Callable[[bool], Published]] = {
     "dinoret-be": dinoret("token", depth=3),
     "dinoret-lora": dinoret_lora,
     "retinavlm": retinavlm,
+    "octcube-ir": octcube,
     "medsiglip": medsiglip,
 }
 # those that a file cannot tell apart
