@@ -19,7 +19,7 @@ from mdf.imaging.preprocess import CLIP_MEAN, CLIP_STD
 from mdf.models import depth, encoder_weights, lora, towers, zoo, zoo_weights
 from mdf.models.depthwise import depthwise_in_float32
 from mdf.models.normalization import batchnorm_to_groupnorm, freeze_statistics
-from mdf.models.shapes import nothing
+from mdf.models.shapes import nothing, without_content
 from mdf.models.sides import SideHeads
 from mdf.models.text_tower import TextTower
 from mdf.models.weights import BUNDLED as BUNDLED_WEIGHTS
@@ -95,8 +95,7 @@ class FundusEncoder(nn.Module):
         self.architecture = towers.resolve(cfg, at_hand=load) if architecture is None else architecture
         # a look at a release without its file needs shapes and no numbers
         empty = release is not None and file is None
-        with nothing() if empty else nullcontext():
-            self.clip = self._build(cfg, load)
+        self.clip = without_content(lambda: self._build(cfg, load)) if empty else self._build(cfg, load)
         if not cfg.weights:
             batchnorm_to_groupnorm(self.clip.visual)  # of a random tower only: `weights` always fill the image tower
         if load:

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # own: as timm pools the trunk; token: the class token; mean: the mean of the patch tokens; mean+token: one after the
-# other; tokens4: the class tokens of the last four blocks, each through the final norm, one after the other; branch: the
-# mean of the patch tokens of the last MLP alone, without the stream that it is added to, then LayerNorm
+# other; tokens4: the class tokens of the last four blocks, each through the final norm, one after the other; branch:
+# the mean of the patch tokens of the last MLP alone, without the stream that it is added to, then LayerNorm
 POOLS = ("own", "token", "mean", "mean+token", "tokens4", "branch")
 
 
