@@ -21,7 +21,9 @@ from mdf.models import weights
 from mdf.resources import DATA
 
 TABLE = DATA / "unets.yaml"
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "unet.")  # that training code puts before the names of a U-Net
+ENCODER = re.compile(
+    r"((?:(?:module|_orig_mod|model|net|unet)\.)*)encoder\."
+)  # after what training code puts before it
 DROPPED = re.compile(r"(decoder|segmentation_head|classification_head)\.")
 WHY = "ours is made for the masks of this configuration"
 # timm's encoders (tu-NAME) that a file is compared with to name the one that fits; there are over a thousand
@@ -111,15 +113,11 @@ def encoder_state(cfg: UNetConfig) -> tuple[dict[str, Tensor], str]:
 
 
 def stripped(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The tensors of a whole U-Net without what stands before all their names; None where they are of no U-Net."""
-    names = dict(state)
-    while True:
-        if any(k.startswith("encoder.") for k in names) and any(DROPPED.match(k) for k in names):
-            return names
-        prefix = next((p for p in PREFIXES if names and all(k.startswith(p) for k in names)), None)
-        if prefix is None:
-            return None
-        names = {k.removeprefix(prefix): v for k, v in names.items()}
+    """The tensors of a whole U-Net without what stands before their names; None where they are of no U-Net."""
+    before = next((found[1] for name in state if (found := ENCODER.match(name))), None)
+    if before is None or not any(DROPPED.match(name.removeprefix(before)) for name in state):
+        return None
+    return {name.removeprefix(before): value for name, value in state.items()}
 
 
 def one_encoder(state: dict[str, Tensor], name: str, file: str) -> dict[str, Tensor]:

@@ -77,6 +77,8 @@ def extra(state: dict) -> None:
 
 
 def stranger(state: dict) -> None:
+    for name in list(state):
+        state[f"model.{name}"] = state.pop(name)
     state["critic.weight"] = torch.zeros(3)
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 
 from mdf.config import load_config, save_config
@@ -26,6 +27,19 @@ def test_shows_the_parts_the_batch_and_the_supervised_span(tiny, capsys):
     assert "| <|im_start|>assistant\n  | [[" in printed and "<|im_end|>]]" in printed
     assert "<filename>×4" in printed and "[[<|im_start|>" not in printed
     assert "unet_pixels     float32  [4, 3, 64, 64]" in printed
+
+
+def test_a_released_lesion_u_net_looks_at_1024_pixels_beside_an_encoder_at_224(tiny, tmp_path, capsys):
+    whole = smp.Unet("tu-seresnext50_32x4d", encoder_weights=None, classes=5)
+    torch.save({f"model.{name}": value for name, value in whole.state_dict().items()}, tmp_path / "lesions.pt")
+    large = {"unet.size": 1024, "encoder.size": 224, "run.stages": ("fuse",), "fuse.batch_size": 1}
+    assert dry_run(tiny(**large, **{"unet.weights": f"fundus-lesions:{tmp_path / 'lesions.pt'}"}), strict=True) == 0
+    printed = capsys.readouterr().out
+    assert "unet_pixels     float32  [1, 3, 1024, 1024]" in printed
+    assert "pixel_values    float32  [1, 3, 224, 224]" in printed
+    assert "U-Net encoder tu-seresnext50_32x4d: 382 tensors" in printed
+    assert dry_run(tiny(**large, **{"unet.weights": "fundus-lesions"})) == 0
+    assert "NOT CHECKED: model: unet.weights: fundus-lesions is a release and names no file" in capsys.readouterr().out
 
 
 def test_what_is_not_at_hand_is_not_checked(tiny, tmp_path, capsys):
