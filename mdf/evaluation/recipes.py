@@ -128,8 +128,8 @@ def recipe_report(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """{setting: figures} under `recipes`, written to OUT/recipes.json; of each of train, val and `split` at most `limit`
-    photographs with one of `classes` (default: all of the train split).
+    """{setting: figures} under `recipes`, written to OUT/recipes.json; of each of train, val and `split` at most
+    `limit` photographs with one of `classes` (default: all of the train split).
 
     Figures: `cosine` to the features of the encoder's own recipe, mean and `lowest`; balanced accuracy and macro AUROC
     of the probe of that recipe (`fixed`) and of one fitted anew (`anew`), each with intervals and, minus those of the

@@ -28,6 +28,7 @@ INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamp
 # visionunite: contrast times 1.3, each channel shifted to begin at 1, then hue, saturation and value
 COLOURS = {"rgb": 3, "grey": 1, "visionunite": 3}
 CONTRAST = 1.3  # HUANGLIZI/VisionUnite, demo.py
+NARROW = 32  # longer side over shorter one; no photograph is so narrow, and scaling its shorter side up takes gigabytes
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Recipe:
             if len(values) not in (0, 1, self.channels):
                 raise UserError(f"recipe: {name} has {len(values)} numbers, the encoder reads {self.channels} channels")
             object.__setattr__(self, name, values * self.channels if len(values) == 1 else values)
+        object.__setattr__(self, "scale", float(self.scale))  # 255 and 255.0 are one setting, with one hash
         wrong = None
         if self.side < 1 or self.scale <= 0 or any(value <= 0 for value in self.std):
             wrong = "side, scale and std have to be above 0"
@@ -87,7 +89,10 @@ class Recipe:
             raise UserError(f"recipe: unknown setting {', '.join(unknown)}; there are {', '.join(sorted(names))}")
         if "side" not in values:
             raise UserError("recipe: side is missing: the pixels of a side that the encoder reads")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"recipe: a setting is of another kind than it has to be ({error})") from None
 
     def apply(self, image: np.ndarray) -> Tensor:
         """float32 [C,S,S] of a photograph uint8 [H,W,3], as the encoder's own code hands it over."""
@@ -124,9 +129,11 @@ class Recipe:
         return self._normalised(pixels)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """h and w that a photograph is scaled to; of the rule `field`, its square."""
+        """h and w that a photograph is scaled to; of the rule `field`, its square. Raises UserError for strips."""
         if self.rule == "crop":
             shorter, small, large = self.shorter or self.side, min(height, width), max(height, width)
+            if large > NARROW * small:
+                raise UserError(f"the picture is a strip of {width}x{height} pixels, too narrow for a photograph")
             longer = int(shorter * large / small)
             return (longer, shorter) if width <= height else (shorter, longer)
         if self.rule == "pad":

@@ -23,6 +23,7 @@ from mdf.imaging.preprocess import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_
 from mdf.imaging.recipe import Recipe
 from mdf.processor import MDFProcessor
 from mdf.records import FundusRecord
+from mdf.training.picture import pixels
 from tests.tiny_processor import tiny_processor
 
 BICUBIC = InterpolationMode.BICUBIC
@@ -316,6 +317,8 @@ WRONG = [
     ({"side": 224, "backend": "scipy"}, "scipy scales bilinearly"),
     ({"side": 224, "resize": "crop"}, "unknown setting resize"),
     ({"rule": "crop"}, "side is missing"),
+    ({"side": "wide"}, "of another kind"),
+    ({"side": 224, "mean": ["a"], "std": [1.0]}, "of another kind"),
 ]
 
 
@@ -325,6 +328,23 @@ def test_settings_that_do_not_go_together_are_refused(values, said):
         Recipe.from_dict(values)
     with pytest.raises(UserError, match=said):
         Preprocessing.from_dict({**SMALL.to_dict(), "recipe": values})
+
+
+def test_a_strip_is_no_photograph():
+    with pytest.raises(UserError, match="a strip of 400x3 pixels"):
+        SMALL.with_recipe(RECIPES["crop"]).prepare(np.full((3, 400, 3), 90, dtype=np.uint8))
+
+
+def test_a_number_may_be_written_either_way_and_one_mean_stands_for_all_channels():
+    one, other = Recipe(side=8, scale=255, mean=[1], std=[1]), Recipe(side=8, mean=(1.0,) * 3, std=(1.0,) * 3)
+    assert one == other and SMALL.with_recipe(one).hash() == SMALL.with_recipe(other).hash()
+
+
+def test_a_grey_input_is_drawn_for_the_eye():
+    seen = RECIPES["grey"].apply(PHOTOGRAPHS[0])
+    drawn = pixels(seen, RECIPES["grey"].mean, RECIPES["grey"].std)
+    wanted = np.array(Image.fromarray(PHOTOGRAPHS[0]).convert("L").resize((96, 96), Image.Resampling.BICUBIC))
+    assert drawn.shape == (96, 96, 3) and np.array_equal(drawn[:, :, 0], wanted)
 
 
 def test_a_recipe_beside_other_sizes_is_refused():
