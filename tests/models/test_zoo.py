@@ -39,6 +39,18 @@ def test_features_are_those_of_its_own_code(name, small, tmp_path):
     assert not torch.allclose(ours[0], ours[1], atol=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retfound-green", "urfound", "eyeclip"])
+@torch.no_grad()
+def test_features_in_true_size_are_those_of_its_own_code(name, tmp_path):
+    found = published(name, true=True)
+    torch.save(found.content, tmp_path / "file.pth")
+    encoder = FundusEncoder(EncoderConfig(weights=f"{name}:{tmp_path / 'file.pth'}")).eval()
+    pixels = pixels_for(name, found)
+    ours, expected = encoder(pixels)[0], F.normalize(found.forward(pixels), dim=-1)
+    assert F.cosine_similarity(ours, expected).min() >= 0.9999 and (ours - expected).abs().max() <= 1e-4
+
+
 def targets(release, name):
     """Our names of a tensor of the file."""
     rule, match = zoo.first_match(release, name)
