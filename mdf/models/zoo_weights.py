@@ -137,7 +137,7 @@ def refuse(release: zoo.Release, content: Content, found: zoo.Converted, wanted:
     why = cause(release, content)
     if shapes and not missing and not extra and not found.unknown and all(POSITIONS.fullmatch(n) for n in shapes):
         why = f"Its positions are not those of {release.side} px; encoder.interpolate=true interpolates them"
-    elif pairs := renamed(found, missing, wanted):
+    elif pairs := renamed([*found.unknown, *extra], found, missing, wanted):
         why = f"Renamed? {'; '.join(pairs)}. {why}"
     elif shapes and all(has == wants[::-1] for has, wants in shapes.values()):
         why = f"Transposed. {why}"
@@ -147,11 +147,13 @@ def refuse(release: zoo.Release, content: Content, found: zoo.Converted, wanted:
     )
 
 
-def renamed(found: zoo.Converted, missing: list[str], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Names of the file that no rule is for, beside ours that they might be."""
+def renamed(strange: list[str], found: zoo.Converted, missing: list[str], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Names that have no place, beside those of ours that they might be: alike, and of the same shape."""
     pairs = []
-    for name in found.unknown[:6]:
-        if near := get_close_matches(name, missing, 1, 0.4):
+    for name in strange[:6]:
+        shape = found.tensors[name].shape if name in found.tensors else None
+        near = get_close_matches(name, [n for n in missing if shape in (None, wanted[n].shape)], 1, 0.4)
+        if near:
             pairs.append(f"{name} for {near[0]} {list(wanted[near[0]].shape)}")
     return pairs
 
