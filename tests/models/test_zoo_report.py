@@ -67,11 +67,17 @@ def test_a_file_of_no_release_is_unknown(tmp_path):
         weights("a", "b", "c")
 
 
-def test_all_releases_and_one(run_script, capsys):
+def test_all_releases_and_one(capsys):
     weights()
     listed = capsys.readouterr().out
     assert all(f"\n{name} " in listed for name in zoo.releases())
     weights("flair")
     one = capsys.readouterr().out
     assert "jusiro2/FLAIR" in one and "rule pad" in one and "Apache-2.0" in one
+    with pytest.raises(UserError, match=r"nowhere\.pth: cannot be read"):
+        weights("flair", "nowhere.pth")
+
+
+@pytest.mark.slow
+def test_the_script_refuses_a_file_that_is_not_there(run_script):
     assert_refused(run_script("prepare.py", "weights", "flair", "nowhere.pth"), "nowhere.pth: cannot be read")
