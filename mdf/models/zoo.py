@@ -55,7 +55,6 @@ class Release:
     pooled: str  # in words
     width: int  # of the image embedding
     files: tuple[str, ...] = ()
-    megabytes: int = 0
     wrapper: tuple[str, ...] = ("",)  # entries of the file that may hold the tensors; "" = the file itself
     tensors: int = 0  # in the published file, where that is known
     fresh: Mapping[str, str] = field(default_factory=dict)  # our tensors that it does not have (patterns), and why

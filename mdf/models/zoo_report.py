@@ -18,7 +18,7 @@ from mdf.errors import UserError
 from mdf.files import write_bytes
 from mdf.imaging.decode import load_image
 from mdf.imaging.recipe import Recipe
-from mdf.models import zoo, zoo_weights
+from mdf.models import zoo, zoo_identify, zoo_weights
 from mdf.models.fundus_encoder import FundusEncoder
 from mdf.models.weight_files import Content
 
@@ -36,6 +36,7 @@ def every() -> str:
 
 def row(release: zoo.Release) -> str:
     """All that is known of one release."""
+    used = zoo.of_release(release, zoo_identify.shapes(release.name))
     image = release.image
     kind = f"open_clip {image['open_clip']}" if "open_clip" in image else f"timm {image['timm']}"
     args = ", ".join(f"{k}={v}" for k, v in (image.get("args") or {}).items())
@@ -46,7 +47,8 @@ def row(release: zoo.Release) -> str:
         "cite": release.cite,
         "licence": release.licence,
         "from": release.source,
-        "files": ", ".join(release.files) + (f" ({release.megabytes} MB)" if release.megabytes else ""),
+        "files": ", ".join(release.files),
+        "size": f"{sum(t.numel() for t in used.values()) / 1e6:.1f} million numbers in {len(used)} tensors are used",
         "image tower": f"{kind}{' with ' + args if args else ''}, {release.activation}, {release.side} px",
         "embedding": f"{release.width} numbers: {release.pooled}",
         "text tower": "none that can be used" if release.text is None else "yes",

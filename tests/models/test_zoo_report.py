@@ -73,7 +73,12 @@ def test_all_releases_and_one(capsys):
     assert all(f"\n{name} " in listed for name in zoo.releases())
     weights("flair")
     one = capsys.readouterr().out
-    assert "jusiro2/FLAIR" in one and "rule pad" in one and "Apache-2.0" in one
+    assert (
+        "million numbers in 518 tensors are used" in one
+        and "jusiro2/FLAIR" in one
+        and "rule pad" in one
+        and "Apache-2.0" in one
+    )
     with pytest.raises(UserError, match=r"nowhere\.pth: cannot be read"):
         weights("flair", "nowhere.pth")
 
