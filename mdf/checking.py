@@ -373,7 +373,8 @@ def check_best(stage: StageConfig, losses: list[str], name: str) -> Iterator[str
 def check_contrasts(cfg: Config, stage: StageConfig, losses: list[str], name: str) -> Iterator[str]:
     """What sigmoid and patient need beside them."""
     encoder = cfg.encoder
-    own = "siglip" in encoder.model.lower() or encoder.model.endswith(".json")  # an architecture may bring a bias along
+    # an architecture may bring a bias along
+    own = "siglip" in f"{encoder.model} {encoder.weights}".lower() or encoder.model.endswith(".json")
     if "sigmoid" in losses and encoder.init_logit_bias is None and not own:
         yield (
             f"{name}.losses.sigmoid: {encoder.model} has no logit bias to learn; set encoder.init_logit_bias=-10 and "

@@ -70,8 +70,11 @@ class AugmentConfig:
 class EncoderConfig:
     model: str = "fundus-lite0"  # open_clip architecture, or one of mdf/data/open_clip/*.json
     # open_clip tag, file, bundled name (efficientnet-lite0-imagenet, efficientnet-lite2-imagenet), or timm for those of
-    # `image`; null = random
+    # `image`; null = random. Or NAME:FILE, a released encoder (`prepare.py weights`) with its architecture and its way
+    # to prepare photographs: then model, image, size, resize, mean and std do not apply; nor, where the release has a
+    # text tower, does text, but to say where the files of its tokenizer are
     weights: str | None = None
+    interpolate: bool = False  # of a release: position embeddings are interpolated to `size`, or to its own side
     size: int = 0  # input side in pixels; 0 = the architecture's own
     # field | squash | pad: what it is shown. The field of view, centred in a square; or, as other trainers do it, the
     # whole photograph, squashed to a square, or its longer side scaled to `size` and padded on the right or below

@@ -200,3 +200,44 @@ def shards(
     for name, written in index["splits"].items():
         print(f"{name}: {sum(s['count'] for s in written)} photographs in {len(written)} shards")
     print(f"wrote {out}; train with data.name=shards data.root={out}")
+
+
+def weights(what: Names, out: str | None, photograph: str | None, picture: str | None, interpolate: bool) -> None:
+    """Released encoders: all of them, one, which a file is of, or a file checked, converted and looked at."""
+    from mdf.models import weight_files, zoo, zoo_identify, zoo_report
+
+    if not what:
+        print(zoo_report.every())
+        return
+    if len(what) > 2:
+        raise UserError(f"weights: {len(what)} words; give NAME, FILE, or NAME FILE")
+    if len(what) == 1 and what[0] in zoo.releases() and not Path(what[0]).exists():
+        print(zoo_report.row(zoo.named(what[0])))
+        return
+    content = weight_files.read(what[-1])
+    if len(what) == 1:
+        fits = zoo_identify.identify(content)
+        if not fits:
+            raise UserError(
+                f"weights {what[0]}: unknown, no release of the table has this layout. It holds {content}; "
+                "`prepare.py weights` lists the releases"
+            )
+        print(f"{what[0]}: {' or '.join(fits)}, by names and shapes of its tensors")
+        if len(fits) > 1:
+            print("\n\n".join(zoo_report.row(zoo.named(name)) for name in fits))
+            print("one layout: only you can know which; go on with `prepare.py weights NAME FILE`")
+            return
+        what = [fits[0], what[0]]
+    release = zoo.named(what[0])
+    print(zoo_report.row(release))
+    encoder = zoo_report.checked(release, content, interpolate=interpolate)
+    print(zoo_report.loaded(encoder))
+    target = Path(out or Path(what[1]).with_name(f"{release.name}.safetensors"))
+    if content.metadata.get(zoo.RELEASE):
+        print(f"{what[1]} is converted already")
+    else:
+        zoo_report.convert(release, encoder, target)
+        print(f"wrote {target}: encoder.weights={target}")
+    shown = Path(picture or target.with_name(f"{release.name}.png"))
+    print(zoo_report.look(encoder, photograph, shown))
+    print(f"wrote {shown}")

@@ -13,6 +13,7 @@
   python scripts/prepare.py show mine.jsonl -n 4 --config my_data                what a model will see and is scored on
   python scripts/prepare.py merge A.jsonl B.jsonl --out both.jsonl               one of several, for data.weights
   python scripts/prepare.py shards mine.jsonl --out DIR                          WebDataset shards, for data.name=shards
+  python scripts/prepare.py weights [NAME] [FILE]                                released encoders: which, whole or not
 
 Training reads a manifest with data.name=manifest data.manifest=mine.jsonl.
 Photographs are never copied: the manifest holds paths relative to --root.
@@ -82,6 +83,23 @@ def parser() -> argparse.ArgumentParser:
     shards.add_argument(
         "--preprocess", metavar="CONFIG", help="decoded, cropped and scaled for this configuration instead of as files"
     )
+    weights = verbs.add_parser(
+        "weights", help="released encoders: list them, tell which a file is, check and convert it"
+    )
+    weights.add_argument(
+        "what",
+        nargs="*",
+        metavar="NAME|FILE",
+        help="nothing: all releases; NAME: one; FILE: which it is; NAME FILE: check",
+    )
+    weights.add_argument(
+        "--out", metavar="OUT.safetensors", help="file to write (default: NAME.safetensors beside FILE)"
+    )
+    weights.add_argument("--photograph", metavar="IMAGE", help="show features on it (default: a drawn one)")
+    weights.add_argument("--picture", metavar="FILE.png", help="picture to write (default: NAME.png beside OUT)")
+    weights.add_argument(
+        "--interpolate", action="store_true", help="position embeddings of another side, to the release's"
+    )
     for verb in (validate, check, anew, show):
         verb.add_argument("manifest", metavar="M.jsonl")
         verb.add_argument("--data-root", metavar="DIR", help="where the photographs are (default: as M.meta.json says)")
@@ -130,6 +148,7 @@ def main(argv: list[str] | None = None) -> None:
         "show": preparation.show,
         "merge": preparation.merge,
         "shards": preparation.shards,
+        "weights": preparation.weights,
     }
     verbs.get(verb, partial(preparation.release, verb))(**args)
 

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,3 +57,18 @@ def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> Non
     assert result.stderr.count("error:") == 1
     for part in parts:
         assert part in result.stderr, result.stderr
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """small(NAME): a released encoder's file with random weights, and the table with a small stand-in for it."""
+
+    def made(name: str) -> Any:
+        from mdf.models import zoo
+        from tests.models.released import published
+
+        found = published(name)
+        monkeypatch.setitem(zoo.releases(), name, replace(zoo.releases()[name], **found.changes))
+        return found
+
+    return made

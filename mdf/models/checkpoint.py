@@ -145,6 +145,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_config(kind: type["MDFConfig"], folder: Path) -> "MDFConfig":
     """config.json of a checkpoint directory, or one clear error."""
+    if folder.is_file():
+        raise UserError(
+            f"checkpoint {folder}: this is a file, and a checkpoint is a run's folder best/ or last/; the weights of "
+            "an encoder are named as encoder.weights"
+        )
     if not folder.is_dir():
         raise UserError(f"checkpoint {folder}: no such directory; give a run's best/ or last/ (runs/NAME/best)")
     for name in ("config.json", "model.safetensors", "preprocessing.json", "bases.json"):

@@ -18,6 +18,7 @@ from mdf.imaging.preprocess import Preprocessing
 from mdf.models.checkpoint import read_config, refuse, refuse_shapes
 from mdf.models.configuration import MDFConfig
 from mdf.models.fundus_encoder import FundusEncoder
+from mdf.models.photographs import as_released
 from mdf.models.towers import captions_of
 from mdf.models.weights import fingerprint
 from mdf.processor import Inputs, MDFProcessor
@@ -78,6 +79,7 @@ class Embedder:
             encoder = FundusEncoder(cfg)
         mean, std = encoder.statistics
         preprocessing = Preprocessing(encoder_size=encoder.size, encoder_mean=mean, encoder_std=std, resize=cfg.resize)
+        preprocessing = as_released(preprocessing, encoder.architecture)
         return cls(encoder, EncoderProcessor(preprocessing, captions_of(encoder.architecture)), device)
 
     def eval(self) -> "Embedder":

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
-from mdf.models import towers
+from mdf.models import towers, zoo, zoo_weights
 from mdf.models.hub import quick_to_fail
 from mdf.models.text_tower import TextTower
 from mdf.models.weights import BUNDLED, fit, read_state, text_path, trunk_state
@@ -17,21 +17,25 @@ TIMM = "timm"  # encoder.weights: timm's own of encoder.image
 TRUNKS = ("efficientnet-lite0-imagenet", "efficientnet-lite2-imagenet")  # bundled names that fill a timm trunk
 
 
-def load(clip: Any, cfg: EncoderConfig, config: dict[str, Any]) -> None:
+def load(clip: Any, cfg: EncoderConfig, config: dict[str, Any]) -> dict[str, Any]:
     """Fill the towers of `clip`, in place; an `encoder.text` always brings its own weights.
 
-    Raises UserError where a tensor of a tower that is to be filled is missing, too many or of another shape.
+    Returns what the architecture is to remember of a release's file. Raises UserError where a tensor of a tower that is
+    to be filled is missing, too many or of another shape.
     """
-    if cfg.text:
+    release, file = zoo.reference(cfg.weights)
+    if cfg.text and (release is None or release.text is None):
         clip.text.load(text_path(cfg.text))
+    if release is not None and file is not None:
+        return {"weights": zoo_weights.load(clip, release, file, interpolate=cfg.interpolate)}
     if cfg.weights is None or cfg.weights == TIMM:  # timm's were loaded as the tower was built
-        return
+        return {}
     timm_name = config["vision_cfg"].get("timm_model_name")
     if cfg.weights in TRUNKS:
         if timm_name is None:
             raise UserError(f"encoder.weights: {cfg.weights} fills a timm trunk, and {cfg.model} has none")
         clip.visual.trunk.load_state_dict(trunk_state(cfg.weights, timm_name), strict=True)
-        return
+        return {}
     path = Path(cfg.weights).expanduser()
     if not path.is_file():
         path = fetch_tag(cfg)
@@ -41,6 +45,7 @@ def load(clip: Any, cfg: EncoderConfig, config: dict[str, Any]) -> None:
         load_trunk(clip.visual.trunk, state, path, cfg.image)
     else:
         load_clip(clip, state, path, cfg)
+    return {}
 
 
 def fetch_tag(cfg: EncoderConfig) -> Path:

@@ -4,6 +4,8 @@ Shapes: B photographs, S input side, N patch tokens on an h×w grid, C token wid
 """
 
 import math
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,30 +16,45 @@ from torch.utils.checkpoint import checkpoint
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
 from mdf.imaging.preprocess import CLIP_MEAN, CLIP_STD
-from mdf.models import depth, encoder_weights, lora, towers
+from mdf.models import depth, encoder_weights, lora, towers, zoo, zoo_weights
 from mdf.models.depthwise import depthwise_in_float32
 from mdf.models.normalization import batchnorm_to_groupnorm, freeze_statistics
+from mdf.models.shapes import nothing, without_content
 from mdf.models.sides import SideHeads
 from mdf.models.text_tower import TextTower
 from mdf.models.weights import BUNDLED as BUNDLED_WEIGHTS
 from mdf.models.weights import normalisation
+from mdf.models.zoo_towers import ReleasedTower
 
 MAX_LOGIT_SCALE = 100.0  # CLIP (Radford et al. 2021), section 2.5
 
 
-def statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that photographs are normalised with: the configuration's, else those that the
-    weights were trained with, else those that timm has for the image tower, else CLIP's.
+def statistics(
+    cfg: EncoderConfig, architecture: Mapping[str, Any] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that photographs are normalised with: a release's, else the configuration's, else
+    those that the weights were trained with, else those that timm has for the image tower, else CLIP's.
     """
-    known = known_statistics(cfg) or (timm_statistics(cfg.image) if cfg.image and cfg.weights else None)
+    known = known_statistics(cfg, architecture) or (timm_statistics(cfg.image) if cfg.image and cfg.weights else None)
     mean, std = known or (CLIP_MEAN, CLIP_STD)
+    if "recipe" in (architecture or {}) or zoo.reference(cfg.weights)[0] is not None:
+        return mean, std
     return tuple(cfg.mean) or mean, tuple(cfg.std) or std
 
 
-def known_statistics(cfg: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation of a bundled trunk, timm's own, or a tag; None for a file and for random weights."""
+def known_statistics(
+    cfg: EncoderConfig, architecture: Mapping[str, Any] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of a release, a bundled trunk, timm's own, or a tag; None for another file and for
+    random weights.
+    """
     import open_clip
 
+    if "recipe" in (architecture or {}):
+        return zoo.colours((architecture or {})["recipe"])
+    release, _ = zoo.reference(cfg.weights)
+    if release is not None:
+        return zoo.colours(release.recipe)
     if cfg.weights in BUNDLED_WEIGHTS:
         return normalisation(cfg.weights)
     if cfg.weights == encoder_weights.TIMM and cfg.image:
@@ -69,25 +86,36 @@ class FundusEncoder(nn.Module):
             architecture: as a checkpoint keeps it; None = what `cfg` leads to.
         """
         super().__init__()
+        release, file = (None, None) if architecture is not None else zoo.reference(cfg.weights)
+        if load and release is not None and file is None:
+            raise UserError(
+                f"encoder.weights: {release.name} is named without its file; give {release.name}:FILE "
+                f"({release.title}, from {release.source})"
+            )
         self.architecture = towers.resolve(cfg, at_hand=load) if architecture is None else architecture
-        self.clip = self._build(cfg, load)
+        # a look at a release without its file needs shapes and no numbers
+        empty = release is not None and file is None
+        self.clip = without_content(lambda: self._build(cfg, load)) if empty else self._build(cfg, load)
         if not cfg.weights:
             batchnorm_to_groupnorm(self.clip.visual)  # of a random tower only: `weights` always fill the image tower
         if load:
-            encoder_weights.load(self.clip, cfg, self.architecture)
+            self.architecture |= encoder_weights.load(self.clip, cfg, self.architecture)
         side = self.architecture["vision_cfg"]["image_size"]
         self.size: int = side[0] if isinstance(side, tuple | list) else side
+        self.channels = 1 if self.architecture.get("recipe", {}).get("colour") == "grey" else 3
         towers.resize(self.clip.visual, self.size)
         if cfg.init_logit_scale is not None:  # over what the weights bring along
             nn.init.constant_(self.clip.logit_scale, math.log(cfg.init_logit_scale))
         if cfg.init_logit_bias is not None:
             self.clip.logit_bias = nn.Parameter(torch.full_like(self.clip.logit_scale, cfg.init_logit_bias))
         depthwise_in_float32(self.clip.visual)
-        self.clip.visual.to(memory_format=torch.channels_last)
+        if not empty:
+            self.clip.visual.to(memory_format=torch.channels_last)
         self._adapt(cfg)
         self.checkpointing = False
         self.settle(cfg)
-        self.statistics, self.known_statistics = statistics(cfg), known_statistics(cfg)
+        self.statistics = statistics(cfg, self.architecture)
+        self.known_statistics = known_statistics(cfg, self.architecture)
         self.context_length: int = self.architecture["text_cfg"]["context_length"]
         self.width, self.grid, self.embed_dim = self._shapes(cfg)  # C, (h, w), E
 
@@ -106,9 +134,10 @@ class FundusEncoder(nn.Module):
 
     def _shapes(self, cfg: EncoderConfig) -> tuple[int, tuple[int, int], int]:
         """Width and grid of the patch tokens and width of the embedding, as one black photograph shows them."""
+        recipe = self.architecture.get("recipe")
         try:
-            with torch.no_grad():
-                pooled, tokens = self.features(torch.zeros(1, 3, self.size, self.size))
+            with torch.no_grad(), nothing() if recipe else nullcontext():  # those may be large: nothing is computed
+                pooled, tokens = self.features(torch.zeros(1, self.channels, self.size, self.size))
         except (AssertionError, RuntimeError) as error:
             raise UserError(
                 f"encoder.size: {self.size} px do not go through the image tower {cfg.image or cfg.model} ({error})"
@@ -155,11 +184,12 @@ class FundusEncoder(nn.Module):
         return {n: (at, max(t.values())) for t in depth.layers(self).values() for n, at in t.items()}
 
     def is_projection(self, name: str) -> bool:
-        """Whether a parameter is of the new projection behind a timm trunk or a text model."""
-        timm_head = hasattr(self.clip.visual, "trunk") and name.startswith("clip.visual.head.")
-        return timm_head or (
-            isinstance(getattr(self.clip, "text", None), TextTower) and name.startswith("clip.text.proj.")
-        )
+        """Whether a parameter is of the new projection behind a timm trunk or a text model; a release has its own."""
+        release = zoo.named(self.architecture["release"]) if "release" in self.architecture else None
+        timm_head = hasattr(self.clip.visual, "trunk") and name.startswith("clip.visual.head.") and release is None
+        own = release is not None and release.text is not None
+        bert = isinstance(getattr(self.clip, "text", None), TextTower) and not own
+        return timm_head or (bert and name.startswith("clip.text.proj."))
 
     def train(self, mode: bool = True) -> "FundusEncoder":
         super().train(mode)
@@ -169,10 +199,15 @@ class FundusEncoder(nn.Module):
         return self
 
     def features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """[B,3,S,S] -> global embedding [B,E] (not normalised) and patch tokens as a map [B,C,h,w]."""
+        """[B,3,S,S] -> global embedding [B,E] (not normalised) and patch tokens as a map [B,C,h,w].
+
+        A release whose recipe is grey reads [B,1,S,S].
+        """
         tower = self.clip.visual
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        if hasattr(tower, "trunk"):  # timm
+        if isinstance(tower, ReleasedTower):
+            pooled, x = tower.features(pixel_values)
+        elif hasattr(tower, "trunk"):  # timm
             trunk = tower.trunk
             x = trunk.forward_features(pixel_values)
             pooled = tower.head(trunk.forward_head(x))
@@ -247,7 +282,7 @@ class FundusEncoder(nn.Module):
         vision, text = self.architecture["vision_cfg"], self.architecture["text_cfg"]
         visual = self.clip.visual
         text_tower = getattr(self.clip, "text", None) or self.clip.transformer
-        image_name = vision.get("timm_model_name") or type(visual).__name__
+        image_name = vision.get("timm_model_name") or vision.get("release", {}).get("timm") or type(visual).__name__
         text_name = text["hf_config"]["model_type"] if "hf_config" in text else type(text_tower).__name__
         h, w = self.grid
         mean, std = (", ".join(f"{value:.3g}" for value in values) for values in self.statistics)
@@ -260,7 +295,7 @@ class FundusEncoder(nn.Module):
         ]
         if self.known_statistics not in (None, self.statistics):
             lines[-1] += ": NOT those that its weights were trained with"
-        return lines
+        return [*lines, *zoo_weights.describe(self.architecture)]
 
 
 def as_map(x: Tensor, height: int, width: int) -> Tensor:

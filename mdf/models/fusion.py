@@ -132,7 +132,7 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin, AnsweringMixin):
         )
         if load_bases:
             check_tokenizer(model.processor.caption_tokenizer, model.encoder.architecture)
-        return model.to(device)
+        return model if model.device == torch.device(device) else model.to(device)
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, state_dict: dict[str, Tensor] | None = None, **_: Any

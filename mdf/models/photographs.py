@@ -5,7 +5,8 @@ from typing import Any
 from mdf.config import Config
 from mdf.errors import UserError
 from mdf.imaging.preprocess import Preprocessing
-from mdf.models import unet_weights
+from mdf.imaging.recipe import Recipe
+from mdf.models import unet_weights, zoo
 from mdf.models.fundus_encoder import statistics
 from mdf.models.language import has_tower
 from mdf.models.towers import resolve
@@ -15,10 +16,11 @@ from mdf.tiles import load_image_processor
 
 def preprocessing_of(cfg: Config) -> Preprocessing:
     """How the model of a configuration wants its photographs."""
-    side = cfg.encoder.size or resolve(cfg.encoder)["vision_cfg"]["image_size"]
+    encoder = None if cfg.encoder.size and zoo.reference(cfg.encoder.weights)[0] is None else resolve(cfg.encoder)
+    side = cfg.encoder.size if encoder is None else encoder["vision_cfg"]["image_size"]
     encoder_mean, encoder_std = statistics(cfg.encoder)
     unet_mean, unet_std = unet_weights.statistics(cfg.unet)
-    return Preprocessing(
+    made = Preprocessing(
         encoder_size=side[0] if isinstance(side, list | tuple) else side,
         unet_size=cfg.unet.size,
         encoder_mean=encoder_mean,
@@ -28,6 +30,14 @@ def preprocessing_of(cfg: Config) -> Preprocessing:
         resize=cfg.encoder.resize,
         language_size=cfg.language.image_size,
     )
+    return as_released(made, encoder or {})
+
+
+def as_released(preprocessing: Preprocessing, architecture: dict[str, Any]) -> Preprocessing:
+    """The same with the recipe of a released encoder, where the architecture is of one."""
+    if "recipe" not in architecture:
+        return preprocessing
+    return preprocessing.with_recipe(Recipe.from_dict(architecture["recipe"]))
 
 
 def image_processor_of(cfg: Config) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 from mdf.caption_tokenizer import CaptionTokenizer
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
-from mdf.models import text_tower
+from mdf.models import text_tower, zoo, zoo_towers
 from mdf.models.recompute import recompute_layers
 from mdf.models.sides import SideHeads
 from mdf.models.text_tower import LAYERS, LAYERS_PADDED, TextTower
@@ -59,16 +59,24 @@ def resolve(cfg: EncoderConfig, *, at_hand: bool = True) -> dict[str, Any]:
     A text model of transformers is there with its own configuration (text_cfg.hf_config), so that a checkpoint that
     keeps this needs neither the hub nor the folder that the text model came from.
     """
-    config = architecture(cfg.model)
-    out = {key: config[key] for key in KEYS if key in config}
+    release, _ = zoo.reference(cfg.weights)
+    if cfg.interpolate and release is None:
+        raise UserError("encoder.interpolate: is for a released encoder, encoder.weights=NAME:FILE; others follow size")
+    config = architecture(cfg.model) if release is None else of_release(release, cfg)
+    out = {key: config[key] for key in (*KEYS, "release", "recipe") if key in config}
     out["custom_text"] = bool(config.get("custom_text")) or "hf_model_name" in config["text_cfg"]
     vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
-    if cfg.image:
+    if cfg.image and release is None:
         vision = timm_vision(cfg.image)
-    if cfg.size:
+    if cfg.size and release is None:
         vision["image_size"] = cfg.size
     vision.setdefault("image_size", 224)
-    if cfg.text:
+    if release is not None and release.text is not None:
+        if "hf_config" in text:
+            out["custom_text"] = True
+            text["hf_config"] = text_model(text["hf_config"])
+            text["hf_tokenizer_name"] = text_path(cfg.text) if cfg.text else text["hf_tokenizer_name"]
+    elif cfg.text:
         known = None if at_hand else yaml.safe_load(TEXT_MODELS.read_text()).get(cfg.text)
         folder = cfg.text if known else text_path(cfg.text)
         found = known or text_tower.read_config(folder)
@@ -91,6 +99,39 @@ def resolve(cfg: EncoderConfig, *, at_hand: bool = True) -> dict[str, Any]:
     vision.pop("output_tokens", None)
     text.pop("output_tokens", None)
     return out | {"vision_cfg": vision, "text_cfg": text}
+
+
+def of_release(release: zoo.Release, cfg: EncoderConfig) -> dict[str, Any]:
+    """The open_clip configuration of a released encoder; one without a text tower has that of `encoder.model`.
+
+    What it takes to build it again without its file is all in there: its image tower, and its recipe of preprocessing.
+    """
+    side = cfg.size if cfg.interpolate and cfg.size else release.side
+    recipe = dict(release.recipe) | {"side": side}
+    if release.recipe.get("shorter"):
+        recipe["shorter"] = round(release.recipe["shorter"] * side / release.side)
+    if "open_clip" in release.image:
+        config = zoo_towers.open_clip_config(release.image)
+        config["vision_cfg"]["image_size"] = side
+    else:
+        vision = {"release": dict(release.image), "image_size": side, "pooled": release.pooled}
+        config = {"embed_dim": release.width, "vision_cfg": vision}
+    if release.text is None:
+        own = architecture(cfg.model)
+        text = {k: own[k] for k in ("text_cfg", "custom_text") if k in own}
+    elif "open_clip" in release.text:
+        own = architecture(release.text["open_clip"])
+        changed = {k: v for k, v in release.text.items() if k != "open_clip"}
+        kept = ("custom_text", "init_logit_scale", "init_logit_bias", "quick_gelu")
+        text = {k: own[k] for k in kept if k in own} | {"text_cfg": own["text_cfg"] | changed}
+    else:
+        text = {"text_cfg": dict(release.text)}
+    return config | text | {"release": release.name, "recipe": recipe}
+
+
+def text_model(config: Any) -> dict[str, Any]:
+    """The configuration of a text model, or of one that mdf/data/text_models.yaml knows by name."""
+    return yaml.safe_load(TEXT_MODELS.read_text())[config] if isinstance(config, str) else dict(config)
 
 
 def settings(cfg: EncoderConfig) -> tuple[tuple[str, int, int], tuple[str, int, int]]:
@@ -119,6 +160,9 @@ def build(config: dict[str, Any], *, pretrained: bool = False) -> Any:
     import open_clip
 
     values = {key: config[key] for key in KEYS if key in config}
+    released = "release" in values["vision_cfg"]
+    if released:  # a placeholder, likewise
+        values["vision_cfg"] = {"image_size": 8, "patch_size": 8, "width": 8, "head_width": 8, "layers": 1}
     if pretrained:
         values["vision_cfg"] = values["vision_cfg"] | {"timm_model_pretrained": True}
     text = values["text_cfg"]
@@ -133,7 +177,9 @@ def build(config: dict[str, Any], *, pretrained: bool = False) -> Any:
         clip.text = TextTower(text["hf_config"], config["embed_dim"], pool, proj)
         if text.get("sides"):
             clip.sides = SideHeads(config["embed_dim"], clip.text.width, proj)
-    if hasattr(clip.visual, "trunk"):
+    if released:
+        clip.visual = zoo_towers.build(config["vision_cfg"])
+    elif hasattr(clip.visual, "trunk"):
         fit_projection(clip.visual)
     return clip
 
@@ -149,7 +195,7 @@ def fit_projection(visual: Any) -> None:
 def resize(visual: Any, side: Any) -> None:
     """Let a timm tower with positions take another side; they are interpolated. Others take any, or were built so."""
     side = side[0] if isinstance(side, tuple | list) else side
-    if hasattr(visual, "trunk"):
+    if hasattr(visual, "trunk") and not isinstance(visual, zoo_towers.ReleasedTower):  # that was built so
         native = visual.trunk.pretrained_cfg.get("input_size", (3, 0, 0))[-1]
         if hasattr(visual.trunk, "set_input_size") and side != native:
             visual.set_input_size(side)
@@ -214,6 +260,8 @@ def activation(tower: nn.Module) -> str:
 
 def pooling(visual: Any) -> str:
     """How an image tower makes one vector of its patches."""
+    if isinstance(visual, zoo_towers.ReleasedTower):
+        return visual.pooled or visual.pool
     if hasattr(visual, "trunk"):
         pool = getattr(visual.trunk, "global_pool", "")
         return str(pool if isinstance(pool, str) else getattr(pool, "pool_type", type(pool).__name__)) or "none"

@@ -17,7 +17,6 @@ minilm-l6-v2               text encoder (BERT, 6 layers, width 384)        -
 
 import difflib
 import hashlib
-import pickle
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor
 
 from mdf.errors import UserError
-from mdf.models import hub
+from mdf.models import hub, weight_files
 from mdf.models.wheels import Wheel, add_wheel, cache_dir, converted
 
 __all__ = [
@@ -231,7 +230,7 @@ def _bundled(name: str) -> Path:
         from safetensors.torch import save_file
 
         renamed = {}
-        for key, value in _load(weights).items():
+        for key, value in weight_files.load(weights).items():
             if (new := _RENAME[name](key)) is not None:
                 renamed[new] = value.contiguous()
         save_file(renamed, folder / _STATE_FILE)
@@ -319,47 +318,17 @@ _RENAME: dict[str, Callable[[str], str | None]] = {
 def read_state(name: str, setting: str) -> dict[str, Tensor]:
     """State dict of a bundled name or of a local file."""
     if name in _RENAME:
-        return _load(_bundled(name) / _STATE_FILE)
+        return weight_files.load(_bundled(name) / _STATE_FILE)
     path = Path(name).expanduser()
     if name in BUNDLED or not path.is_file():
         raise UserError(
             f"{setting}: '{name}' is neither a local file nor bundled image weights. {_choices(name, _RENAME)}"
         )
-    state = _load(path)
+    state = weight_files.load(path)
     for prefix in ("module.", "encoder."):
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    """State dict of a file. Pickles are read with weights_only=True: a file can never run code here."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"weights {path}: refused, the file is damaged or holds Python objects that could run code. "
-            "Save the tensors alone (torch.save(model.state_dict(), ...)) or as .safetensors."
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, _safetensor_error()) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"weights {path}: the file cannot be read ({reason}). Fetch it again.") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"weights {path}: expected a state dict of tensors, found {type(content).__name__}.")
-    return dict(content)
-
-
-def _safetensor_error() -> type[Exception]:
-    from safetensors import SafetensorError
-
-    return SafetensorError
 
 
 def fit(state: dict[str, Tensor], wanted: dict[str, Tensor], what: str, heads: tuple[str, ...]) -> dict[str, Tensor]:

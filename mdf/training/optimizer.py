@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mdf.config import Config, PartConfig, StageConfig
-from mdf.models import quantization
+from mdf.models import quantization, zoo_weights
 from mdf.training.stages import stage_of
 
 # What an embedding is called: words, positions, the class token. Norms, gates and biases are told by their shape.
@@ -152,6 +152,8 @@ def trainable_table(model: Any, cfg: Config, stage: str) -> str:
         lines.append(f"  language: {len(few)} layers with {quantization.bits(few)} weights, which stay as they are")
     if any(p.requires_grad for p in model.encoder.parameters()):
         lines += [f"  {line}" for line in model.encoder.describe()]
+    else:
+        lines += [f"  {line}" for line in zoo_weights.describe(model.encoder.architecture)]
     if model.unet.loaded:
         lines.append(f"  {model.unet.loaded}")
     if any(p.requires_grad for p in model.fusion.parameters()):

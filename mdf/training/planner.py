@@ -22,6 +22,7 @@ from mdf.models.fusion import PARTS, MDFModel
 from mdf.models.language import bare, checkpoint_layers, weights_dtype
 from mdf.models.photographs import refuse_sizes
 from mdf.models.recompute import recompute_layers
+from mdf.models.shapes import nothing
 from mdf.tiles import cross_attention_mask
 from mdf.training.optimizer import moment_bytes
 from mdf.training.stages import Task, stage_of
@@ -121,18 +122,15 @@ def empty_model(cfg: Config, dtype: torch.dtype) -> MDFModel:
 
 def empty_base(cfg: Config, dtype: torch.dtype) -> Any:
     """The language model of a configuration without content, in the type that it would have in training."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with nothing():
         return empty_language(cfg.language, weights_dtype(cfg, dtype))
 
 
 def emptied(model: MDFModel) -> MDFModel:
     """The model with every tensor replaced, in place, by one of the same shape without content."""
-    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+    from torch._subclasses.fake_tensor import FakeTensor
 
-    known = [p.fake_mode for p in model.parameters() if isinstance(p, FakeTensor)]
-    mode = known[0] if known else FakeTensorMode(allow_non_fake_inputs=True)
+    mode = nothing()
     made: dict[int, Tensor] = {}
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
@@ -152,7 +150,7 @@ def longest_batch(cfg: Config, model: MDFModel, task: Task) -> Batch:
     b, side, unet, masks = task.stage.batch_size, model.encoder.size, cfg.unet.size, len(cfg.unet.masks)
     mode = next(model.parameters()).fake_mode  # type: ignore[attr-defined]
     with mode:
-        pixels, unet_pixels = torch.empty(b, 3, side, side), torch.empty(b, 3, unet, unet)
+        pixels, unet_pixels = torch.empty(b, model.encoder.channels, side, side), torch.empty(b, 3, unet, unet)
         drawn = torch.empty(b, masks, unet, unet)
         seen = torch.empty(b, 1, unet, unet, dtype=torch.bool)
     text: dict[str, Any] = {}

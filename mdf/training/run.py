@@ -182,6 +182,7 @@ class Run:
         return environment(
             manifests,
             model.processor.preprocessing.hash(),
+            encoder=model.encoder.architecture.get("weights"),  # of a released encoder: file, fingerprint, norms
             precision=self.precision,
             device=str(device),
             gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
