@@ -205,7 +205,7 @@ def test_a_row_with_a_wrong_setting_is_named(grid_file, tmp_path):
 
 
 def test_an_unknown_grid_names_the_ones_that_come_with_mdf():
-    with pytest.raises(ConfigError, match=r"did you mean variants\?.*ablations, variants"):
+    with pytest.raises(ConfigError, match=r"did you mean variants\?.*ablations, odir, variants"):
         read_grid("variant")
     assert isinstance(read_grid("variants"), GridConfig)
 
