@@ -23,6 +23,7 @@ from mdf.inference.export import Check, Origin
 from mdf.inference.gate import BANNER
 from mdf.models.checkpoint import BASE
 from mdf.models.fusion import PARTS
+from mdf.models.unet_weights import encoder_name
 from mdf.records import SPLITS, FundusRecord, read_line, read_meta
 from mdf.vocabulary import display
 
@@ -174,7 +175,7 @@ def architecture(model: Any, origin: Origin, check: Check) -> str:
     side = model.processor.preprocessing.encoder_size
     rows = [
         ("encoder", encoder.image or encoder.model, count["encoder"], f"{side} px"),
-        ("U-Net", unet.encoder, count["unet"], f"{unet.size} px, {masks}"),
+        ("U-Net", encoder_name(unet), count["unet"], f"{unet.size} px, {masks}"),
         ("fusion", what, count["fusion"], adapters),
         ("language", base, count["language"], f"{origin.dtype}{merged}"),
     ]
