@@ -211,7 +211,7 @@ def make_tasks(
             print(f"{left} of {len(records)} photographs have none of the classes {', '.join(judged.classes)}")
         none: Any = not judged.judged and "no photograph has one of the classes"
         none = none or (len(judged.classes) < 2 and "there are no two classes; name some with --classes")
-        none = none or too_few([judged.truth[i] for i in judged.judged], judged.classes, m, judged.judged)
+        none = none or too_few([judged.truth[i] for i in judged.judged], judged.classes, m.known(judged.judged)[1])
         reasons |= dict.fromkeys(("zero_shot", *ASKED_FOR), none)
     wanted = set(tasks)
     for task in sorted(wanted):
@@ -253,13 +253,14 @@ def unjudged(m: Material) -> str | None:
     """Why the diagnosis cannot be judged on these photographs, None where it can."""
     if not m.judged:
         return "no photograph has a diagnosis that the checkpoint knows"
-    return too_few(m.known(m.judged)[0], m.classes, m, m.judged)
+    truth, groups = m.known(m.judged)
+    return too_few(truth, m.classes, groups)
 
 
-def too_few(truth: Sequence[Sequence[str]], classes: Sequence[str], m: Material, rows: Sequence[int]) -> str | None:
-    """Why classes cannot be told apart on the photographs `rows`, None where they can."""
+def too_few(truth: Sequence[Sequence[str]], classes: Sequence[str], groups: Sequence[str]) -> str | None:
+    """Why classes cannot be told apart on these photographs, None where they can."""
     try:
-        refuse_too_few(truth, classes, m.known(rows)[1])
+        refuse_too_few(truth, classes, groups)
     except UserError as error:
         return str(error)
     return None

@@ -21,9 +21,8 @@ from mdf.models import weights
 from mdf.resources import DATA
 
 TABLE = DATA / "unets.yaml"
-ENCODER = re.compile(
-    r"((?:(?:module|_orig_mod|model|net|unet)\.)*)encoder\."
-)  # after what training code puts before it
+# after what training code puts before it
+ENCODER = re.compile(r"((?:(?:module|_orig_mod|model|net|unet)\.)*)encoder\.")
 DROPPED = re.compile(r"(decoder|segmentation_head|classification_head)\.")
 WHY = "ours is made for the masks of this configuration"
 # timm's encoders (tu-NAME) that a file is compared with to name the one that fits; there are over a thousand
@@ -103,7 +102,7 @@ def encoder_state(cfg: UNetConfig) -> tuple[dict[str, Tensor], str]:
     if other := [k for k in rest if not DROPPED.match(k)]:
         raise UserError(
             f"unet.weights '{file}': {len(other)} tensors belong to no encoder, decoder or head of a U-Net: "
-            f"{weights._some(other)}. Nothing loaded."
+            f"{weights.some(other)}. Nothing loaded."
         )
     taken = one_encoder(found, name, file)
     said = f"U-Net encoder {name}: {len(found)} tensors of {file}; {len(rest)} of its decoder and head left out: {WHY}"

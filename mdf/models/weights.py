@@ -346,7 +346,7 @@ def fit(state: dict[str, Tensor], wanted: dict[str, Tensor], what: str, heads: t
     ]
     if missing or extra or shapes:
         parts = [
-            f"{len(found)} {word}: {_some(found)}"
+            f"{len(found)} {word}: {some(found)}"
             for word, found in (("missing", missing), ("extra", extra), ("of another shape", shapes))
             if found
         ]
@@ -354,7 +354,7 @@ def fit(state: dict[str, Tensor], wanted: dict[str, Tensor], what: str, heads: t
     return {key: state[key] for key in wanted}
 
 
-def _some(items: list[str], most: int = 6) -> str:
+def some(items: list[str], most: int = 6) -> str:
     return ", ".join(items[:most]) + (f", and {len(items) - most} more" if len(items) > most else "")
 
 
