@@ -48,6 +48,7 @@ def grid_parser() -> argparse.ArgumentParser:
         "settings", nargs="*", metavar="KEY.SUB=VALUE", help="settings of all runs, such as data.root=DIR"
     )
     made.add_argument("--seeds", type=int, nargs="+", metavar="N", help="these instead of the file's")
+    made.add_argument("--limit", type=int, metavar="N", help="photographs that judge a run, instead of the file's")
     made.add_argument("--out", metavar="DIR", help="folder of the runs (default: runs/GRID)")
     made.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at a time (default: one a GPU, else 1)")
     made.add_argument("--dry-run", action="store_true", help="print the runs with their steps, train nothing")
@@ -66,8 +67,12 @@ def grid_main(argv: Sequence[str]) -> int:
 
     if args.jobs < 0:
         raise UserError("--jobs must be at least 1")
+    if args.limit is not None and args.limit < 0:
+        raise UserError("--limit must be at least 1, or 0 for all photographs")
     grid = read_grid(args.grid)
-    grid = replace(grid, common=(*grid.common, *args.settings), seeds=tuple(args.seeds or grid.seeds))
+    asked = grid.evaluate if args.limit is None else replace(grid.evaluate, limit=args.limit)
+    seeds = tuple(args.seeds or grid.seeds)
+    grid = replace(grid, common=(*grid.common, *args.settings), seeds=seeds, evaluate=asked)
     out = Path(args.out or Path("runs") / Path(args.grid).stem)
     places = slots(args.jobs)
     cells = cells_of(grid, out, threads_each(len(places)))

@@ -16,7 +16,7 @@ import yaml
 from mdf.config import load_config
 from mdf.errors import ConfigError, UserError
 from mdf.resources import bundled
-from mdf.training.grid import Runner, is_done, plan, record, slots
+from mdf.training.grid import DONE, Runner, is_done, plan, record, request, slots
 from mdf.training.grid_file import GridConfig, cells_of, read_grid
 from mdf.training.saving import plain
 from tests.scripts import run, start
@@ -233,16 +233,28 @@ def test_the_script_refuses_what_is_wrong_and_plans_without_training(tmp_path, c
     monkeypatch.chdir(tmp_path)
     assert run("train.py", "grid", "nothing.yaml") == 2
     assert run("train.py", "grid", "variants", "--jobs", "-1") == 2
+    assert run("train.py", "grid", "variants", "--limit", "-1") == 2
     assert run("train.py", "grid", "variants", "--dry-run") == 0
     said = capsys.readouterr()
     assert "42 of 42 runs to do" in said.out and "baseline-lora-s0" in said.out
-    assert "--jobs must be at least 1" in said.err
+    assert "--jobs must be at least 1" in said.err and "--limit must be at least 1" in said.err
     assert not (tmp_path / "runs").exists()
     assert run("train.py", "grid", "odir", "data.root=photographs", "--seeds", "4", "--dry-run", "fuse.steps=7") == 0
     said = capsys.readouterr().out
     assert "6 of 6 runs to do" in said and "fuse 7 after start-s4" in said
     assert run("train.py", "grid", "odir", "fuse.stops=7") == 2
     assert "fuse.stops" in capsys.readouterr().err
+
+
+def test_the_command_line_has_the_last_word_on_how_many_photographs_judge_a_run(grid_file, tmp_path, capsys):
+    file, out = str(grid_file(evaluate={"limit": 9})), tmp_path / "out"
+    asked = read_grid(file).evaluate
+    for cell in cells_of(read_grid(file), out):  # as if all were done, judged by nine photographs
+        cell.folder.mkdir(parents=True)
+        (cell.folder / DONE).write_text(json.dumps({"evaluate": request(cell, asked)}))
+    for limit, left in ((["--limit", "9"], 0), ([], 0), (["--limit", "5"], 2)):
+        assert run("train.py", "grid", file, "--out", str(out), "--dry-run", *limit) == 0
+        assert f"{left} of 3 runs to do" in capsys.readouterr().out
 
 
 SMALL = (
