@@ -98,7 +98,8 @@ def main(argv: list[str] | None = None) -> int:
         "--features",
         choices=FEATURES,
         default=FEATURES[0],
-        help="the unit embedding (default), or the mean of the patch tokens before the projection",
+        help="the unit embedding (default), the mean of the patch tokens before the projection, or mean and maximum of "
+        "them over the photograph and its mirror image",
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photographs at once (%(default)s)")
     cli.add_batch(parser)

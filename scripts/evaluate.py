@@ -107,7 +107,13 @@ def main(argv: list[str] | None = None) -> None:
         "--features",
         choices=FEATURES,
         default="embedding",
-        help="read by the probe: the unit embedding (default), or the mean of the patch tokens before the projection",
+        help="read by the probe: the unit embedding (default), the mean of the patch tokens before the projection, or "
+        "mean and maximum of them over the photograph and its mirror image",
+    )
+    parser.add_argument(
+        "--fellow-eye",
+        action="store_true",
+        help="probe: reads the patient's other eye beside each photograph, where the manifest has it in the same split",
     )
     parser.add_argument(
         "--prompts-of",
@@ -189,6 +195,7 @@ def main(argv: list[str] | None = None) -> None:
         classes=[c for word in args.classes for c in word.split(",") if c],
         folds=args.folds,
         features=args.features,
+        fellow=args.fellow_eye,
         learn_from=learn_from,
         protocol=protocol,
         definitions=definitions,

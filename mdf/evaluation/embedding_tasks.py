@@ -13,6 +13,7 @@ from mdf.captions import caption, tell_cut
 from mdf.errors import UserError
 from mdf.evaluation import few_shot, probe, retrieval, zero_shot
 from mdf.evaluation.classification import classification_metrics
+from mdf.evaluation.fellow import beside_fellow, fellows
 from mdf.evaluation.photographs import embed, embed_records, embed_texts
 from mdf.evaluation.released import Released
 from mdf.evaluation.task import Material
@@ -40,6 +41,7 @@ class Settings:
     folds: int = 0  # of the probe; 0 = trained on the train split of `whose`
     whose: str = "the manifest's"  # splits are learnt from, for messages
     features: str = "embedding"  # what the probe reads, see photographs.embed
+    fellow: bool = False  # it reads those of the patient's other eye as well
     batch_size: int = 32
     protocol: Protocol | None = None  # of a released CLIP, whose zero-shot is run as well
     definitions: Mapping[str, Sequence[str]] | None = None  # of its classes; None = the vocabulary's
@@ -80,7 +82,8 @@ class EmbeddingTasks:
         self.tables: dict[str, np.ndarray] = {}  # task -> probabilities [J,C]
         self.texts: dict[str, dict[str, list[str]]] = {}
         self.prototypes: dict[str, np.ndarray] = {}  # [C,E] of each variant
-        self.learnt: dict[tuple[str, str], tuple[np.ndarray, list[tuple[str, ...]]]] = {}  # (split, features)
+        # (split, features, whether beside the other eye's) -> features and truth
+        self.learnt: dict[tuple[str, str, bool], tuple[np.ndarray, list[tuple[str, ...]]]] = {}
         self.unlearnt: list[str] = []  # classes without a photograph to learn from
         if judged is None:
             return
@@ -94,12 +97,14 @@ class EmbeddingTasks:
         if "zero_shot" in wanted and settings.protocol is not None:
             lines = settings.protocol.texts(judged.classes, settings.definitions)
             self.released = Released(model, settings.protocol, lines)
-        needed = [("train", "embedding")] if "few_shot" in wanted else []
+        needed = [("train", "embedding", False)] if "few_shot" in wanted else []
         if "probe" in wanted and not settings.folds:
-            needed += [("train", settings.features), ("val", settings.features)]
-        for split, features in dict.fromkeys(needed):
-            self.learnt[split, features] = split_features(model, manifest, split, judged, settings, features)
-        seen = {name for (split, _), (_, truth) in self.learnt.items() if split == "train" for n in truth for name in n}
+            needed += [(split, settings.features, settings.fellow) for split in ("train", "val")]
+        for key in dict.fromkeys(needed):
+            self.learnt[key] = split_features(model, manifest, judged, settings, *key)
+        seen = {
+            name for (split, _, _), (_, truth) in self.learnt.items() if split == "train" for n in truth for name in n
+        }
         self.unlearnt = [name for name in judged.classes if name not in seen] if self.learnt else []
         if self.unlearnt:
             print(
@@ -137,9 +142,11 @@ class EmbeddingTasks:
                 metrics["zero_shot"]["released"] = self.released.metrics(embeds[rows], eyes, truth, who, options)
         if "probe" in self.wanted:
             read = np.stack(self.features) if self.features else embeds
+            if self.settings.fellow:
+                read = beside_fellow(read, self.records)
             metrics["probe"], self.tables["probe"] = self.probe(truth, who, read[rows])
         if "few_shot" in self.wanted:
-            train, train_truth = self.learnt["train", "embedding"]
+            train, train_truth = self.learnt["train", "embedding", False]
             part = few_shot.few_shot_metrics(
                 train, train_truth, embeds[rows], truth, self.prototypes["names"], scale, classes, who, **options
             )
@@ -163,6 +170,9 @@ class EmbeddingTasks:
         assert self.judged is not None
         classes, settings = self.judged.classes, self.settings
         part: dict = {"features": settings.features, "classes": len(classes), "chance": 1 / len(classes)}
+        if settings.fellow:
+            known = fellows(self.records)
+            part["with_fellow_eye"] = sum(bool(known[i]) for i in self.judged.judged)
         if settings.folds:
             some = [self.records[i] for i in self.judged.judged]
             seed = settings.options.get("seed", 0)
@@ -171,7 +181,7 @@ class EmbeddingTasks:
             part |= {"folds": settings.folds, "strengths": list(folded.strengths)}
             part |= probe.fold_spread(folded, truth, classes)
         else:
-            train, val = (self.learnt[split, settings.features] for split in ("train", "val"))
+            train, val = (self.learnt[split, settings.features, settings.fellow] for split in ("train", "val"))
             fitted = probe.fit_probe(*train, *val, classes)
             table = fitted.probabilities(features)
             part |= {"train": len(train[1]), "val": len(val[1]), "strength": fitted.strength}
@@ -180,9 +190,10 @@ class EmbeddingTasks:
 
 
 def split_features(
-    model: Any, manifest: Manifest, split: str, judged: Plan, settings: Settings, features: str
+    model: Any, manifest: Manifest, judged: Plan, settings: Settings, split: str, features: str, fellow: bool
 ) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-    """Features of the photographs of a split that have one of the classes, and their truth.
+    """Features of the photographs of a split that have one of the classes, and their truth; with `fellow` beside those
+    of the patient's other eye, whatever it has.
 
     Raises UserError where there are none.
     """
@@ -194,15 +205,11 @@ def split_features(
             f"{settings.whose} {split} split has no photograph of the classes {', '.join(judged.classes)}; "
             "a probe and few shots learn from it. `prepare.py split` makes one, or --folds 5 cross-validates a probe"
         )
-    found = embed_records(
-        model,
-        [records[i] for i in some],
-        manifest,
-        batch_size=settings.batch_size,
-        features=features,
-        name=f"photographs to learn from ({split})",
-    )
-    return found, [truth[i] for i in some]
+    kept = range(len(records)) if fellow else some
+    read = [records[i] for i in kept]
+    name = f"photographs to learn from ({split})"
+    found = embed_records(model, read, manifest, batch_size=settings.batch_size, features=features, name=name)
+    return beside_fellow(found, read)[some] if fellow else found, [truth[i] for i in some]
 
 
 def captions_and_photographs(

@@ -49,6 +49,7 @@ def evaluate(
     classes: Sequence[str] = (),
     folds: int = 0,
     features: str = "embedding",
+    fellow: bool = False,
     learn_from: Manifest | None = None,
     protocol: Protocol | None = None,
     definitions: Mapping[str, Sequence[str]] | None = None,
@@ -65,9 +66,9 @@ def evaluate(
 ) -> dict:
     """Evaluate `model` on `records`; write OUT/metrics.json, predictions.jsonl and index.html and return the metrics.
 
-    `classes`, `folds` and `features` are for the embedding tasks, see `embedding_tasks.Settings`; for those an
-    `Embedder` does as `model`. `learn_from` is another manifest than `manifest`, whose train and val splits a probe and
-    few shots learn from; the classes are then those that both know, unless `classes` names others. `protocol` and
+    `classes`, `folds`, `features` and `fellow` are for the embedding tasks, see `embedding_tasks.Settings`; for those
+    an `Embedder` does as `model`. `learn_from` is another manifest than `manifest`, whose train and val splits a probe
+    and few shots learn from; the classes are then those that both know, unless `classes` names others. `protocol` and
     `definitions` are a released CLIP's, see `mdf.evaluation.released`; None = of the encoder's own. At most `generated`
     photographs are put into words (0 = all). `point` is the checkpoint's operating point, where one was fitted.
     `overlap` is what `find_overlap` found and was allowed; it is stamped. `draw_map` makes of a photograph uint8
@@ -97,7 +98,9 @@ def evaluate(
         protocol = protocol or protocols().get(model.encoder.architecture.get("release"))
     if definitions is not None and (protocol is None or not protocol.definitions):
         raise UserError("--definitions goes with the task zero_shot and the prompts of a release that has some (flair)")
-    settings = Settings(tuple(classes), folds, whose, features, batch_size, protocol, definitions, material.options)
+    settings = Settings(
+        tuple(classes), folds, whose, features, fellow, batch_size, protocol, definitions, material.options
+    )
     doing = make_tasks(material, tasks, settings, learn_from or manifest, generated)
 
     masked = model.config.masks if any(isinstance(task, Masks | Faithfulness) for task in doing) else ()

@@ -77,13 +77,19 @@ def load_inputs(
 
 
 def embed(model: Any, inputs: Inputs, features: str = "embedding") -> np.ndarray:
-    """float32 unit vectors: `embedding` [N,E] as the contrastive loss sees them, or `pooled` [N,C], the mean of the
-    patch tokens before the projection (of a convolutional trunk: its pooled features), which need no text tower.
+    """float32 unit vectors: `embedding` [N,E] as the contrastive loss sees them, `pooled` [N,C], the mean of the
+    patch tokens before the projection (of a convolutional trunk: its pooled features), which need no text tower, or
+    `patches` [N,2C], mean and maximum of the patch tokens, of the photograph and its mirror image, at twice the time.
     """
     if features == "embedding":
         return model.embed_image(inputs).float().cpu().numpy()
-    pooled = model.encoder(inputs["pixel_values"].to(model.device))[1].float().mean(dim=(2, 3))
-    return F.normalize(pooled, dim=-1).cpu().numpy()
+    pixels = inputs["pixel_values"].to(model.device)
+    tokens = model.encoder(pixels)[1].float()
+    if features == "pooled":
+        return F.normalize(tokens.mean(dim=(2, 3)), dim=-1).cpu().numpy()
+    mirrored = model.encoder(pixels.flip(-1))[1].float()
+    parts = [tokens.mean(dim=(2, 3)) + mirrored.mean(dim=(2, 3)), tokens.amax(dim=(2, 3)) + mirrored.amax(dim=(2, 3))]
+    return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=-1).div(2**0.5).cpu().numpy()
 
 
 @torch.inference_mode()

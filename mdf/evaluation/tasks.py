@@ -13,7 +13,7 @@ SLOW = ("maps", "counterfactual", "reports")
 TASKS = (*DEFAULT_TASKS, *ASKED_FOR, *SLOW)
 EMBEDDING_TASKS = ("zero_shot", "probe", "few_shot", "retrieval")  # the encoder is enough for them
 GENERATED = 100  # photographs that are put into words, the slowest task
-FEATURES = ("embedding", "pooled")  # what a probe reads, see mdf.evaluation.photographs.embed
+FEATURES = ("embedding", "pooled", "patches")  # what a probe reads, see mdf.evaluation.photographs.embed
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
@@ -29,6 +29,8 @@ def check_words(tasks: Sequence[str], words: Namespace) -> None:
         raise UserError("--batch-size must be at least 1, --limit, --generated and --size at least 0")
     if words.folds and (words.folds < 2 or set(tasks) != {"probe"}):
         raise UserError("--folds is 2 or more and goes with --tasks probe alone, over all photographs")
+    if words.fellow_eye and "probe" not in tasks:
+        raise UserError("--fellow-eye is for the task probe; add it to --tasks")
     if words.learn_from and (words.folds or not set(tasks) & set(ASKED_FOR)):
         raise UserError("--learn-from goes with the tasks probe and few_shot, and without --folds")
     if words.learn_from_root and not words.learn_from:

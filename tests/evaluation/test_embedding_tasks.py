@@ -1,17 +1,20 @@
 """Zero-shot, probe, few shots and retrieval through the real script, on a tiny checkpoint and a bare encoder."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mdf.captions import tell_cut
-from mdf.evaluation.photographs import embed_records, embed_texts, load_inputs
+from mdf.evaluation.fellow import beside_fellow, fellows
+from mdf.evaluation.photographs import embed, embed_records, embed_texts, load_inputs
 from mdf.files import write_text
 from mdf.models.embedder import Embedder
-from mdf.records import read_manifest, to_jsonl
+from mdf.records import FundusRecord, read_manifest, to_jsonl
 from tests.scripts import run
 
+RECORDS = [FundusRecord(id=str(i), image=f"{i}.png", source="odir5k") for i in range(6)]
 ENCODER = ("--encoder", "fundus-vit-tiny", "--features", "pooled")
 
 
@@ -32,14 +35,23 @@ def test_the_encoder_alone_embeds_as_the_whole_model_does(checkpoint):
     assert np.allclose(embed_texts(encoder, texts), checkpoint.model.embed_text(texts).numpy(), atol=1e-6)
 
 
-def test_features_are_unit_vectors_and_pooled_ones_are_means_over_the_patches(checkpoint):
+def test_features_are_unit_vectors_and_those_of_patches_are_their_means_and_maxima(checkpoint):
     encoder = Embedder.from_pretrained(checkpoint.run / "best")
     records = checkpoint.manifest.records[:4]
     pooled = embed_records(encoder, records, checkpoint.manifest, features="pooled", batch_size=3)
     patches = encoder.encoder(load_inputs(encoder, records, checkpoint.manifest)[0]["pixel_values"])[1]
     mean = patches.detach().flatten(2).mean(dim=2).numpy()
     assert np.allclose(pooled, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-5)
-    for kind in (pooled, embed_records(encoder, records, checkpoint.manifest)):
+    both = embed_records(encoder, records, checkpoint.manifest, features="patches", batch_size=3)
+    assert both.shape[1] == 2 * mean.shape[1]
+    turned = load_inputs(encoder, records, checkpoint.manifest)[0]
+    turned["pixel_values"] = turned["pixel_values"].flip(-1)
+    assert np.allclose(both, embed(encoder, turned, "patches"), atol=1e-5)  # left and right look alike
+    highest = patches.detach().amax(dim=(2, 3)).numpy()
+    mirrored = encoder.encoder(turned["pixel_values"])[1].detach().amax(dim=(2, 3)).numpy()
+    unit = (highest + mirrored) / np.linalg.norm(highest + mirrored, axis=1, keepdims=True)
+    assert np.allclose(both[:, mean.shape[1] :] * 2**0.5, unit, atol=1e-5)
+    for kind in (pooled, both, embed_records(encoder, records, checkpoint.manifest)):
         assert np.allclose(np.linalg.norm(kind, axis=1), 1, atol=1e-5)  # float32
 
 
@@ -109,6 +121,51 @@ def test_classes_that_the_checkpoint_was_never_trained_on(checkpoint, tmp_path):
     asked = ("--tasks", "zero_shot", "--classes", "healthy,pathologic_myopia", "--out", tmp_path)
     assert run("evaluate.py", *args, *asked) == 0
     assert set(results(tmp_path)[0]["zero_shot"]["texts"]) == {"normal", "pathologic_myopia"}
+
+
+def test_the_other_eye_is_the_same_patients_and_another_side():
+    eyes = [replace(r, patient=f"p{i // 2}", eye=("right", "left")[i % 2]) for i, r in enumerate(RECORDS)]
+    own = np.arange(12, dtype=float).reshape(6, 2)
+    assert fellows(eyes) == [[1], [0], [3], [2], [5], [4]]
+    found = beside_fellow(own, eyes)
+    assert np.array_equal(found[:, :2], own) and np.array_equal(found[[0, 1, 2, 3, 4, 5], 2:], own[[1, 0, 3, 2, 5, 4]])
+    assert fellows([replace(r, patient=None) for r in eyes]) == [[]] * 6
+    assert fellows([replace(r, eye="left") for r in eyes]) == fellows([replace(r, eye=None) for r in eyes]) == [[]] * 6
+    assert np.array_equal(beside_fellow(own, [replace(r, eye=None) for r in eyes])[:, 2:], own)
+    several = [replace(r, patient="p") for r in eyes]
+    assert fellows(several)[0] == [1, 3, 5] and np.array_equal(
+        beside_fellow(own, several)[0, 2:], own[1::2].mean(axis=0)
+    )
+    other_source = [replace(several[0], source="elsewhere"), *several[1:]]
+    assert fellows(other_source)[0] == []
+
+
+def test_the_other_eye_is_read_on_the_side_that_learns_too(checkpoint, tmp_path, capsys):
+    records = checkpoint.manifest.records
+    groups: dict = {}
+    for r in records:
+        groups.setdefault(r.split, []).append(r)
+    lines = [
+        json.loads(to_jsonl([replace(r, patient=f"{s}{i // 2}", eye=("right", "left")[i % 2])]))
+        for s, some in groups.items()
+        for i, r in enumerate(some)
+    ]
+    data = tmp_path / "pairs.jsonl"
+    write_text(data, "".join(json.dumps(r) + "\n" for r in lines))
+    args = (*ENCODER, "--data", data, "--data-root", checkpoint.manifest.root, "--tasks", "probe")
+    assert run("evaluate.py", *args, "--out", tmp_path / "one") == 0
+    assert run("evaluate.py", *args, "--fellow-eye", "--out", tmp_path / "two") == 0
+    assert run("evaluate.py", *args, "--fellow-eye", "--folds", 2, "--out", tmp_path / "folds") == 0
+    one, two, folds = (results(tmp_path / name) for name in ("one", "two", "folds"))
+    assert "with_fellow_eye" not in one[0]["probe"]
+    assert two[0]["probe"]["with_fellow_eye"] == len(two[1]) // 2 * 2 and folds[0]["probe"]["with_fellow_eye"] > 0
+    assert [x["probe"] for x in one[1]] != [x["probe"] for x in two[1]]
+    capsys.readouterr()
+    assert (
+        run("evaluate.py", *ENCODER, "--data", data, "--tasks", "zero_shot", "--fellow-eye", "--out", tmp_path / "no")
+        == 2
+    )
+    assert "--fellow-eye is for the task probe" in capsys.readouterr().err
 
 
 def test_an_encoder_that_was_not_trained_is_probed_in_folds_and_compared(checkpoint, tmp_path, capsys):
