@@ -199,7 +199,7 @@ def shards(
     index = write_shards(read_manifest(manifest, data_root), Path(str(out)), megabytes=megabytes, prepare=prepare)
     for name, written in index["splits"].items():
         print(f"{name}: {sum(s['count'] for s in written)} photographs in {len(written)} shards")
-    print(f"wrote {out}; train with data.name=shards data.root={out}")
+    print(f"wrote {out}; train with data.name=shards data.root={out} data.manifest=null")
 
 
 def weights(what: Names, out: str | None, photograph: str | None, picture: str | None, interpolate: bool) -> None:

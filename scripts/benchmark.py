@@ -37,7 +37,7 @@ EPILOG = """\
 examples:
   python scripts/benchmark.py
   python scripts/benchmark.py data --data-root DIR encoder.size=224 unet.size=512
-  python scripts/benchmark.py step --config odir5k fuse.batch_size=4 --repeats 20 --json step.json
+  python scripts/benchmark.py step --config odir5k data.root=DIR fuse.batch_size=4 --repeats 20 --json step.json
   python scripts/benchmark.py align --processes 2
   python scripts/benchmark.py align encoder.model=ViT-B-16 encoder.weights=null encoder.size=0 align.batch_size=8
 

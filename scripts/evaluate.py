@@ -47,7 +47,7 @@ evaluations side by side, each with a --help of its own:
   transfer A B C …    one Markdown table, a row a data set, a column a task
   baseline            train what every checkpoint has to beat: a linear probe, and a plainly fine-tuned CNN
   calibrate           temperature, thresholds and abstention from the val split, written into the checkpoint
-  benchmark NAME …    as others score: ODIR's challenge, FunBench, tables of VLMEvalKit
+  benchmark NAME …    as others score: ODIR's challenge, FLAIR's protocol, FunBench, tables of VLMEvalKit
   layers              where is the information about the diagnosis lost? a probe on every part of a checkpoint
   recipes             how much does it matter how photographs are prepared for the encoder?
 """

@@ -1,8 +1,8 @@
 """Train a model: every stage of a configuration, on one process or many. Or a grid of them.
 
 python scripts/train.py                                         the quickstart
-accelerate launch scripts/train.py --config odir5k run.name=first
-python scripts/train.py --config odir5k run.name=first --resume
+accelerate launch scripts/train.py --config odir5k data.root=DIR run.name=first
+python scripts/train.py --config odir5k data.root=DIR run.name=first --resume
 python scripts/train.py grid variants --out runs/variants       many, one a GPU, with a table
 """
 

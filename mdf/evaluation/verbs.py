@@ -214,7 +214,7 @@ def recipes_main(argv: list[str]) -> None:
     parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="told apart (default: all diagnoses)")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="at most N photographs a split (all)")
     parser.add_argument(
-        "--features", choices=["pooled", "embedding"], default="pooled", help="as evaluate.py (%(default)s)"
+        "--features", choices=["pooled", "embedding"], default="pooled", help="read by the probe (%(default)s)"
     )
     parser.add_argument(
         "--aspect",

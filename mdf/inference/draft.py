@@ -4,7 +4,7 @@ The quality gate comes first: of a photograph that can barely or not be graded n
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,7 @@ from mdf.inference.referral import RULES, check_rules, most_urgent, refer
 from mdf.inference.report import EyeReport, Flag, Gradability, Grade, Lesion, Origin, Report, Statement
 from mdf.inference.sentences import doubted, hold
 from mdf.inference.sides import Found, Side, check_pair, choose_side
+from mdf.trained_on import TrainedOn
 from mdf.vocabulary import NORMAL, canonical, display, is_a
 
 LIMITS = (
@@ -166,6 +167,7 @@ def draft_eye(
         texts = predictor.prompts.recommendations
         eye.referral = refer(gradability, seen, eye.grades, None, texts, rules, probabilities=sure)
         return eye, Pictures(photograph.image)
+    eye.flags += unproven_masks(predictor.model.trained_on, looked.masks)
     measured = measure(looked.masks, looked.inside, looked.frame, looked.side.nasal, green(predictor, photograph))
     trained = predictor.processor.questions
     asked = not trained or "presence" in trained
@@ -213,6 +215,19 @@ def warnings(photograph: Photograph) -> list[Flag]:
         because = f" ({'; '.join(quality.reasons)})" if quality.reasons else ""
         text = f"This photograph {can} graded{because}: neither grade nor impression nor finding is read from it."
     return [Flag(text=text, about="photograph")] if text else []
+
+
+def unproven_masks(trained: TrainedOn, masks: Collection[str]) -> list[Flag]:
+    """That masks were learnt from drawings alone: what they miss in a person's eye, nobody has measured."""
+    drawn = [name for name in trained.drawn() if name in masks]
+    if not drawn:
+        return []
+    names = ", ".join(name.replace("_", " ") for name in drawn)
+    which = "The masks" if len(drawn) == len(masks) else f"The masks of {names}"
+    text = (
+        f"{which} were learnt from drawn phantoms alone: on a person's photograph, what follows from them is unproven."
+    )
+    return [Flag(text=text, about="lesions")]
 
 
 def media(quality: Quality) -> Statement | None:

@@ -344,6 +344,9 @@ def limits(model: Any, run: Run) -> str:
         )
     if model.config.stale_masks:
         lines.append("The masks are stale: the U-Net's encoder trained on after its decoder.")
+    if drawn := model.trained_on.drawn():
+        names = ", ".join(name.replace("_", " ") for name in drawn)
+        lines.append(f"Masks learnt from drawn phantoms alone, unproven on a person's photograph: {names}.")
     if any(meta.get("dataset") == "phantom" for _, meta in run.data.values()):
         lines.append("It was trained on drawn phantoms, too, which are no patients' photographs.")
     return "\n".join(f"- {line}" for line in lines)

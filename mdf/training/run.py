@@ -156,8 +156,9 @@ class Run:
                     model = first_model(cfg, diagnoses_of(manifests), self.dtype)
                 else:
                     model = next_model(cfg, self.folder.last if state else self.folder.best, self.dtype)
-            model.trained_on |= TrainedOn.of(manifests[name].records)
             task = Task(cfg, name)
+            learnt = cfg.unet.masks if "mask" in task.weights else ()
+            model.trained_on |= TrainedOn.of(manifests[name].records, learnt)
             data = stage_data(cfg, task, manifests[name], model.processor.prompts, self.say)
             if new and self.main:
                 self.folder.create(self.facts(manifests, model), manifests)

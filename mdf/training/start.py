@@ -1,6 +1,6 @@
 """The model that a stage begins with."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,8 @@ def with_parts(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> M
     saved.refuse_shapes(folder / "model.safetensors", given, wanted)
     model.load_state_dict(given, strict=False)
     model.config.stale_masks = trained.stale_masks and "unet" in parts
-    model.trained_on = TrainedOn.read(folder)
+    before = TrainedOn.read(folder)
+    model.trained_on = before if "unet" in parts else replace(before, masks={})
     return model
 
 

@@ -40,6 +40,29 @@ def test_a_photograph_and_a_patient_are_known_again_by_name_alone(checkpoint):
     refuse_overlap({}, 3)
 
 
+def test_a_checkpoint_knows_which_data_sets_its_masks_were_learnt_from(checkpoint, tmp_path):
+    told = TrainedOn.of(checkpoint.manifest.records, checkpoint.model.config.masks)
+    assert set(told.masks) == {"vessel", "disc"} == set(told.drawn())
+    real = [replace(r, source="drive", masks={"vessel": "v.png"}) for r in checkpoint.manifest.records]
+    both = told | TrainedOn.of(real, ("vessel", "disc"))
+    assert both.masks["vessel"] == {"drive", "phantom"} and both.masks["disc"] == {"phantom"}
+    assert "vessel" not in both.drawn() and "disc" in both.drawn()
+    assert TrainedOn.of(real).masks == {}  # a stage that does not teach the U-Net
+    nameless = [replace(r, source=None) for r in real]
+    assert not TrainedOn.of(nameless, ("vessel",)).drawn()
+    judged = [replace(r, split="test") for r in real]
+    assert not TrainedOn.of(judged, ("vessel",)).masks
+    both.write(tmp_path)
+    assert TrainedOn.read(tmp_path) == both
+    old = json.loads((tmp_path / FILE).read_text())
+    del old["masks"]  # as it was written before
+    (tmp_path / FILE).write_text(json.dumps(old))
+    assert TrainedOn.read(tmp_path).drawn() == ()
+    (tmp_path / FILE).write_text(json.dumps({**old, "masks": ["vessel"]}))
+    with pytest.raises(UserError, match="is damaged"):
+        TrainedOn.read(tmp_path)
+
+
 def test_another_split_of_the_same_photographs_is_found(checkpoint):
     manifest = checkpoint.manifest
     other = [replace(r, split="train" if r.split == "test" else "test") for r in manifest.records]

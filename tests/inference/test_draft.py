@@ -12,6 +12,7 @@ from mdf.inference.draft import draft
 from mdf.inference.gate import BANNER
 from mdf.inference.predictor import Predictor
 from mdf.inference.report import Lesion, Origin, Report, read_report
+from mdf.trained_on import TrainedOn
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,20 @@ def test_what_the_checkpoint_cannot_draw_is_said_and_has_no_evidence(predictor, 
     assert all(one.drawn is None and one.origin == Origin.SCORING and not one.seen for one in eye.lesions)
     assert any("no mask of microaneurysms" in flag.text for flag in eye.flags)
     assert eye.disc.cup_disc_ratio is None  # it draws no cup
+
+
+def test_masks_that_were_learnt_from_drawings_alone_are_said_in_every_report(predictor, seen, monkeypatch):
+    def said(**masks) -> list[str]:
+        trained = TrainedOn(masks={name: frozenset(sources) for name, sources in masks.items()})
+        monkeypatch.setattr(predictor.model, "trained_on", trained)
+        (eye,) = draft(predictor, [seen["one"]], eyes=["right"])[0].eyes
+        return [flag.text for flag in eye.flags if "drawn phantoms" in flag.text]
+
+    (every,) = said(vessel=["phantom"], disc=["phantom"])
+    assert every.startswith("The masks were learnt from drawn phantoms alone: on a person's photograph")
+    (one,) = said(vessel=["phantom", "drive"], disc=["phantom"])
+    assert one.startswith("The masks of disc were learnt")
+    assert said(vessel=["drive"], disc=["phantom", "papila"]) == [] and said() == []  # the last: not known
 
 
 def test_both_eyes_are_one_report_with_a_comparison(both):

@@ -19,6 +19,7 @@ from mdf import __version__
 from mdf.config import Config, PartConfig, save_config
 from mdf.errors import UserError
 from mdf.models.fusion import MDFModel
+from mdf.trained_on import TrainedOn
 from mdf.training import loop, saving
 from mdf.training.loop import Stage
 from mdf.training.run import train
@@ -153,6 +154,11 @@ def assert_same_run(a: Config, b: Config) -> None:
     assert (folder(a) / "best" / "model.safetensors").read_bytes() == (
         folder(b) / "best" / "model.safetensors"
     ).read_bytes()
+
+
+def test_the_last_stage_knows_what_taught_the_first_ones_masks(undisturbed):
+    trained = TrainedOn.read(folder(undisturbed) / "best")
+    assert set(trained.masks) == set(undisturbed.unet.masks) == set(trained.drawn())  # phantoms, every one
 
 
 @pytest.mark.parametrize(("stage", "step"), [("segment", 1), ("align", 1), ("fuse", 3)])

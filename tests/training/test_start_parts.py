@@ -8,6 +8,7 @@ import torch
 from mdf.config import check
 from mdf.errors import ConfigError, UserError
 from mdf.models.fusion import MDFModel
+from mdf.trained_on import TrainedOn
 from mdf.training.start import first_model
 from tests.tiny import put
 
@@ -25,6 +26,7 @@ def trained(world, tmp_path_factory):
             for parameter in part.parameters():
                 parameter.add_(0.25)
     model.config.stale_masks = True
+    model.trained_on = TrainedOn(frozenset("ab"), masks={"vessel": frozenset({"phantom"})})
     folder = tmp_path_factory.mktemp("trained")
     model.save_pretrained(folder)
     return folder, model
@@ -46,6 +48,7 @@ def test_the_parts_named_are_taken_to_the_last_bit_and_the_rest_is_new(tiny, tra
         assert torch.equal(tensor, wanted[name]), name
     assert model.processor.diagnoses == ("amd",) and not model.config.lora
     assert model.config.stale_masks is ("unet" in parts)
+    assert model.trained_on.train == {"a", "b"} and model.trained_on.drawn() == (("vessel",) if "unet" in parts else ())
 
 
 def test_a_part_with_other_settings_is_refused_and_that_of_one_not_taken_is_not(tiny, trained):
