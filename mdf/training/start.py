@@ -10,6 +10,7 @@ from mdf.config import Config
 from mdf.errors import UserError
 from mdf.files import read_json
 from mdf.models import checkpoint as saved
+from mdf.models import unet_weights, zoo
 from mdf.models.checkpoint import read_config
 from mdf.models.fusion import PARTS, MDFModel, preprocessing_of
 from mdf.models.language import checkpoint_layers, weights_dtype
@@ -17,7 +18,7 @@ from mdf.models.quantization import refuse_missing
 from mdf.trained_on import TrainedOn
 from mdf.training.launch import yes
 
-# settings of the model's sections that weights do not depend on; `weights` only says whether there were any
+# settings of the model's sections that weights do not depend on
 FREE = {
     "encoder.image_lr_scale",
     "encoder.image_locked",
@@ -155,11 +156,19 @@ def differ(had: dict[str, Any], wanted: dict[str, Any], path: str = "") -> list[
         if isinstance(value, dict):
             lines += differ(old or {}, value, name)
         elif key == "weights":
-            if bool(old) != bool(value):  # pretrained or not decides the kind of normalisation layers
+            # pretrained or not decides the kind of normalisation layers; one release is not another of equal shapes
+            first, second = release_of(old), release_of(value)
+            if bool(old) != bool(value) or (first and second and first != second):
                 lines.append(f"{name}: {old!r} there, {value!r} here")
         elif name not in FREE and as_list(old) != as_list(value):
             lines.append(f"{name}: {old!r} there, {value!r} here")
     return lines
+
+
+def release_of(weights: str | None) -> str | None:
+    """The release that `encoder.weights` or `unet.weights` names, without its file; None where it names none."""
+    name = (weights or "").partition(":")[0]
+    return name if name in zoo.releases() or name in unet_weights.releases() else None
 
 
 def as_list(value: Any) -> Any:

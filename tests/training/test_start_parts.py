@@ -9,7 +9,7 @@ from mdf.config import check
 from mdf.errors import ConfigError, UserError
 from mdf.models.fusion import MDFModel
 from mdf.trained_on import TrainedOn
-from mdf.training.start import first_model
+from mdf.training.start import differ, first_model
 from tests.tiny import put
 
 DIAGNOSES = ("normal", "glaucoma")
@@ -68,3 +68,19 @@ def test_start_parts_need_a_checkpoint_and_are_no_language_model(tiny):
     cfg = tiny(**{"run.start_from": "somewhere"})
     with pytest.raises(ConfigError, match="'language' must be of encoder, unet, fusion"):
         check(replace(cfg, run=put(cfg.run, "start_parts", ("language",))))
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "refused"),
+    [
+        ("retfound-mae:/old/file.pth", "retfound-mae:/new/file.pth", False),  # a checkpoint needs no file any more
+        ("retfound-mae:/a/file.pth", "retfound-mae", False),
+        ("retfound-mae:/a/file.pth", "deretfound:/a/file.pth", True),  # equal in every shape
+        ("retfound-mae:/a/file.pth", "/a/converted.safetensors", False),  # whose name stands in the file
+        ("efficientnet-lite0-imagenet", None, True),
+    ],
+)
+def test_a_checkpoint_of_one_release_is_not_taken_for_another(there, here, refused):
+    lines = differ({"encoder": {"weights": there}}, {"encoder": {"weights": here}})
+    assert bool(lines) is refused
+    assert not refused or lines == [f"encoder.weights: {there!r} there, {here!r} here"]
