@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mdf.errors import UserError
 from mdf.files import read_json
+from mdf.hub import quick_to_fail
 
 OPTIONS = "captions.json"
 # how a text is cleaned first, beyond open_clip's ways (which also turn full-width Chinese punctuation into ASCII)
@@ -51,7 +52,10 @@ class CaptionTokenizer:
                 clean = CLEAN.get(self.options.get("clean", ""))
                 options = {k: v for k, v in self.options.items() if k != "clean" or clean is None}
                 try:
-                    made = open_clip.tokenizer.HFTokenizer(self.source, context_length=self.context_length, **options)
+                    with quick_to_fail(self.source):
+                        made = open_clip.tokenizer.HFTokenizer(
+                            self.source, context_length=self.context_length, **options
+                        )
                 except (OSError, ValueError, KeyError) as error:
                     reason = str(error).splitlines()[0]
                     raise UserError(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,16 @@ class MDFProcessor:
         pad = choose_token(tokenizer, PAD_TOKENS, "padding that differs from the end token")
         self.pad_id = tokenizer.convert_tokens_to_ids(pad)
         self.caption_tokenizer = captions or CaptionTokenizer(context_length)
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens at which an answer ends: that which the chat template ends it with, learnt in training, and the
+        tokenizer's own, which is another one in some fine-tunes.
+        """
+        turns = [Turn("user", "a"), Turn("assistant", "b")]
+        labels = encode(turns, self.tokenizer, self.image_token, self.image_tokens).labels
+        learnt = next(label for label in reversed(labels) if label >= 0)
+        return tuple(dict.fromkeys((learnt, self.tokenizer.eos_token_id)))
 
     def __call__(self, images: Any) -> Inputs:
         """Photographs (path, PIL image or uint8 [H,W,3] array; one or a list) as tensors."""

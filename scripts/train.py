@@ -18,7 +18,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="train.py",
         description="Train all stages of a configuration into RUN.DIR/RUN.NAME: checkpoints, metrics, samples.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 143 stopped by SIGTERM after saving. "
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 143 stopped by SIGTERM after saving; "
+        "`accelerate launch` makes 1 of every one but 0, and with one process passes SIGTERM on to nobody: where a "
+        "queue reads them, start one process with python. "
         "`train.py grid --help`: many runs and their table.",
     )
     made.add_argument(

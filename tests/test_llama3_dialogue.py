@@ -1,11 +1,13 @@
 """Conversations in the templates of Llama 3: token ids are those of the model's own template, today and next year."""
 
+from copy import deepcopy
+
 import pytest
 
 from mdf.chat_template import DATE
 from mdf.dialogue import IGNORED, Turn, encode, encode_apart
 from mdf.errors import UserError
-from mdf.processor import IMAGE_TOKENS, OWN_IMAGE_TOKEN, PAD_TOKENS, choose_token
+from mdf.processor import IMAGE_TOKENS, OWN_IMAGE_TOKEN, PAD_TOKENS, MDFProcessor, choose_token
 from tests.tiny_mllama import llama3_tokenizer
 
 TALK = [
@@ -44,6 +46,18 @@ def of_vision(turns):
     words = f"{turns[0].content}\n\n{turns[1].content}"
     first = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": words}]}
     return [first, *({"role": t.role, "content": [{"type": "text", "text": t.content}]} for t in turns[2:])]
+
+
+def test_an_answer_ends_where_training_ended_it_whatever_the_tokenizer_calls_its_end(text):
+    """Fine-tunes of the base keep its end of text, and their template ends a turn with another token."""
+    processor = MDFProcessor.__new__(MDFProcessor)
+    processor.tokenizer, processor.image_token, processor.image_tokens = deepcopy(text), TEXT_IMAGE, 4
+    turn, document = (text.convert_tokens_to_ids(t) for t in ("<|eot_id|>", "<|end_of_text|>"))
+    assert processor.end_ids == (turn,)
+    other = MDFProcessor.__new__(MDFProcessor)
+    other.tokenizer, other.image_token, other.image_tokens = processor.tokenizer, TEXT_IMAGE, 4
+    other.tokenizer.eos_token = "<|end_of_text|>"
+    assert other.end_ids == (turn, document)
 
 
 @pytest.mark.parametrize("last", [2, 3, 4, 5])

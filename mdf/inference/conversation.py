@@ -14,6 +14,7 @@ from mdf.evaluation.operating_point import OperatingPoint
 from mdf.inference.predictor import Photograph, Predictor
 from mdf.inference.questions import Asked, Reading, cannot_be_told, read, recognise
 from mdf.inference.report import Origin
+from mdf.processor import MDFProcessor
 from mdf.vocabulary import squash
 
 LIMIT = 160  # tokens of an answer
@@ -91,8 +92,9 @@ class Stopped(StoppingCriteria):
 class Stream(TextStreamer):
     """Hands words on as they come, and counts the tokens."""
 
-    def __init__(self, tokenizer: Any, say: Callable[[str], None]):
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    def __init__(self, processor: MDFProcessor, say: Callable[[str], None]):
+        super().__init__(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.ends = processor.end_ids
         self.say, self.count, self.last = say, -1, -1  # the prompt is put first
 
     def put(self, value: torch.Tensor) -> None:
@@ -105,7 +107,7 @@ class Stream(TextStreamer):
 
     def ended(self) -> bool:
         """Whether the last token was the model's own end."""
-        return self.last == self.tokenizer.eos_token_id
+        return self.last in self.ends
 
 
 class Conversation:
@@ -174,7 +176,7 @@ class Conversation:
         """The model's own words, then the probabilities of the question's answers."""
         history, dropped, limit = self.fit(question, sampling)
         model, inputs = self.predictor.model, self.photograph.inputs
-        stream = Stream(self.predictor.processor.tokenizer, say)
+        stream = Stream(self.predictor.processor, say)
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(sampling.seed + tries - 1)
             text = model.generate_answers(

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
+from mdf.hub import quick_to_fail
 from mdf.models import towers, zoo, zoo_weights
-from mdf.models.hub import quick_to_fail
 from mdf.models.text_tower import TextTower
 from mdf.models.weights import BUNDLED, fit, read_state, text_path, trunk_state
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
+from mdf.hub import quick_to_fail
 from mdf.imaging.preprocess import CLIP_MEAN, CLIP_STD
 from mdf.models import depth, encoder_weights, lora, towers, zoo, zoo_weights
 from mdf.models.depthwise import depthwise_in_float32
@@ -122,7 +123,8 @@ class FundusEncoder(nn.Module):
     def _build(self, cfg: EncoderConfig, load: bool) -> Any:
         pretrained = load and cfg.weights == encoder_weights.TIMM
         try:
-            return towers.build(self.architecture, pretrained=pretrained)
+            with quick_to_fail() if pretrained else nullcontext():
+                return towers.build(self.architecture, pretrained=pretrained)
         except Exception as error:
             if not pretrained:
                 raise
@@ -269,8 +271,14 @@ class FundusEncoder(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """The multiplier of cosine similarities, at most 100."""
-        return self.clip.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+        """The multiplier of cosine similarities, at most 100; at the cap, too, its gradient is that below it."""
+        scale = self.clip.logit_scale.exp()
+        return scale + (scale.clamp(max=MAX_LOGIT_SCALE) - scale).detach()
+
+    @torch.no_grad()
+    def cap_logit_scale(self) -> None:
+        """Put the parameter back to the cap, as CLIP does after every step: an optimiser would leave it behind."""
+        self.clip.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
     @property
     def logit_bias(self) -> Tensor | None:

@@ -30,6 +30,7 @@ from mdf.models.language import (
     bare,
     checkpoint_layers,
     decode,
+    decoder,
     has_tower,
     hidden_rms,
     hook_adapters,
@@ -186,13 +187,20 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin, AnsweringMixin):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "MDFModel":
-        """Frozen parts stay in eval mode whatever their parents are put in."""
+        """Frozen parts stay in eval mode whatever their parents are put in.
+
+        Decoder layers that are to be recomputed are marked as training all the same, without their children: that is
+        what transformers and our hooks look at, and gradients go through a frozen language model, too.
+        """
         super().train(mode)
         if mode:
             for name in PARTS:
                 part = getattr(self, name, None)
                 if part is not None and not any(p.requires_grad for p in part.parameters()):
                     part.eval()
+            if (language := getattr(self, "language", None)) is not None:
+                for layer in decoder(language).layers:
+                    layer.training = layer.training or getattr(layer, "gradient_checkpointing", False)
         return self
 
     @property

@@ -47,7 +47,7 @@ class FusedGenerationMixin(GenerationMixin):
             kwargs = see_tiles(bare(self.language), kwargs)
         kwargs.setdefault("suppress_tokens", [self.processor.image_token_id])
         kwargs.setdefault("pad_token_id", self.processor.pad_id)
-        kwargs.setdefault("eos_token_id", self.processor.tokenizer.eos_token_id)
+        kwargs.setdefault("eos_token_id", list(self.processor.end_ids))
         if kwargs.get("do_sample") is False:  # the language model's own sampling settings do not go with that
             kwargs = {"temperature": None, "top_p": None, "top_k": None} | kwargs
         out = super().generate(input_ids, attention_mask=attention_mask, **kwargs)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mdf.errors import UserError
+from mdf.hub import quick_to_fail
 
 # beyond those of open_clip's configurations, FLAIR's (Silva-Rodriguez et al. 2025): the mean over the first, the second
 # and the last layer and over all positions, padding included; or, as it should be, over those of real tokens
@@ -23,7 +24,8 @@ def read_config(source: str | Path) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source)
+        with quick_to_fail(source):
+            config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"encoder.text: {source} has no configuration that transformers reads ({reason})") from error

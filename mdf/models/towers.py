@@ -5,6 +5,7 @@ import difflib
 import io
 import json
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from mdf.caption_tokenizer import CaptionTokenizer
 from mdf.config import EncoderConfig
 from mdf.errors import UserError
+from mdf.hub import quick_to_fail
 from mdf.models import text_tower, zoo, zoo_towers
 from mdf.models.recompute import recompute_layers
 from mdf.models.sides import SideHeads
@@ -27,6 +29,7 @@ POOLED = {
     LAYERS: "mean of three layers' tokens",
     LAYERS_PADDED: "mean of three layers' tokens and padding (what an embedding is depends on its batch)",
 }
+HUB = "hf-hub:"  # before the name of an architecture that open_clip reads on the hub
 KEYS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
 
 
@@ -38,7 +41,8 @@ def architecture(name: str) -> dict:
         if path.suffix == ".json" and path.is_file():
             return json.loads(path.read_text())
     try:
-        config = open_clip.get_model_config(name)
+        with quick_to_fail() if name.startswith(HUB) else nullcontext():
+            config = open_clip.get_model_config(name)
     except Exception as error:  # hf-hub:ID and local-dir:FOLDER are read then and there
         reason = str(error).partition("\n")[0]
         raise UserError(f"encoder.model: {name} could not be read ({type(error).__name__}: {reason})") from error

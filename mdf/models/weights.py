@@ -26,8 +26,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mdf import hub
 from mdf.errors import UserError
-from mdf.models import hub, weight_files
+from mdf.models import weight_files
 from mdf.models.wheels import Wheel, add_wheel, cache_dir, converted
 
 __all__ = [

@@ -55,6 +55,7 @@ def make_accelerator(run: RunConfig, precision: str, launch: Launch | None = Non
     Raises UserError where the launcher started another number of processes than it was asked for.
     """
     from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
 
     launch = launch or launched()
     if launch.sharding != "none":
@@ -62,7 +63,13 @@ def make_accelerator(run: RunConfig, precision: str, launch: Launch | None = Non
         for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
             os.environ.pop(name, None)
     cuda = torch.cuda.is_available() and not yes("ACCELERATE_USE_CPU")
-    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if precision == "bf16" else "no", **tracking)
+    accelerator = Accelerator(
+        cpu=not cuda,
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        # our losses are those of the whole step already; ACCELERATE_GRADIENT_ACCUMULATION_STEPS would divide them again
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        **tracking,
+    )
     if accelerator.num_processes != launch.processes:
         raise UserError(
             f"{launch.processes} processes were asked for and {accelerator.num_processes} take part; on CPUs use "

@@ -50,6 +50,11 @@ def launched() -> Launch:
         sharding = deepspeed_stage()
     elif yes("ACCELERATE_USE_MEGATRON_LM"):
         raise UserError("Megatron-LM is not supported; launch with configs/accelerate/ddp.yaml or fsdp2.yaml")
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+        raise UserError(
+            "dynamo_backend: compiled models are not supported, since adapters hook into the layers; set it to no in "
+            "the launcher's file (`accelerate config` writes one), or launch with one of configs/accelerate"
+        )
     return Launch(processes, sharding, reshard)
 
 

@@ -184,6 +184,8 @@ class Stage:
         norms = clip_gradients(self.optimizer, self.task.stage.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.task.contrasts:
+            self.bare.encoder.cap_logit_scale()
         return norms
 
     def read(self, batches: Iterator[Batch]) -> tuple[list[Batch], UserError | None]:

@@ -18,7 +18,8 @@ from mdf.resources import PACKAGE
 from mdf.training.saving import read_state, recover, sync
 
 PACKAGES = ("mdf", "torch", "torchvision", "transformers", "accelerate", "peft", "open_clip_torch", "timm",
-            "segmentation_models_pytorch", "safetensors", "tokenizers", "numpy", "pillow")  # fmt: skip
+            "segmentation_models_pytorch", "datasets", "bitsandbytes", "deepspeed", "safetensors", "tokenizers",
+            "numpy", "pillow")  # fmt: skip
 OF_A_RUN = ("config.yaml", "environment.json", "metrics.jsonl")
 
 

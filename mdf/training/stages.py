@@ -100,6 +100,7 @@ class Task:
                 "keep": keep,
                 "reduce": partial(text_loss_by_rows, targets=targets),
                 "look": self.look,
+                "use_cache": False,
                 **batch.backbone,
             }
             if batch.branch is not None:

@@ -47,8 +47,10 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     if cfg.run.start_parts:
         return with_parts(cfg, diagnoses, dtype)
     trained = read_config(MDFModel.config_class, Path(cfg.run.start_from))
-    # over a base that nothing was trained on yet another number of bits is no change
-    bits = None if trained.lora else cfg.language.quantize
+    # over a base that nothing was trained on yet another number of bits is no change; LoRA learnt over 4 or 8 bits can
+    # go on over whole weights, which is said, and be merged after that
+    whole = cfg.language.quantize == "none"
+    bits = cfg.language.quantize if whole or not trained.lora else None
     given = MDFModel.from_pretrained(cfg.run.start_from, dtype=weights_dtype(cfg, dtype), quantize=bits)
     wanted = sections(cfg)
     lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)

@@ -1,12 +1,13 @@
 """What stands between cosine similarities and logits: a learnt multiplier and, for the sigmoid loss, a learnt bias."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from mdf.config import EncoderConfig, check
+from mdf.config import EncoderConfig, PartConfig, check
 from mdf.errors import ConfigError
 from mdf.models.fundus_encoder import FundusEncoder
 from mdf.models.fusion import MDFModel
@@ -56,3 +57,33 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path):
         check(tiny_config(tmp_path, **{"encoder.init_logit_scale": 0.0}))
     with pytest.raises(ConfigError, match=r"encoder.init_logit_bias"):
         check(tiny_config(tmp_path, **{"encoder.init_logit_bias": float("nan")}))
+
+
+@pytest.mark.parametrize("kept", [math.log(100), 4.6052])  # in float32 both are above the cap
+@pytest.mark.parametrize("wanted", [-1, 1])  # a loss that wants it lower, and one that wants it higher
+def test_a_scale_at_its_cap_still_learns_and_never_goes_beyond(kept, wanted):
+    encoder = FundusEncoder(TINY)
+    torch.nn.init.constant_(encoder.clip.logit_scale, kept)
+    assert encoder.logit_scale.item() == 100
+    optimizer = torch.optim.AdamW([encoder.clip.logit_scale], lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (-wanted * encoder.logit_scale).backward()
+        assert encoder.clip.logit_scale.grad != 0
+        optimizer.step()
+        encoder.cap_logit_scale()
+    assert encoder.logit_scale.item() == 100 if wanted > 0 else encoder.logit_scale.item() < 80
+    assert encoder.clip.logit_scale.item() == pytest.approx(math.log(100)) or wanted < 0
+
+
+def test_a_run_that_starts_at_the_cap_comes_down_from_it(tmp_path):
+    """Nine photographs of one caption: the temperature has to fall."""
+    from mdf.training.run import train
+
+    cfg = tiny_config(tmp_path, **{
+        "run.stages": ("align",), "align.steps": 2, "align.parts.encoder": PartConfig("full", lr=1e-2),
+        "encoder.init_logit_scale": 100.0, "align.schedule": "constant",
+    })  # fmt: skip
+    assert train(cfg) == 0
+    scale = MDFModel.from_pretrained(tmp_path / "runs" / cfg.run.name / "last").encoder.logit_scale
+    assert scale.item() < 100

@@ -1,5 +1,7 @@
 """What the whole model promises, on a random model that is small enough to check every tensor."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from mdf.datasets import load
 from mdf.dialogue import Turn
 from mdf.losses.text import shift, text_loss
 from mdf.models.fusion import MDFModel
-from mdf.models.language import bare, checkpoint_layers
+from mdf.models.language import bare, checkpoint_layers, decoder
 from tests.models.fused import (
     asked,
     assert_same_gradients,
@@ -104,6 +106,28 @@ def test_gradients_are_equal_with_and_without_checkpointing_with_two_forwards_in
         if checkpointing:
             checkpoint_layers(model.language)
         return gradients_of_two_forwards(model, batch)
+
+    assert_same_gradients(gradients(True), gradients(False))
+
+
+def test_a_frozen_language_model_is_recomputed_too(world):
+    """Gradients go through all of it to adapters and prefix: kept activations are what checkpointing is to save."""
+
+    def gradients(checkpointing):
+        model, batch = build(world)
+        open_gates(model)
+        model.set_trainable(replace(TRAIN, language=PartConfig("frozen")))
+        if checkpointing:
+            checkpoint_layers(model.language)
+        model.train()
+        inside = [m for layer in decoder(model.language).layers for m in layer.modules() if m is not layer]
+        assert not any(m.training for m in inside)  # its dropout stays off
+        passes, adapted = [], []
+        decoder(model.language).layers[-1].input_layernorm.register_forward_hook(lambda *_: passes.append(1))
+        model.fusion.adapters[-1].register_forward_pre_hook(lambda *_: adapted.append(1))
+        found = gradients_of_two_forwards(model, batch)
+        assert len(passes) == len(adapted) == (4 if checkpointing else 2)
+        return found
 
     assert_same_gradients(gradients(True), gradients(False))
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mdf.config import PartConfig
 from mdf.errors import UserError
-from mdf.training.devices import agree
+from mdf.training.devices import agree, forget_accelerator, make_accelerator
 from mdf.training.launch import Launch, check_launch, launched
 from mdf.training.run import train
 
@@ -87,6 +88,7 @@ def test_no_launcher_is_one_whole_process(environment):
         (ZERO3 | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "offload_param_device: cpu is not supported"),
         (ZERO3 | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}, r"zero_stage: 1 is not supported; .*ddp\.yaml"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM is not supported"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "dynamo_backend: compiled models are not supported.*set it to no"),
         (
             {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"},
             "several processes were asked for and only this one was started.*ddp_cpu.yaml",
@@ -179,3 +181,15 @@ def test_processes_that_were_not_started_alike_are_told_how_they_differ(monkeypa
 
 def test_every_kind_of_launch_has_its_file():
     assert {file.stem for file in FILES} == EXPECTED.keys()
+
+
+def test_accumulation_of_the_launchers_own_does_not_divide_gradients_again(tiny, environment):
+    environment(ACCELERATE_GRADIENT_ACCUMULATION_STEPS="4", ACCELERATE_USE_CPU="true")
+    try:
+        accelerator = make_accelerator(tiny().run, "fp32")
+        assert accelerator.gradient_accumulation_steps == 1
+        weight = torch.nn.Parameter(torch.ones(()))
+        accelerator.backward(3 * weight)
+        assert weight.grad == 3
+    finally:
+        forget_accelerator()

@@ -9,6 +9,7 @@ import torch
 from mdf.checking import problems
 from mdf.config import PartConfig, PartsConfig
 from mdf.errors import UserError
+from mdf.inference.export import refuse_quantised
 from mdf.models.fusion import MDFModel
 from mdf.models.quantization import layers
 from mdf.training.run import train
@@ -157,6 +158,18 @@ def test_a_stage_over_4_bits_starts_from_an_encoder_that_was_trained_without_the
     learnt = MDFModel.from_pretrained(start).encoder.state_dict()
     assert all(torch.equal(tensor, learnt[n]) for n, tensor in model.encoder.state_dict().items())
     assert model.config.lora
+
+
+def test_lora_learnt_over_4_bits_goes_on_over_whole_weights_and_can_be_exported_then(tiny, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes has no wheel for this system")
+    before = tiny(**FUSE | FEW)
+    assert train(before) == 0
+    start = {"run.start_from": str(folder(before) / "best"), "run.name": "whole"}
+    with pytest.warns(UserWarning, match="was trained with language.quantize nf4 and is loaded with none"):
+        assert train(tiny(**FUSE | FEW | start | {"language.quantize": "none"})) == 0
+    merged = MDFModel.from_pretrained(folder(before).parent / "whole" / "best")
+    assert merged.config.lora and merged.config.mdf["language"]["quantize"] == "none"
+    refuse_quantised(merged.config)  # nothing is left to refuse
 
 
 @pytest.mark.slow

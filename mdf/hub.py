@@ -77,10 +77,16 @@ def hub_answers() -> bool:
 
 
 @contextmanager
-def quick_to_fail() -> Iterator[None]:
-    """While it lasts, other libraries' look-ups on the hub read its local cache alone where the hub does not answer."""
+def quick_to_fail(source: str | Path = "") -> Iterator[None]:
+    """While it lasts, other libraries' look-ups on the hub read its local cache alone where the hub does not answer.
+
+    Nothing is asked where `source`, what is looked up, is a local folder.
+    """
     from huggingface_hub import constants
 
+    if source and Path(source).is_dir():
+        yield
+        return
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = not hub_answers()
     try:
