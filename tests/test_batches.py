@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mdf.batches import FundusDataset, Sample, collate, pad, stable_hash
+from mdf.batches import FundusDataset, Sample, branches, collate, pad, stable_hash
 from mdf.config import AugmentConfig, DialogueConfig
 from mdf.datasets.phantom import draw_manifest
 from mdf.dialogue import Encoded, Turn
@@ -226,3 +226,12 @@ def test_a_row_without_any_supervised_token_is_an_error(samples, processor):
     silent = Encoded([1, 5, 6], [-100, -100, -100], [True, True, True], [None] * 3)
     with pytest.raises(ValueError, match=f"no supervised token in {samples[1].record.id}"):
         collate([samples[0], replace(samples[1], conversation=silent)], processor)
+
+
+def test_padding_behind_branches_sees_itself_and_nobody_sees_padding():
+    """A row of a mask without a single True is NaN in some kernels, and then everywhere in backward."""
+    branch = torch.tensor([[0, 0, 1, 2, 0, 0], [0, 0, 0, 1, 1, 2]])
+    attention_mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
+    sees, _ = branches(branch, attention_mask)
+    assert sees.any(-1).all()
+    assert not sees[0, 0, :4, 4:].any() and torch.equal(sees[0, 0, 4:, 4:], torch.eye(2, dtype=torch.bool))

@@ -10,7 +10,8 @@ import torch
 
 from mdf.config import PartConfig
 from mdf.errors import UserError
-from mdf.training.devices import agree, forget_accelerator, make_accelerator
+from mdf.training import devices
+from mdf.training.devices import agree, choose_precision, choose_threads, forget_accelerator, make_accelerator
 from mdf.training.launch import Launch, check_launch, launched
 from mdf.training.run import train
 
@@ -191,5 +192,54 @@ def test_accumulation_of_the_launchers_own_does_not_divide_gradients_again(tiny,
         weight = torch.nn.Parameter(torch.ones(()))
         accelerator.backward(3 * weight)
         assert weight.grad == 3
+    finally:
+        forget_accelerator()
+
+
+@pytest.mark.parametrize(
+    ("avx512_bf16", "amx", "kernels", "chosen"),
+    [
+        (True, False, True, "bf16"),
+        (False, True, True, "bf16"),
+        (False, False, True, "fp32"),
+        (True, True, False, "fp32"),
+    ],
+)
+def test_bf16_is_chosen_by_itself_only_where_the_processor_computes_in_it(
+    monkeypatch, avx512_bf16, amx, kernels, chosen
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: kernels)
+    assert choose_precision("auto", cuda=False)[0] == chosen
+    assert choose_precision("fp32", cuda=False) == ("fp32", "run.precision")
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted", "processes", "threads"),
+    [
+        ({}, 0, 1, 6),
+        ({}, 0, 2, 3),
+        ({"OMP_NUM_THREADS": "2"}, 0, 1, None),  # the user's own
+        ({"OMP_NUM_THREADS": "1"}, 0, 1, None),
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, 0, 2, 3),  # the launcher's
+        ({"OMP_NUM_THREADS": "4", "ACCELERATE_MIXED_PRECISION": "no"}, 0, 1, None),
+        ({"OMP_NUM_THREADS": "4"}, 5, 1, 5),
+    ],
+)
+def test_the_launchers_one_thread_is_not_taken_for_the_users_own(
+    environment, monkeypatch, variables, wanted, processes, threads
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    environment(**variables)
+    monkeypatch.setattr(devices, "cores", lambda: 6)
+    assert choose_threads(wanted, processes) == threads
+
+
+def test_fewer_processes_than_were_asked_for_are_refused(tiny, environment):
+    environment(ACCELERATE_USE_CPU="true")
+    try:
+        with pytest.raises(UserError, match="2 processes were asked for and 1 take part"):
+            make_accelerator(tiny().run, "fp32", Launch(2))
     finally:
         forget_accelerator()
