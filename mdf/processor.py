@@ -24,8 +24,7 @@ from mdf.tiles import TILES, cut_tiles, load_image_processor
 IMAGE_TOKENS = ("<filename>", "<|reserved_special_token_0|>")
 OWN_IMAGE_TOKEN = "<|image|>"  # of a language model with a vision tower of its own
 PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "<unk>")
-
-
+TILING = "image_processor"  # a checkpoint's folder, and a key of its preprocessing.json
 INPUTS = ("pixel_values", "unet_pixels", "field")
 
 
@@ -64,6 +63,12 @@ class Inputs(dict):
     def select(self, rows: list[int]) -> "Inputs":
         """The photographs `rows`, in that order, repetitions allowed."""
         return Inputs({k: v[rows] for k, v in self.items()})
+
+
+def hash_of(folder: Path) -> str:
+    """12 hexadecimal digits over the settings of the image processor saved in `folder`, as they stand in its files."""
+    content = b"".join(file.read_bytes() for file in sorted(folder.glob("*.json")))
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 class MDFProcessor:
@@ -198,8 +203,10 @@ class MDFProcessor:
         """Write tokenizer/, image_processor/, captions/, preprocessing.json and prompts/ into a checkpoint."""
         folder = Path(folder)
         self.tokenizer.save_pretrained(folder / "tokenizer")
+        own = {}
         if self.image_processor is not None:
-            self.image_processor.save_pretrained(folder / "image_processor")
+            self.image_processor.save_pretrained(folder / TILING)
+            own = {TILING: hash_of(folder / TILING)}
         (folder / "preprocessing.json").write_text(
             json.dumps(
                 {
@@ -210,6 +217,7 @@ class MDFProcessor:
                     "diagnoses": list(self.diagnoses),
                     "questions": list(self.questions),
                     "tokens": self.tokens(),
+                    **own,
                 },
                 indent=1,
             )
@@ -229,7 +237,7 @@ class MDFProcessor:
         names = ("image_tokens", "context_length", "diagnoses", "hash")
         if lacking := [name for name in names if name not in values]:
             raise UserError(f"{folder / 'preprocessing.json'}: {', '.join(lacking)} is missing; restore the file")
-        extra, tokens = {k: values.pop(k) for k in names}, values.pop("tokens", None)
+        extra, tokens, tiling = {k: values.pop(k) for k in names}, values.pop("tokens", None), values.pop(TILING, None)
         extra["questions"] = values.pop("questions", ())
         expected = extra.pop("hash")
         preprocessing = Preprocessing.from_dict(values)
@@ -247,7 +255,12 @@ class MDFProcessor:
                 f"{folder / 'tokenizer'} is missing or damaged ({reason}); take the checkpoint again from its run"
             ) from error
         captions = CaptionTokenizer.load(folder, extra["context_length"])
-        own = load_image_processor(folder / "image_processor") if preprocessing.language_size else None
+        own = load_image_processor(folder / TILING) if preprocessing.language_size else None
+        if tiling and hash_of(folder / TILING) != tiling:  # older checkpoints did not write it down
+            raise UserError(
+                f"{folder / TILING} is not what the checkpoint was trained with, and would cut other tiles; take the "
+                "checkpoint again from its run"
+            )
         made = cls(
             tokenizer, preprocessing, Prompts(folder / "prompts"), captions=captions, image_processor=own, **extra
         )

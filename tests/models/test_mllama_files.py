@@ -1,5 +1,6 @@
 """Llama 3.2 Vision's files: what does not fit is refused, and a checkpoint comes back as it was."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -110,8 +111,6 @@ def test_a_checkpoint_comes_back_as_it_was_and_only_on_its_own_base(vision, tmp_
 
 
 def test_a_checkpoint_whose_special_tokens_were_changed_is_refused(opened, tmp_path):
-    import json
-
     model, _ = opened
     model.save_pretrained(tmp_path / "checkpoint")
     path = tmp_path / "checkpoint" / "tokenizer" / "tokenizer_config.json"
@@ -119,3 +118,17 @@ def test_a_checkpoint_whose_special_tokens_were_changed_is_refused(opened, tmp_p
     path.write_text(json.dumps({**values, "eos_token": "<|eom_id|>"}))
     with pytest.raises(UserError, match=r"eos was \['<\|eot_id\|>', \d+\], is \['<\|eom_id\|>', \d+\]"):
         MDFModel.from_pretrained(tmp_path / "checkpoint")
+
+
+def test_a_checkpoint_whose_image_processor_was_changed_is_refused(opened, tmp_path):
+    model, _ = opened
+    model.save_pretrained(tmp_path / "checkpoint")
+    MDFModel.from_pretrained(tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / "image_processor" / "preprocessor_config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "image_mean": [0.5, 0.5, 0.5]}))
+    with pytest.raises(UserError, match="image_processor is not what the checkpoint was trained with"):
+        MDFModel.from_pretrained(tmp_path / "checkpoint")
+    kept = tmp_path / "checkpoint" / "preprocessing.json"  # as it was written before
+    kept.write_text(json.dumps({k: v for k, v in json.loads(kept.read_text()).items() if k != "image_processor"}))
+    MDFModel.from_pretrained(tmp_path / "checkpoint")
