@@ -40,6 +40,17 @@ def draft_of(path: Path, content: bytes) -> Iterator[str]:
         Path(name).unlink(missing_ok=True)
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file that holds one a line. Raises OSError and ValueError where it cannot be read.
+
+    A newline alone ends a line: `str.splitlines` cuts at U+2028 and U+0085 as well, which JSON leaves in a text.
+    """
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    if not all(isinstance(one, dict) for one in found):
+        raise ValueError("a line is no JSON object")
+    return found
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a JSON file of a checkpoint holds. Raises UserError where it is not there or damaged."""
     try:

@@ -37,7 +37,7 @@ from mdf.training.data import diagnoses_of
 from mdf.training.devices import choose_threads
 from mdf.training.saving import write_folder
 
-VERSION = 1  # raised when the same data and settings give other answers
+VERSION = 2  # raised when the same data and settings give other answers
 KINDS = ("probe", "cnn")  # folders below DIR; the answers of both stand under "probe", so that they can be paired
 
 
@@ -204,7 +204,7 @@ def write(
         line: dict = {"id": record.id, "patient": record.patient, "truth": list(judged.truth[i])}
         if (k := place.get(i)) is not None:
             line["labels"] = list(judged.truth[i])
-            line["probe"] = {n: round(float(p), 6) for n, p in zip(judged.classes, table[k], strict=True)}
+            line["probe"] = {n: float(p) for n, p in zip(judged.classes, table[k], strict=True)}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
 
     def fill(draft: Path) -> None:

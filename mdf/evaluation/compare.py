@@ -9,6 +9,7 @@ from mdf.evaluation.paired import FILE, paired
 
 # where in metrics.json the figures of a task stand whose answers are in predictions.jsonl
 PAIRED = {"classification": "diagnosis", "probe": "probe", "zero_shot.names": "zero_shot"}
+ROUNDING = 5e-4  # figures are shown with three decimals
 WIDTH = 44  # of the names, where none is longer
 
 
@@ -145,6 +146,12 @@ def differ(
     return found
 
 
+def differs(figures: dict, flat: dict[str, object], prefix: str) -> bool:
+    """Whether one of the `figures` of a task is visibly another in metrics.json."""
+    pairs = [(value, flat.get(f"{prefix}.{name}")) for name, value in figures.items()]
+    return any(isinstance(a, float) and isinstance(b, float) and abs(a - b) > ROUNDING for a, b in pairs)
+
+
 def paired_intervals(
     first: str | Path,
     second: str | Path,
@@ -165,11 +172,18 @@ def paired_intervals(
             reasons.append(f"{prefix}: there is no {' and no '.join(lacking)}")
             continue
         try:
-            found = paired(files[:1], files[1:], task=task, resamples=resamples, seed=seed)["difference"]
+            found = paired(files[:1], files[1:], task=task, resamples=resamples, seed=seed)
         except UserError as error:
             reasons.append(f"{prefix}: {error}")
             continue
-        for name, value in found.items():
+        sides = zip(("first", "second"), files, (first_flat, second_flat), strict=True)
+        if others := [str(file) for side, file, flat in sides if differs(found[side], flat, prefix)]:
+            reasons.append(
+                f"{prefix}: {' and '.join(others)} gives other figures than metrics.json beside it (earlier "
+                "versions rounded probabilities); evaluate again"
+            )
+            continue
+        for name, value in found["difference"].items():
             if name.endswith("_ci") and value is not None:
                 intervals[f"{prefix}.{name.removesuffix('_ci')}"] = value
     return intervals, reasons

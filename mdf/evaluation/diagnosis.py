@@ -106,7 +106,7 @@ class Diagnosis:
         if row not in self.found:
             return {}
         p = self.found[row]
-        named = {name: round(float(v), 6) for name, v in zip(self.material.classes, p, strict=True)}
+        named = {name: float(v) for name, v in zip(self.material.classes, p, strict=True)}
         return {"probabilities": named, "predicted": self.material.classes[int(p.argmax())]}
 
 

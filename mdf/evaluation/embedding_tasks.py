@@ -13,8 +13,8 @@ from mdf.captions import caption, tell_cut
 from mdf.errors import UserError
 from mdf.evaluation import few_shot, probe, retrieval, zero_shot
 from mdf.evaluation.classification import classification_metrics
-from mdf.evaluation.fellow import beside_fellow, fellows
-from mdf.evaluation.photographs import embed, embed_records, embed_texts
+from mdf.evaluation.fellow import beside_fellow, fellows, other_eyes
+from mdf.evaluation.photographs import embed, embed_both, embed_records, embed_texts
 from mdf.evaluation.released import Released
 from mdf.evaluation.task import Material
 from mdf.processor import Inputs
@@ -84,6 +84,8 @@ class EmbeddingTasks:
         self.prototypes: dict[str, np.ndarray] = {}  # [C,E] of each variant
         # (split, features, whether beside the other eye's) -> features and truth
         self.learnt: dict[tuple[str, str, bool], tuple[np.ndarray, list[tuple[str, ...]]]] = {}
+        self.others: list[FundusRecord] = []  # other eyes of the photographs, which were drawn without them
+        self.beside = np.zeros((0, 0))  # [others,D], what a probe reads of them
         self.unlearnt: list[str] = []  # classes without a photograph to learn from
         if judged is None:
             return
@@ -102,6 +104,15 @@ class EmbeddingTasks:
             needed += [(split, settings.features, settings.fellow) for split in ("train", "val")]
         for key in dict.fromkeys(needed):
             self.learnt[key] = split_features(model, manifest, judged, settings, *key)
+        if "probe" in wanted and settings.fellow:
+            splits = {r.split for r in self.records}
+            pool = [r for r in material.manifest.records if r.split in splits]
+            self.others = other_eyes(self.records, pool)
+        if self.others:
+            self.beside = embed_records(
+                model, self.others, material.manifest,
+                batch_size=settings.batch_size, features=settings.features, name="other eyes",
+            )  # fmt: skip
         seen = {
             name for (split, _, _), (_, truth) in self.learnt.items() if split == "train" for n in truth for name in n
         }
@@ -113,9 +124,12 @@ class EmbeddingTasks:
             )
 
     def see(self, rows: range, inputs: Inputs, masks: Any) -> None:
-        self.embeds.extend(embed(self.model, inputs))
         if "probe" in self.wanted and self.settings.features != "embedding":
-            self.features.extend(embed(self.model, inputs, self.settings.features))
+            embeds, features = embed_both(self.model, inputs, self.settings.features)
+            self.features.extend(features)
+        else:
+            embeds = embed(self.model, inputs)
+        self.embeds.extend(embeds)
 
     def metrics(self) -> dict:
         """{task: its metrics}, and `classes`, what the photographs were told apart as."""
@@ -143,7 +157,8 @@ class EmbeddingTasks:
         if "probe" in self.wanted:
             read = np.stack(self.features) if self.features else embeds
             if self.settings.fellow:
-                read = beside_fellow(read, self.records)
+                read = np.concatenate([read, self.beside]) if self.others else read
+                read = beside_fellow(read, [*self.records, *self.others])
             metrics["probe"], self.tables["probe"] = self.probe(truth, who, read[rows])
         if "few_shot" in self.wanted:
             train, train_truth = self.learnt["train", "embedding", False]
@@ -160,7 +175,7 @@ class EmbeddingTasks:
             return {}
         line: dict = {"labels": list(self.judged.truth[row])}
         for task, table in self.tables.items():
-            line[task] = {n: round(float(p), 6) for n, p in zip(self.judged.classes, table[place], strict=True)}
+            line[task] = {n: float(p) for n, p in zip(self.judged.classes, table[place], strict=True)}
         return line
 
     def probe(
@@ -171,7 +186,7 @@ class EmbeddingTasks:
         classes, settings = self.judged.classes, self.settings
         part: dict = {"features": settings.features, "classes": len(classes), "chance": 1 / len(classes)}
         if settings.fellow:
-            known = fellows(self.records)
+            known = fellows([*self.records, *self.others])
             part["with_fellow_eye"] = sum(bool(known[i]) for i in self.judged.judged)
         if settings.folds:
             some = [self.records[i] for i in self.judged.judged]

@@ -31,7 +31,7 @@ from mdf.evaluation.reports import Reports
 from mdf.evaluation.small_lesions import SmallLesions
 from mdf.evaluation.task import Material, Task
 from mdf.evaluation.tasks import ASKED_FOR, DEFAULT_TASKS, EMBEDDING_TASKS, GENERATED, check_tasks
-from mdf.evaluation.transfer import common_classes, learnt_records, refuse_shared
+from mdf.evaluation.transfer import LEARNT, common_classes, learnt_records, refuse_shared
 from mdf.files import write_text
 from mdf.imaging.decode import load_image
 from mdf.imaging.quality import assess
@@ -88,11 +88,14 @@ def evaluate(
         learnt = learnt_records(learn_from)
         refuse_shared(records, manifest, learnt, learn_from)
         classes = classes or common_classes(records, learnt, material.classes)
-    elif set(tasks) & set(ASKED_FOR) and not folds and any(r.split == "train" for r in records):
-        raise UserError(
-            "probe and few_shot learn from the train split and cannot be judged on it: use --split test, or "
-            "--tasks probe --folds 5, or another manifest with --learn-from"
-        )
+    elif set(tasks) & set(ASKED_FOR) and not folds:
+        read = LEARNT if "probe" in tasks else ("train",)
+        if any(r.split in read for r in records):
+            raise UserError(
+                "probe and few_shot learn from the train split, and a probe chooses its regularisation on val; they "
+                "cannot be judged there: use --split test, or --tasks probe --folds 5, or another manifest with "
+                "--learn-from"
+            )
     whose = "the manifest's" if learn_from is None else "--learn-from's"
     if "zero_shot" in tasks:
         protocol = protocol or protocols().get(model.encoder.architecture.get("release"))

@@ -20,6 +20,15 @@ def fellows(records: Sequence[FundusRecord]) -> list[list[int]]:
     return [[k for k in of[group_of(r)] if r.eye and records[k].eye != r.eye] for r in records]
 
 
+def other_eyes(judged: Sequence[FundusRecord], pool: Sequence[FundusRecord]) -> list[FundusRecord]:
+    """The photographs of `pool` that show the other eye of one of `judged` and are not among them."""
+    ids, eyes = {r.id for r in judged}, defaultdict(set)
+    for r in judged:
+        if r.patient and r.eye:
+            eyes[group_of(r)].add(r.eye)
+    return [r for r in pool if r.patient and r.eye and r.id not in ids and eyes.get(group_of(r), set()) - {r.eye}]
+
+
 def beside_fellow(features: np.ndarray, records: Sequence[FundusRecord]) -> np.ndarray:
     """float [N,2D]: each photograph's `features` [N,D], and the mean of those of the patient's other eye.
 

@@ -18,7 +18,9 @@ from mdf.errors import UserError
 from mdf.evaluation.bootstrap import known_mean, patient_groups, resample, with_interval
 from mdf.evaluation.classification import NAMES, balanced_accuracy, named_metric
 from mdf.evaluation.compare import flatten, read_metrics
-from mdf.files import write_text
+from mdf.evaluation.paired import FILE
+from mdf.evaluation.spatial import KINDS
+from mdf.files import read_lines, write_text
 
 Metric = Callable[[np.ndarray], np.ndarray]  # weights [R,N] -> values [R]
 
@@ -35,13 +37,16 @@ class Judged:
 
 
 def judge(folder: Path, name: str) -> Judged:
-    """The metric `name` of the evaluation in `folder`. Raises UserError where there is no evaluation."""
+    """The metric `name` of the evaluation in `folder`. Raises UserError where there is none, or a file is damaged."""
     metrics = read_metrics(folder)
     flat = flatten(metrics)
     value, interval = flat.get(name), flat.get(f"{name}_ci")
     known = float(value) if isinstance(value, int | float) else None
-    path = folder / "predictions.jsonl"
-    lines = [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    path = folder / FILE
+    try:
+        lines = read_lines(path) if path.is_file() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); evaluate again") from None
     # phantoms of two seeds are two worlds whose patients have the same names
     world = f"{metrics.get('data_sha256')} " if metrics.get("dataset") == "phantom" else ""
     groups = [world + g for g in patient_groups([x.get("patient") for x in lines], [x["id"] for x in lines])]
@@ -68,17 +73,17 @@ def of_diagnoses(lines: Sequence[dict], groups: Sequence[str], name: str) -> tup
 
 
 def of_questions(lines: Sequence[dict], groups: Sequence[str], name: str) -> tuple | None:
-    """The same of questions about lesions: KIND.balanced_accuracy, or the mean over kinds as `small_lesions`."""
+    """The same of questions about lesions: KIND.balanced_accuracy, or the mean over KINDS as `small_lesions`."""
     kind, _, what = name.rpartition(".")
     asked = [(i, q) for i, line in enumerate(lines) for q in line.get("spatial") or ()]
     if what != "balanced_accuracy" or not asked:
         return None
-    kinds = list(dict.fromkeys(q["kind"] for _, q in asked)) if kind == "small_lesions" else [kind]
+    kinds = KINDS if kind == "small_lesions" else (kind,)
     asked = [(i, q) for i, q in asked if q["kind"] in kinds]
     if not asked:
         return None
     parts = []
-    for kind in kinds:
+    for kind in dict.fromkeys(q["kind"] for _, q in asked):
         rows = np.array([k for k, (_, q) in enumerate(asked) if q["kind"] == kind])
         named = sorted({q[side] for _, q in asked if q["kind"] == kind for side in ("truth", "answer")})
         truth, answer = (np.array([named.index(asked[k][1][side]) for k in rows]) for side in ("truth", "answer"))
@@ -116,9 +121,12 @@ def over_seeds(parts: Sequence[Judged], less: Sequence[Judged] = (), seed: int =
     return with_interval(metric, weights)[1]
 
 
-def summarise(folders: Mapping[str, Mapping[int, Path]], metrics: Sequence[str]) -> dict:
+def summarise(
+    folders: Mapping[str, Mapping[int, Path]], metrics: Sequence[str], damaged: dict[str, str] | None = None
+) -> dict:
     """{row: {metric: mean, sd, ci, seeds, and but for the first row difference and difference_ci}} of the evaluations
-    that are there; `folders` is row -> seed -> folder of its evaluation.
+    that are there; `folders` is row -> seed -> folder of its evaluation. Those that cannot be read are left out and
+    noted in `damaged`, "row-sSEED" -> reason.
     """
     table: dict = {}
     judged: dict[str, dict[str, dict[int, Judged]]] = {}
@@ -130,8 +138,9 @@ def summarise(folders: Mapping[str, Mapping[int, Path]], metrics: Sequence[str])
             for seed, folder in runs.items():
                 try:
                     found[seed] = judge(folder, name)
-                except (UserError, OSError):
-                    continue  # not evaluated yet, or failed
+                except UserError as error:
+                    if damaged is not None and (folder / "metrics.json").is_file():
+                        damaged[f"{row}-s{seed}"] = str(error)  # else it is not evaluated yet, or failed
             found = {seed: part for seed, part in found.items() if part.value is not None}
             judged[row][name] = found
             values = [part.value for part in found.values() if part.value is not None]
@@ -198,9 +207,11 @@ def write_table(
     folders: Mapping[str, Mapping[int, Path]], metrics: Sequence[str], failed: Mapping[str, str], out: str | Path
 ) -> str:
     """Write OUT/table.json and OUT/table.md of the evaluations that are there; returns the latter."""
-    table = summarise(folders, metrics)
+    damaged: dict[str, str] = {}
+    table = summarise(folders, metrics, damaged)
+    failed = {**damaged, **failed}
     text = markdown(table, metrics, failed)
-    facts = {"metrics": list(metrics), "first": next(iter(table), None), "rows": table, "failed": dict(failed)}
+    facts = {"metrics": list(metrics), "first": next(iter(table), None), "rows": table, "failed": failed}
     write_text(Path(out) / "table.json", json.dumps(facts, indent=1) + "\n")
     write_text(Path(out) / "table.md", text)
     return text

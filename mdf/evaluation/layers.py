@@ -19,13 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdf.datasets.splits import group_photographs, take_out
 from mdf.dialogue import Turn
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, patient_groups
 from mdf.evaluation.classification import ROBUST, classification_metrics, softmax
 from mdf.evaluation.diagnosis import diagnosis_question
 from mdf.evaluation.photographs import Progress, batches, load_inputs
-from mdf.evaluation.probe import fit_probe, paired_difference
+from mdf.evaluation.probe import VALIDATION, fit_probe, paired_difference
 from mdf.files import write_text
 from mdf.models.answers import prompts
 from mdf.models.language import bare, decoder
@@ -218,6 +219,21 @@ def verdict(report: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
+def parts_of(manifest: Manifest, split: str, seed: int = 0) -> dict[str, list[FundusRecord]]:
+    """What probes learn from (`train`), choose their regularisation on (`val`), and are `judged` on: those of `split`.
+
+    Nothing is chosen on what is judged: where that is val, the share VALIDATION of the training patients takes its
+    place, drawn by `seed`. Raises UserError for other splits than test and val.
+    """
+    if split not in ("test", "val"):
+        raise UserError(f"probes learn from the train split and cannot be judged on {split}; judge test or val")
+    train, val = manifest.split("train"), manifest.split("val")
+    if split == "val":
+        drawn = take_out(train, set(), VALIDATION, seed, group_photographs(train))
+        train, val = ([r for r in drawn if r.split == name] for name in ("train", "val"))
+    return {"train": train, "val": val, "judged": manifest.split(split)}
+
+
 def layers(
     model: Any,
     manifest: Manifest,
@@ -233,31 +249,31 @@ def layers(
     """The layer-wise report of a checkpoint; writes OUT/layers.json and returns what it holds.
 
     Probes learn from the train split (at most `learn` photographs drawn by `seed`; 0 = all) and choose their
-    regularisation on val. Judged are the photographs of `split` with a diagnosis among the checkpoint's candidates, so
-    that `answer` is what the task diagnosis measures on them. Raises UserError where a split has no such photograph.
+    regularisation on val, see `parts_of`. Judged are the photographs of `split` with a diagnosis among the checkpoint's
+    candidates, so that `answer` is what the task diagnosis measures on them. Raises UserError where a split has no
+    such photograph.
     """
     classes = list(model.processor.diagnoses)
     if len(classes) < 2:
         raise UserError(f"the checkpoint tells {len(classes)} diagnosis apart; a probe needs two or more")
     found: dict[str, tuple[dict[str, np.ndarray], list[tuple[str, ...]]]] = {}
     kept: dict[str, list[FundusRecord]] = {}
-    for name in ("train", "val", split):
-        own = manifest.split(name)
+    for name, own in parts_of(manifest, split, seed).items():
         known = [(r, names) for r, names in zip(own, truths(own, classes), strict=True) if names]
         if name == "train" and learn and learn < len(known):
             order = np.random.default_rng(seed).permutation(len(known))[:learn]
             known = [known[i] for i in sorted(order.tolist())]
         if not known:
             raise UserError(
-                f"no photograph of the {name} split has a diagnosis that the checkpoint knows ({', '.join(classes)}); "
-                "probes learn from train and val and are judged on --split"
+                f"no photograph of the {split if name == 'judged' else name} split has a diagnosis that the checkpoint "
+                f"knows ({', '.join(classes)}); probes learn from train and val and are judged on --split"
             )
         kept[name] = [r for r, _ in known]
         found[name] = {}, [t for _, t in known]
     for name, records in kept.items():  # what could be missing has been looked for
         features = collect(model, records, manifest, batch_size=batch_size, name=f"layers, {name}")
         found[name] = features, found[name][1]
-    judged, (features, truth) = kept[split], found[split]
+    judged, (features, truth) = kept["judged"], found["judged"]
     groups = patient_groups([r.patient for r in judged], [r.id for r in judged])
     report = {
         "n": len(judged),

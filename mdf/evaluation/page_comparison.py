@@ -1,6 +1,5 @@
 """Evaluations side by side as one page: each metric of all of them, the differences, and where they disagree."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from mdf.evaluation.page_tables import (
     take_apart,
     written,
 )
+from mdf.files import read_lines
 
 DIFFERENT = "NOT THE SAME PHOTOGRAPHS: the differences on this page are not only the models'."
 PREDICTIONS = "predictions.jsonl"
@@ -185,7 +185,7 @@ def agreement(folders: Sequence[Path], names: Sequence[str]) -> Table | None:
 def right_by_id(path: Path) -> dict[str, bool]:
     """{photograph: whether its diagnosis is right}; empty where the file does not say."""
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = read_lines(path)
     except (OSError, ValueError):
         return {}
     answers: Answers | None = read_answers(lines).get(MAIN)

@@ -1,6 +1,5 @@
 """Two models on the same photographs: is the difference more than the choice of patients?"""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from mdf.errors import UserError
 from mdf.evaluation.bootstrap import patient_groups
 from mdf.evaluation.classification import COMPARED, classification_metrics
 from mdf.evaluation.probe import paired_difference
+from mdf.files import read_lines
 
 FILE = "predictions.jsonl"
 TASKS = ("diagnosis", "probe", "zero_shot")
@@ -28,7 +28,7 @@ def read_answers(folders: Sequence[str | Path], task: str) -> dict[str, dict]:
     for folder in map(Path, folders):
         path = folder / FILE if folder.is_dir() else folder
         try:
-            every = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            every = read_lines(path)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); give a folder that evaluate.py wrote with --out"

@@ -83,13 +83,19 @@ def embed(model: Any, inputs: Inputs, features: str = "embedding") -> np.ndarray
     """
     if features == "embedding":
         return model.embed_image(inputs).float().cpu().numpy()
+    return embed_both(model, inputs, features)[1]
+
+
+def embed_both(model: Any, inputs: Inputs, features: str) -> tuple[np.ndarray, np.ndarray]:
+    """`embed` as `embedding` and as other `features`, which share a pass through the encoder."""
     pixels = inputs["pixel_values"].to(model.device)
-    tokens = model.encoder(pixels)[1].float()
+    embeds, tokens = (part.float() for part in model.encoder(pixels))
+    embedding = embeds.cpu().numpy()
     if features == "pooled":
-        return F.normalize(tokens.mean(dim=(2, 3)), dim=-1).cpu().numpy()
+        return embedding, F.normalize(tokens.mean(dim=(2, 3)), dim=-1).cpu().numpy()
     mirrored = model.encoder(pixels.flip(-1))[1].float()
     parts = [tokens.mean(dim=(2, 3)) + mirrored.mean(dim=(2, 3)), tokens.amax(dim=(2, 3)) + mirrored.amax(dim=(2, 3))]
-    return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=-1).div(2**0.5).cpu().numpy()
+    return embedding, torch.cat([F.normalize(part, dim=-1) for part in parts], dim=-1).div(2**0.5).cpu().numpy()
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ import torch
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, patient_groups
 from mdf.evaluation.classification import ROBUST, classification_metrics
-from mdf.evaluation.layers import layer_report, shown
+from mdf.evaluation.layers import layer_report, parts_of, shown
 from mdf.evaluation.photographs import Progress, batches, embed, load_images
 from mdf.evaluation.probe import fit_probe, paired_difference
 from mdf.evaluation.task import draw
@@ -128,8 +128,8 @@ def recipe_report(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """{setting: figures} under `recipes`, written to OUT/recipes.json; of each of train, val and `split` at most
-    `limit` photographs with one of `classes` (default: all of the train split).
+    """{setting: figures} under `recipes`, written to OUT/recipes.json; of each of train, val and `split`, see
+    `layers.parts_of`, at most `limit` photographs with one of `classes` (default: all of the train split).
 
     Figures: `cosine` to the features of the encoder's own recipe, mean and `lowest`; balanced accuracy and macro AUROC
     of the probe of that recipe (`fixed`) and of one fitted anew (`anew`), each with intervals and, minus those of the
@@ -139,12 +139,12 @@ def recipe_report(
     names = list(classes) or sorted({n for r in manifest.split("train") for n in r.diagnosis or ()})
     kept: dict[str, list[FundusRecord]] = {}
     found: dict[str, tuple[dict[str, np.ndarray], list[tuple[str, ...]]]] = {}
-    for part in ("train", "val", split):
-        own = manifest.split(part)
+    for part, own in parts_of(manifest, split, seed).items():
         known = [r for r, true in zip(own, truths(own, names), strict=True) if true]
         if not known:
             raise UserError(
-                f"no photograph of the {part} split has one of the diagnoses {', '.join(names) or '(none)'}"
+                f"no photograph of the {split if part == 'judged' else part} split has one of the diagnoses "
+                f"{', '.join(names) or '(none)'}"
             )
         kept[part] = draw(known, limit, seed)
     recipes = variants(recipe_of(model.processor.preprocessing))
@@ -154,8 +154,8 @@ def recipe_report(
             features=features, aspect=aspect, batch_size=batch_size, name=f"recipes, {part}",
         )  # fmt: skip
         found[part] = made, truths(records, names)
-    judged, truth = found[split]
-    groups = patient_groups([r.patient for r in kept[split]], [r.id for r in kept[split]])
+    judged, truth = found["judged"]
+    groups = patient_groups([r.patient for r in kept["judged"]], [r.id for r in kept["judged"]])
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     anew = layer_report(found, judged, truth, names, groups, **options)
     probe = fit_probe(found["train"][0][OWN], found["train"][1], found["val"][0][OWN], found["val"][1], names)

@@ -149,7 +149,8 @@ def add_checkpoint(parser: argparse.ArgumentParser, data: str) -> None:
 LAYERS = """\
 Where is the information about the diagnosis lost? A linear probe on what each part of a checkpoint makes of a
 photograph, from encoder and U-Net over the connector and the hidden states of the question's last token to the answer,
-all learnt from the manifest's train split, tuned on val and judged on --split. Writes OUT/layers.json.
+all learnt from the manifest's train split, tuned on val and judged on --split (where that is val, tuned on a share of
+the training patients instead). Writes OUT/layers.json.
 """
 
 
@@ -196,7 +197,8 @@ RECIPES = """\
 How much does it matter how photographs are prepared for an encoder? One setting of its recipe is changed at a time: the
 rule (squash, crop, pad, field), interpolation, what scales (PIL, torchvision on uint8 or float, without antialiasing),
 mean and standard deviation, colours. Of each change: the cosine of the features to the right ones, and what a linear
-probe reaches, fitted on the right preparation or anew. Writes OUT/recipes.json.
+probe reaches, fitted on the right preparation or anew: on the train split, tuned on val and judged on --split (where
+that is val, tuned on a share of the training patients instead). Writes OUT/recipes.json.
 """
 
 

@@ -18,7 +18,7 @@ from mdf import __version__
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import patient_groups, put, resample, weighted_mean
 from mdf.evaluation.compare import cell, flatten, read_metrics, shown
-from mdf.files import read_json
+from mdf.files import read_json, read_lines
 from mdf.inference.export import Check, Origin
 from mdf.inference.gate import BANNER
 from mdf.models.checkpoint import BASE
@@ -74,8 +74,7 @@ def read_run(run: Path | None, evaluation: Path | None, checkpoint: Path) -> Run
         lines = file.with_name("predictions.jsonl")
         if lines.is_file():
             try:
-                read = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines() if line]
-                predictions = {line["id"]: line for line in read}
+                predictions = {line["id"]: line for line in read_lines(lines)}
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{lines} is damaged ({error!r}); evaluate again") from None
     return Run(config, environment, data, trained, steps, metrics, predictions)
@@ -91,13 +90,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def read_records(path: Path) -> list[FundusRecord]:
     """Records of a manifest, whose photographs need not be there any more."""
-    return [read_line(line, None) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [read_line(line, None) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def read_steps(path: Path) -> dict[str, int]:
     """The last step of each stage in metrics.jsonl."""
     steps: dict[str, int] = {}
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for text in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
         try:
             line = json.loads(text)
         except ValueError:  # a crash left it half written

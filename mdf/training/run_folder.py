@@ -13,6 +13,7 @@ from typing import Any
 
 from mdf.config import Config, save_config
 from mdf.errors import UserError
+from mdf.files import read_lines
 from mdf.records import Manifest, write_manifest
 from mdf.resources import PACKAGE
 from mdf.training.saving import read_state, recover, sync
@@ -120,13 +121,12 @@ class RunFolder:
 
     def lines(self) -> list[dict[str, Any]]:
         """The objects of metrics.jsonl; [] before there are any."""
-        text = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        return read_lines(self.metrics) if self.metrics.exists() else []
 
     def cut_metrics(self, stages: tuple[str, ...], stage: str, step: int) -> None:
         """Drop the lines of metrics.jsonl after `step` of `stage`, and a line that a crash left half written."""
         kept = []
-        for text in self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []:
+        for text in self.metrics.read_text(encoding="utf-8").split("\n") if self.metrics.exists() else []:
             try:
                 line = json.loads(text)
             except ValueError:

@@ -5,6 +5,8 @@ import pytest
 
 from mdf.errors import UserError
 from mdf.evaluation.compare import compare
+from mdf.evaluation.grid_table import judge
+from mdf.evaluation.page_comparison import right_by_id
 from mdf.evaluation.paired import paired
 from tests.evaluation.predictions import CLASSES, write_evaluation
 from tests.scripts import run
@@ -98,6 +100,39 @@ def test_several_models_are_each_compared_with_the_first(tmp_path, capsys):
     assert run("evaluate.py", "paired", a, "--with", b, "--with", c, "--task", "diagnosis") == 0
     said = capsys.readouterr().out
     assert f"{a}  with  {b}" in said and f"{a}  with  {c}" in said and said.count("difference.macro_f1") == 2
+
+
+def test_very_sure_models_are_compared_by_the_figures_of_their_metrics(tmp_path):
+    """Their probabilities are 0 and 1 to six decimals, and yet they rank."""
+    a, b = (write_evaluation(tmp_path / name, skill=skill, sharp=20) for name, skill in (("a", 0.5), ("b", 1.5)))
+    metrics = paired([a], [b], task="diagnosis")
+    for folder, side in ((a, "first"), (b, "second")):
+        own = json.loads((folder / "metrics.json").read_text())["classification"]
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
+            assert metrics[side][name] == pytest.approx(own[name], abs=1e-12)
+    assert "no interval" not in compare([a, b])
+    lines = [json.loads(line) for line in (b / "predictions.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {"probabilities": {n: round(p, 6) for n, p in line["probabilities"].items()}} if line["truth"] else {}
+    (b / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = compare([a, b])  # a file of an earlier version has no interval that leaves its own difference out
+    assert f"no interval of classification: {b / 'predictions.jsonl'} gives other figures than metrics.json" in text
+    assert len(line_of(text, "classification.macro_auroc")) == 1 + 3 + 3 + 1
+
+
+def test_a_line_ends_at_its_newline_alone(tmp_path):
+    """U+2028 and U+0085 end a line for `str.splitlines`; a generated text may hold them."""
+    a, b = (write_evaluation(tmp_path / name, skill=skill) for name, skill in (("a", 0.8), ("b", 1.2)))
+    plain = paired([a], [b], task="diagnosis"), right_by_id(a / "predictions.jsonl")
+    for folder in (a, b):
+        path = folder / "predictions.jsonl"
+        lines = [json.loads(x) | {"generated": "normal\u2028fundus\u0085"} for x in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), encoding="utf-8")
+    assert (paired([a], [b], task="diagnosis"), right_by_id(a / "predictions.jsonl")) == plain
+    assert len(plain[1]) == 240 and judge(a, "classification.accuracy").metric is not None
+    path.write_text('{"id": "1"}\n[]\n')
+    with pytest.raises(UserError, match="a line is no JSON object"):
+        paired([a], [b], task="diagnosis")
 
 
 @pytest.mark.parametrize(

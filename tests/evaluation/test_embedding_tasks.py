@@ -11,8 +11,10 @@ from mdf.evaluation.fellow import beside_fellow, fellows
 from mdf.evaluation.photographs import embed, embed_records, embed_texts, load_inputs
 from mdf.files import write_text
 from mdf.models.embedder import Embedder
+from mdf.models.fundus_encoder import FundusEncoder
 from mdf.records import FundusRecord, read_manifest, to_jsonl
 from tests.scripts import run
+from tests.tiny_checkpoint import DIAGNOSES
 
 RECORDS = [FundusRecord(id=str(i), image=f"{i}.png", source="odir5k") for i in range(6)]
 ENCODER = ("--encoder", "fundus-vit-tiny", "--features", "pooled")
@@ -69,7 +71,8 @@ def test_all_uses_of_a_checkpoint_in_one_pass(checkpoint, tmp_path, capsys):
     assert {s: metrics["probe"][s] for s in splits} == splits
     assert set(metrics["few_shot"]) >= {"shots_1", "shots_4", "shots_16"} and metrics["few_shot"]["seeds"] == 5
     assert "training photographs instead of 16" in capsys.readouterr().out  # there are not as many
-    assert sum(lines[0]["zero_shot"].values()) == pytest.approx(1, abs=1e-4)
+    for task in ("zero_shot", "probe"):
+        assert sum(lines[0][task].values()) == pytest.approx(1, abs=1e-12)  # nothing is rounded away
     assert set(lines[0]["labels"]) <= set(lines[0]["probe"])
 
 
@@ -153,10 +156,17 @@ def test_the_other_eye_is_read_on_the_side_that_learns_too(checkpoint, tmp_path,
     data = tmp_path / "pairs.jsonl"
     write_text(data, "".join(json.dumps(r) + "\n" for r in lines))
     args = (*ENCODER, "--data", data, "--data-root", checkpoint.manifest.root, "--tasks", "probe")
+    args += ("--classes", ",".join(DIAGNOSES))  # of whichever photographs are drawn
     assert run("evaluate.py", *args, "--out", tmp_path / "one") == 0
     assert run("evaluate.py", *args, "--fellow-eye", "--out", tmp_path / "two") == 0
     assert run("evaluate.py", *args, "--fellow-eye", "--folds", 2, "--out", tmp_path / "folds") == 0
     one, two, folds = (results(tmp_path / name) for name in ("one", "two", "folds"))
+    # a photograph that is drawn without its other eye is read beside it all the same
+    assert run("evaluate.py", *args, "--fellow-eye", "--limit", 3, "--out", tmp_path / "few") == 0
+    few, every = results(tmp_path / "few"), {x["id"]: x["probe"] for x in two[1]}
+    assert few[0]["probe"]["with_fellow_eye"] == len(few[1]) == 3
+    for line in few[1]:
+        assert line["probe"] == pytest.approx(every[line["id"]], abs=1e-5)
     assert "with_fellow_eye" not in one[0]["probe"]
     assert two[0]["probe"]["with_fellow_eye"] == len(two[1]) // 2 * 2 and folds[0]["probe"]["with_fellow_eye"] > 0
     assert [x["probe"] for x in one[1]] != [x["probe"] for x in two[1]]
@@ -181,15 +191,18 @@ def test_an_encoder_that_was_not_trained_is_probed_in_folds_and_compared(checkpo
     assert run("evaluate.py", "paired", tmp_path / "bare", "--with", tmp_path / "ours") == 0
     shown = {x.split()[0]: x.split()[1] for x in capsys.readouterr().out.splitlines()}
     ours = results(tmp_path / "ours")[0]["probe"]["balanced_accuracy"]
-    # predictions.jsonl holds six decimals
     difference = ours - metrics["probe"]["balanced_accuracy"]
-    assert float(shown["difference.balanced_accuracy"]) == pytest.approx(difference, abs=6e-4)
+    assert float(shown["difference.balanced_accuracy"]) == pytest.approx(difference, abs=6e-4)  # three decimals
 
 
 def test_folds_in_several_folders_are_joined_and_strangers_refused(checkpoint, tmp_path, capsys):
-    data = ("--data", checkpoint.data, "--tasks", "probe")
-    for split in ("test", "val"):
-        assert run("evaluate.py", *ENCODER, *data, "--split", split, "--out", tmp_path / split) == 0
+    turned = [
+        replace(r, split={"test": "val", "val": "test"}.get(r.split, r.split)) for r in checkpoint.manifest.records
+    ]
+    write_text(tmp_path / "turned.jsonl", to_jsonl(turned))
+    root = ("--data-root", checkpoint.manifest.root, "--tasks", "probe")
+    for data, split in ((checkpoint.data, "test"), (tmp_path / "turned.jsonl", "val")):
+        assert run("evaluate.py", *ENCODER, "--data", data, *root, "--out", tmp_path / split) == 0
     both = (tmp_path / "test", tmp_path / "val")
     capsys.readouterr()
     assert run("evaluate.py", "paired", *both, "--with", *both) == 0
@@ -213,6 +226,29 @@ def test_what_a_probe_needs_is_asked_for_before_the_evaluation(checkpoint, tmp_p
     assert run("evaluate.py", *args, "--tasks", "probe", "--out", tmp_path / "out") == 2
     assert "train split has no photograph" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert read_manifest(data, checkpoint.manifest.root).split("train") == []
+
+
+@pytest.mark.parametrize("split", ["val", "all"])
+def test_a_probe_is_not_judged_where_its_regularisation_was_chosen(checkpoint, tmp_path, capsys, split):
+    records = [r for r in checkpoint.manifest.records if r.split == "val"] if split == "all" else None
+    write_text(tmp_path / "data.jsonl", to_jsonl(records or checkpoint.manifest.records))
+    args = (*ENCODER, "--data", tmp_path / "data.jsonl", "--data-root", checkpoint.manifest.root, "--split", split)
+    assert run("evaluate.py", *args, "--tasks", "probe", "--out", tmp_path / "out") == 2
+    assert "a probe chooses its regularisation on val" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    if split == "val":  # few shots learn from the train split alone
+        assert run("evaluate.py", *args, "--tasks", "few_shot", "--out", tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize(("features", "passes"), [("embedding", 1), ("pooled", 1), ("patches", 2)])
+def test_a_batch_goes_through_the_encoder_once_and_once_more_for_its_mirror_image(
+    checkpoint, tmp_path, monkeypatch, features, passes
+):
+    seen = []
+    forward = FundusEncoder.forward
+    monkeypatch.setattr(FundusEncoder, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
+    args = ("--encoder", "fundus-vit-tiny", "--data", checkpoint.data, "--tasks", "probe", "--folds", 2)
+    assert run("evaluate.py", *args, "--features", features, "--out", tmp_path) == 0
+    assert sum(seen) == passes * len(checkpoint.manifest.records)
 
 
 @pytest.mark.parametrize("task", ["diagnosis", "masks"])

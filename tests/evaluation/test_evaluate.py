@@ -12,12 +12,15 @@ from PIL import Image
 
 from mdf.dialogue import Turn
 from mdf.errors import UserError
+from mdf.evaluation.classification import softmax
 from mdf.evaluation.compare import flatten
-from mdf.evaluation.diagnosis import candidate_probabilities
+from mdf.evaluation.diagnosis import Diagnosis, candidate_probabilities
 from mdf.evaluation.evaluate import evaluate
 from mdf.evaluation.photographs import load_inputs
+from mdf.evaluation.task import Material
 from mdf.records import read_manifest, write_manifest
 from tests.scripts import SCRIPTS, environment, run, start
+from tests.tiny_checkpoint import DIAGNOSES
 
 
 def test_batches_equal_single_photographs(checkpoint):
@@ -35,6 +38,15 @@ def test_batches_equal_single_photographs(checkpoint):
     conversation = [model.system_turn(), Turn("user", "What is the diagnosis?")]
     texts = model.generate_answers(inputs, [conversation] * 3, max_new_tokens=8)
     assert texts == [model.generate_answers(inputs.select([i]), [conversation], max_new_tokens=8)[0] for i in range(3)]
+
+
+def test_probabilities_are_written_as_they_are(checkpoint):
+    """Those of a sure model lie closer to 0 and to 1 than six decimals tell, and rank all the same."""
+    records = checkpoint.manifest.records[:1]
+    task = Diagnosis(Material.of(checkpoint.model, records, checkpoint.manifest, 1, 10, 0))
+    task.found[0] = softmax(np.array([[0.0, 20.0, 40.0, 41.0]]))[0]
+    line = json.loads(json.dumps(task.line(0)))
+    assert list(line["probabilities"].values()) == task.found[0].tolist() and line["predicted"] == DIAGNOSES[3]
 
 
 def alike(a, b) -> bool:
@@ -101,7 +113,7 @@ def test_the_script_writes_metrics_and_predictions(checkpoint, tmp_path):
         assert 0 <= names[name] <= 1 and f"{name}_ci" in names, name
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 10
-    assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-12)  # nothing is rounded away
     assert lines[0]["predicted"] == max(lines[0]["probabilities"], key=lines[0]["probabilities"].get)
     assert {"id", "truth", "generated", "parsed", "report"} <= lines[0].keys()
     compared = start("evaluate.py", "compare", out, out / "metrics.json")

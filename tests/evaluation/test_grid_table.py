@@ -96,11 +96,14 @@ def test_questions_about_lesions_have_the_interval_of_the_evaluation_itself(tmp_
     rng = np.random.default_rng(0)
     truth, table, patients = world(0)
     options = {"presence": ("Yes.", "No."), "count": ("One.", "Few.", "Many."), "quadrant": ("Up.", "Down.")}
+    options |= {"size": ("Small.", "Large."), "distance": ("Near.", "Far.")}  # which `small_lesions` leaves out
     questions, answers, asked = [], [], {}
     for row in range(60):
         for kind, candidates in options.items():
             right = str(rng.choice(candidates))
-            said = right if rng.random() < 0.6 else str(rng.choice(candidates))
+            said = (
+                right if rng.random() < (0.95 if kind in ("size", "distance") else 0.6) else str(rng.choice(candidates))
+            )
             question = Question(kind=kind, text=f"{kind}?", answer=right, candidates=candidates)
             questions.append(SpatialQuestion(row, question))
             answers.append(candidates.index(said))
@@ -125,6 +128,15 @@ def test_other_photographs_have_a_difference_but_no_interval_of_it(tmp_path):
     }
     part = summarise(folders, [BALANCED])["b"][BALANCED]
     assert "difference" in part and part["difference_ci"] is None
+
+
+def test_predictions_that_are_cut_short_are_listed_and_the_other_runs_stand(tmp_path):
+    truth, table, patients = world(0)
+    folders = {row: {0: write(tmp_path / row, truth, table, patients)} for row in ("a", "b")}
+    path = folders["b"][0] / "predictions.jsonl"
+    path.write_text(path.read_text()[:-20])
+    text = write_table(folders, [BALANCED], {}, tmp_path / "out")
+    assert "| b | 0 | - | - |" in text and f"- b-s0: {path} cannot be read" in text and "| a | 1 | 0." in text
 
 
 def test_what_is_missing_is_a_dash_and_what_failed_is_listed_with_its_reason(tmp_path):

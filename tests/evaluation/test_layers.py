@@ -16,11 +16,13 @@ from mdf.evaluation.layers import (
     layer_features,
     layer_report,
     layers,
+    parts_of,
     table_of,
     verdict,
 )
 from mdf.evaluation.photographs import embed, load_inputs
 from mdf.models.answers import prompts
+from mdf.records import group_of
 from tests.scripts import run
 
 CLASSES = ("a", "b", "c")
@@ -138,6 +140,21 @@ def test_an_informative_layer_is_found_and_a_loss_shows_with_its_interval():
     assert "encoder 1.000 (encoder.pooled)" in verdict(report) and verdict(report).endswith("answer 0.333")
 
 
+def test_what_is_judged_chooses_no_regularisation(checkpoint):
+    manifest = checkpoint.manifest
+    parts = parts_of(manifest, "test")
+    assert parts == {"train": manifest.split("train"), "val": manifest.split("val"), "judged": manifest.split("test")}
+    parts = parts_of(manifest, "val")
+    assert parts["judged"] == manifest.split("val") and parts["val"]
+    groups = [{group_of(r) for r in parts[name]} for name in ("train", "val", "judged")]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    ids = {r.id for r in manifest.split("train")}
+    assert {r.id for r in parts["train"] + parts["val"]} == ids
+    for split in ("train", "all"):
+        with pytest.raises(UserError, match=f"cannot be judged on {split}"):
+            parts_of(manifest, split)
+
+
 def test_the_answer_is_the_task_diagnosis(checkpoint, tmp_path):
     model, manifest = checkpoint.model, checkpoint.manifest
     report = layers(model, manifest, tmp_path, batch_size=4, resamples=50)
@@ -159,6 +176,11 @@ def test_from_the_command_line(checkpoint, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "language.last" in said and "best of each part" in said and "a guess reaches 0.250" in said
     assert json.loads((tmp_path / "layers.json").read_text())["train"] == 8
+    assert run("evaluate.py", *words, "--split", "val") == 0
+    report = json.loads((tmp_path / "layers.json").read_text())
+    assert report["n"] == len(checkpoint.manifest.split("val"))
+    assert report["val"] == len(parts_of(checkpoint.manifest, "val")["val"])
+    capsys.readouterr()
     assert run("evaluate.py", *words, "--batch-size", "0") == 2
     assert "--batch-size must be at least 1" in capsys.readouterr().err
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mdf.errors import UserError
+from mdf.evaluation.layers import parts_of
 from mdf.evaluation.photographs import embed, load_images, load_inputs
 from mdf.evaluation.recipes import OWN, framed, recipe_features, recipe_of, recipe_report, table_of, variants
 from mdf.imaging.preprocess import Preprocessing
@@ -90,11 +91,21 @@ def test_from_the_command_line(checkpoint, tmp_path, capsys):
     assert "a checkpoint knows its own" in capsys.readouterr().err
 
 
+def test_the_regularisation_is_not_chosen_on_the_photographs_judged(checkpoint, embedder, tmp_path):
+    manifest = checkpoint.manifest
+    report = recipe_report(embedder, manifest, tmp_path, split="val", resamples=20)
+    parts = parts_of(manifest, "val")
+    assert {name: report[name] for name in ("train", "val")} == {name: len(parts[name]) for name in ("train", "val")}
+    assert report["n"] == len(manifest.split("val")) and report["train"] < len(manifest.split("train"))
+
+
 def test_a_split_that_is_missing_is_named_before_anything_is_computed(checkpoint, embedder, tmp_path):
     manifest = checkpoint.manifest
     untrained = Manifest(tuple(r for r in manifest.records if r.split != "val"), manifest.root)
     with pytest.raises(UserError, match="no photograph of the val split has one of the diagnoses"):
         recipe_report(embedder, untrained, tmp_path)
+    with pytest.raises(UserError, match="cannot be judged on all"):
+        recipe_report(embedder, manifest, tmp_path, split="all")
     with pytest.raises(UserError, match="no photograph of the train split has one of the diagnoses coats_disease"):
         recipe_report(embedder, manifest, tmp_path, classes=["coats_disease"])
     assert not list(tmp_path.iterdir())

@@ -133,7 +133,7 @@ def test_nobody_is_learnt_from_and_judged(checkpoint, source, tmp_path, capsys):
         error = capsys.readouterr().err
         assert said in error and not (tmp_path / "out").exists()
     assert run("evaluate.py", *args, *out) == 2
-    assert "cannot be judged on it" in capsys.readouterr().err
+    assert "cannot be judged there" in capsys.readouterr().err
     test = (*args[:4], "--split", "test", "--tasks", "probe", "--learn-from", checkpoint.data)
     assert run("evaluate.py", *test, *out) == 0  # another split of the same manifest is fine
 

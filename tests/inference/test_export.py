@@ -17,6 +17,7 @@ from mdf.evaluation.evaluate import evaluate
 from mdf.inference.export import Check, answer_logits, compare, export, questions, refuse_difference
 from mdf.inference.model_card import Run, band, card, read_run
 from mdf.models.fusion import MDFModel
+from mdf.records import FundusRecord, to_jsonl
 from mdf.tiles import TILES, cross_attention_mask
 from mdf.training.run_folder import RunFolder, environment
 from tests.scripts import run as run_here
@@ -295,6 +296,18 @@ class TestCard:
         from mdf.inference.model_card import subgroups
 
         assert "fewer than 10 | not shown" in subgroups(found)
+
+    def test_a_separator_within_a_text_ends_no_line(self, tmp_path):
+        records = [FundusRecord("1", "1.png", texts={"en": "normal\u2028fundus"})]
+        (tmp_path / "data.jsonl").write_text(to_jsonl(records), encoding="utf-8")
+        (tmp_path / "model.safetensors").touch()
+        evaluation = tmp_path / "evaluation"
+        evaluation.mkdir()
+        (evaluation / "metrics.json").write_text("{}")
+        line = {"id": "1", "generated": "normal\u0085fundus"}
+        (evaluation / "predictions.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+        found = read_run(tmp_path, evaluation, tmp_path)
+        assert found.predictions == {"1": line} and found.data["data"][0] == records
 
     def test_an_evaluation_of_an_earlier_checkpoint(self, copy, run, tmp_path):
         (copy / "model.safetensors").touch()
