@@ -130,7 +130,7 @@ def train_both(
     if threads := choose_threads(0, 1):
         torch.set_num_threads(threads)
     rows = judged.judged
-    groups = patient_groups([r.patient for r in records], [r.id for r in records])
+    groups = patient_groups(records)
     truth, who = [judged.truth[i] for i in rows], [groups[i] for i in rows]
     settings = Settings(judged.classes, 0, "the manifest's", "pooled", options=options)
     material = Material.of(model, records, manifest, settings.batch_size, **options)
@@ -201,7 +201,8 @@ def write(
     place = {row: k for k, row in enumerate(judged.judged)}
     lines = []
     for i, record in enumerate(records):
-        line: dict = {"id": record.id, "patient": record.patient, "truth": list(judged.truth[i])}
+        line: dict = {"id": record.id, "patient": record.patient, "source": record.source}
+        line["truth"] = list(judged.truth[i])
         if (k := place.get(i)) is not None:
             line["labels"] = list(judged.truth[i])
             line["probe"] = {n: float(p) for n, p in zip(judged.classes, table[k], strict=True)}

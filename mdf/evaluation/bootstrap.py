@@ -4,18 +4,27 @@ Shapes: N photographs, R resamples. Every metric here is a function of weights [
 drawn), so that the point value (one row of ones) and its interval come from the same code.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+
+from mdf.records import FundusRecord, group_of
 
 Metric = Callable[[np.ndarray], np.ndarray]  # weights [R, N] -> values [R], NaN where it is not defined
 RESAMPLES = 1000
 CHUNK = 100  # resamples worked on at once, which bounds the memory
 
 
-def patient_groups(patients: Sequence[str | None], ids: Sequence[str]) -> list[str]:
-    """The group of each photograph: its patient, or itself where no patient is known."""
-    return [f"patient {p}" if p is not None else f"photograph {i}" for p, i in zip(patients, ids, strict=True)]
+def patient_groups(records: Sequence[FundusRecord]) -> list[str]:
+    """The group of each photograph, see `group_of`: its patient, or itself where no patient is known. Patients of one
+    number in two sources are two.
+    """
+    return ["\t".join(group_of(record)) for record in records]
+
+
+def line_groups(lines: Sequence[Mapping]) -> list[str]:
+    """The same from lines of predictions.jsonl; those of earlier versions name no source."""
+    return patient_groups([FundusRecord(x["id"], "", x.get("patient"), source=x.get("source")) for x in lines])
 
 
 def resample(groups: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:

@@ -147,7 +147,8 @@ def evaluate(
             write_text(out / "counterfactuals.jsonl", pairs)
     lines = []
     for i, record in enumerate(material.records):
-        line: dict = {"id": record.id, "patient": record.patient, "truth": list(material.truth[i])}
+        line: dict = {"id": record.id, "patient": record.patient, "source": record.source}
+        line["truth"] = list(material.truth[i])
         for task in doing:
             line |= task.line(i)
         lines.append(line)

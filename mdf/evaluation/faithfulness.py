@@ -215,7 +215,7 @@ class Faithfulness:
             raise UserError(
                 "task maps: no photograph has a mask of a lesion, disc or vessels that the checkpoint draws"
             )
-        groups = patient_groups([r.patient for r in self.records], [r.id for r in self.records])
+        groups = patient_groups(self.records)
         metrics: dict = {"tolerance": self.tolerance, "shares": list(pointing.SHARES)}
         kinds = {"lesions": SMALL_LESIONS, "disc": (DISC,), "vessel": (VESSEL,)}
         for kind, names in kinds.items():

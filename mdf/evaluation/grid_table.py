@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mdf.errors import UserError
-from mdf.evaluation.bootstrap import known_mean, patient_groups, resample, with_interval
+from mdf.evaluation.bootstrap import known_mean, line_groups, resample, with_interval
 from mdf.evaluation.classification import NAMES, balanced_accuracy, named_metric
 from mdf.evaluation.compare import flatten, read_metrics
 from mdf.evaluation.paired import FILE
@@ -49,7 +49,7 @@ def judge(folder: Path, name: str) -> Judged:
         raise UserError(f"{path} cannot be read ({error}); evaluate again") from None
     # phantoms of two seeds are two worlds whose patients have the same names
     world = f"{metrics.get('data_sha256')} " if metrics.get("dataset") == "phantom" else ""
-    groups = [world + g for g in patient_groups([x.get("patient") for x in lines], [x["id"] for x in lines])]
+    groups = [world + g for g in line_groups(lines)]
     section, _, what = name.partition(".")
     found = None
     if section == "classification" and what in NAMES:

@@ -274,7 +274,7 @@ def layers(
         features = collect(model, records, manifest, batch_size=batch_size, name=f"layers, {name}")
         found[name] = features, found[name][1]
     judged, (features, truth) = kept["judged"], found["judged"]
-    groups = patient_groups([r.patient for r in judged], [r.id for r in judged])
+    groups = patient_groups(judged)
     report = {
         "n": len(judged),
         "checkpoint": checkpoint,

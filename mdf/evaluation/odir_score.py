@@ -30,16 +30,24 @@ def by_patient(lines: Sequence[Mapping], task: str, labels: str) -> tuple[list[s
     probabilities and whose `labels` the true classes of a photograph.
 
     A disease of either eye is the patient's: the higher of the two probabilities counts. Normal is who is normal in
-    both: the lower one. Raises UserError for photographs without a patient and for classes that are not ODIR's.
+    both: the lower one. Raises UserError for photographs without a patient, for patients of one number in two sources
+    and for classes that are not ODIR's.
     """
     patients: dict[str, list[Mapping]] = {}
+    sources: dict[str, str] = {}
     for line in lines:
         if line.get("patient") is None:
             raise UserError(
                 f"photograph {line['id']} has no patient, and ODIR's score is one of patients; "
                 "evaluate a manifest that names them"
             )
-        patients.setdefault(str(line["patient"]), []).append(line)
+        patient, source = str(line["patient"]), line.get("source") or ""
+        if sources.setdefault(patient, source) != source:
+            raise UserError(
+                f"patient {patient} stands in two sources ({sources[patient] or 'none'}, {source or 'none'}); ODIR's "
+                "score is of ODIR-5K alone: evaluate its manifest"
+            )
+        patients.setdefault(patient, []).append(line)
     named = {name for line in lines for name in (*line[task], *line[labels])}
     if strange := sorted(named - set(CLASSES.values())):
         raise UserError(f"ODIR's score knows the classes {', '.join(CLASSES.values())}, not {', '.join(strange)}")

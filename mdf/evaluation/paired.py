@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mdf.errors import UserError
-from mdf.evaluation.bootstrap import patient_groups
+from mdf.evaluation.bootstrap import line_groups
 from mdf.evaluation.classification import COMPARED, classification_metrics
 from mdf.evaluation.probe import paired_difference
 from mdf.files import read_lines
@@ -101,7 +101,7 @@ def paired(
                 f"{name}); what they name cannot be compared"
             )
     truth = [a[name][labels] for name in ids]
-    groups = patient_groups([a[name]["patient"] for name in ids], ids)
+    groups = line_groups([b[name] | a[name] for name in ids])
     tables = [np.array([[side[name][key][c] for c in classes] for name in ids], dtype=float) for side in (a, b)]
     options: dict = {"only": COMPARED, "resamples": resamples, "seed": seed}
     metrics: dict = {}

@@ -96,7 +96,7 @@ def flair(
             own, words, asked = (torch.from_numpy(x.astype(np.float64)) for x in (shown, texts["names"], embeds[test]))
             logits = clap(own, torch.from_numpy(classes_of), words, scale, asked)
             found.setdefault(f"shots_{shots}", []).append((test, logits.argmax(dim=1).numpy()))
-    groups = patient_groups([r.patient for r in some], [r.id for r in some])
+    groups = patient_groups(some)
     weights = resample(groups, resamples=resamples, seed=seed)
     number = np.array(labels)
     metrics: dict = {"n": len(some), "classes": list(names), "chance": 1 / len(names), "folds": FOLDS}

@@ -155,7 +155,7 @@ def recipe_report(
         )  # fmt: skip
         found[part] = made, truths(records, names)
     judged, truth = found["judged"]
-    groups = patient_groups([r.patient for r in kept["judged"]], [r.id for r in kept["judged"]])
+    groups = patient_groups(kept["judged"])
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     anew = layer_report(found, judged, truth, names, groups, **options)
     probe = fit_probe(found["train"][0][OWN], found["train"][1], found["val"][0][OWN], found["val"][1], names)

@@ -59,7 +59,7 @@ class Material:
             model,
             list(records),
             manifest,
-            patient_groups([r.patient for r in records], [r.id for r in records]),
+            patient_groups(records),
             classes,
             truth,
             [i for i, names in enumerate(truth) if names],

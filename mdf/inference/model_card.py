@@ -315,7 +315,7 @@ def accuracy(judged: Sequence[tuple[FundusRecord, dict[str, Any]]]) -> tuple[str
     if len(judged) < SMALLEST:
         return f"fewer than {SMALLEST}", "not shown"
     right = np.array([float(p["predicted"] in p["truth"]) for _, p in judged])
-    groups = patient_groups([r.patient for r, _ in judged], [r.id for r, _ in judged])
+    groups = patient_groups([r for r, _ in judged])
     found: dict[str, Any] = {}
     put(found, "accuracy", weighted_mean(right), resample(groups))
     return str(len(judged)), cell(found, "accuracy")

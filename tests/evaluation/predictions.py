@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdf.evaluation.bootstrap import patient_groups
+from mdf.evaluation.bootstrap import line_groups
 from mdf.evaluation.classification import classification_metrics, softmax
 
 CLASSES = ("normal", "amd", "glaucoma")
@@ -19,13 +19,14 @@ def write_evaluation(folder: Path, *, skill: float, sharp: float = 1, count: int
     numbers = rng.integers(3, size=count)
     probabilities = softmax(sharp * (skill * np.eye(3)[numbers] + rng.normal(size=(count, 3))))
     ids, patients = [f"p{i}" for i in range(count)], [str(i // 2) for i in range(count)]
+    groups = line_groups([{"id": i, "patient": p} for i, p in zip(ids, patients, strict=True)])
     truth = [(CLASSES[n],) for n in numbers]
     metrics = {
         "n": count,
         "checkpoint": folder.name,
         "data_sha256": "same",
         "ids_sha256": "same",
-        "classification": classification_metrics(truth, probabilities, CLASSES, patient_groups(patients, ids)),
+        "classification": classification_metrics(truth, probabilities, CLASSES, groups),
     }
     lines = [
         {

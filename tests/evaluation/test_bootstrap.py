@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from mdf.evaluation.bootstrap import patient_groups, put, resample, weighted_mean, with_interval
+from mdf.evaluation.bootstrap import line_groups, patient_groups, put, resample, weighted_mean, with_interval
 from mdf.evaluation.ranking import auroc
+from mdf.records import FundusRecord
 
 
 def test_whole_patients_are_drawn():
@@ -15,8 +16,19 @@ def test_whole_patients_are_drawn():
 
 
 def test_a_photograph_without_patient_is_its_own_group():
-    assert len(set(patient_groups([None, None, "7", "7"], ["1", "2", "3", "4"]))) == 3
-    assert patient_groups([None, "x"], ["x", "y"])[0] != patient_groups([None, "x"], ["x", "y"])[1]
+    patients = {"1": None, "2": None, "3": "7", "4": "7", "7": None}
+    assert len(set(patient_groups([FundusRecord(i, "x.png", p) for i, p in patients.items()]))) == 4
+
+
+def test_patients_of_one_number_in_two_sources_are_two():
+    records = [FundusRecord(f"{s}{i}", "x.png", str(i), source=s) for s in ("hrf", "stare") for i in range(40)]
+    groups = patient_groups(records)
+    assert len(set(groups)) == 80
+    assert line_groups([{"id": r.id, "patient": r.patient, "source": r.source} for r in records]) == groups
+    metrics: dict = {}
+    put(metrics, "accuracy", weighted_mean(np.array([1.0] * 40 + [0.0] * 40)), resample(groups))
+    low, high = metrics["accuracy_ci"]
+    assert high - low > 0.15
 
 
 def test_interval_holds_the_point_and_is_wider_for_clustered_patients():

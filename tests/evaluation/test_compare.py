@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mdf.errors import UserError
+from mdf.evaluation.bootstrap import line_groups, put, resample, weighted_mean
 from mdf.evaluation.compare import compare
 from mdf.evaluation.grid_table import judge
 from mdf.evaluation.page_comparison import right_by_id
@@ -80,6 +81,21 @@ def test_two_models_diagnoses_are_compared_patient_by_patient(tmp_path):
         assert low <= metrics["difference"][name] <= high
         # narrower than the two intervals apart, since both were right or wrong of the same photographs
         assert high - low < np.diff(both[0][f"{name}_ci"]) + np.diff(both[1][f"{name}_ci"])
+
+
+def test_patients_of_one_number_in_two_sources_are_two_for_pairs_and_grids(tmp_path):
+    a, b = (write_evaluation(tmp_path / name, skill=skill) for name, skill in (("a", 0.8), ("b", 1.2)))
+    for folder in (a, b):
+        lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        for k, line in enumerate(lines):
+            line |= {"patient": str(k // 4), "source": ("hrf", "stare")[k // 2 % 2]}
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(set(judge(a, "classification.accuracy").groups)) == 120
+    judged = sorted(lines[:-1], key=lambda line: line["id"])
+    right = [float(max(CLASSES, key=line["probabilities"].get) in line["truth"]) for line in judged]
+    wanted: dict = {}
+    put(wanted, "accuracy", weighted_mean(np.array(right)), resample(line_groups(judged)))
+    assert paired([a], [b], task="diagnosis")["second"]["accuracy_ci"] == pytest.approx(wanted["accuracy_ci"])
 
 
 def test_two_models_are_compared_among_some_classes_alone(tmp_path, capsys):

@@ -115,7 +115,7 @@ def test_the_script_writes_metrics_and_predictions(checkpoint, tmp_path):
     assert len(lines) == 10
     assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-12)  # nothing is rounded away
     assert lines[0]["predicted"] == max(lines[0]["probabilities"], key=lines[0]["probabilities"].get)
-    assert {"id", "truth", "generated", "parsed", "report"} <= lines[0].keys()
+    assert {"id", "patient", "source", "truth", "generated", "parsed", "report"} <= lines[0].keys()
     compared = start("evaluate.py", "compare", out, out / "metrics.json")
     assert compared.returncode == 0 and "classification.accuracy" in compared.stdout
     assert "+0.000" in compared.stdout and "NOT THE SAME" not in compared.stdout

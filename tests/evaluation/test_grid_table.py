@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mdf.dialogue import Question
-from mdf.evaluation.bootstrap import patient_groups
+from mdf.evaluation.bootstrap import line_groups
 from mdf.evaluation.classification import classification_metrics
 from mdf.evaluation.grid_table import judge, summarise, write_table
 from mdf.evaluation.probe import paired_difference
@@ -26,11 +26,15 @@ def world(seed, count=60, quality=1.0):
     return [(CLASSES[t],) for t in truth], table / table.sum(1, keepdims=True), [f"p{i // 2}" for i in range(count)]
 
 
+def groups_of(patients):
+    return line_groups([{"id": f"i{k}", "patient": p} for k, p in enumerate(patients)])
+
+
 def write(folder, truth, table, patients, sha="same", dataset="odir5k", spatial=None):
     """An evaluation as scripts/evaluate.py writes it."""
     folder.mkdir(parents=True)
     ids = [f"i{k}" for k in range(len(truth))]
-    found = classification_metrics(truth, table, CLASSES, patient_groups(patients, ids))
+    found = classification_metrics(truth, table, CLASSES, groups_of(patients))
     metrics = {"n": len(truth), "data_sha256": sha, "dataset": dataset, "classification": found}
     lines = [
         {"id": i, "patient": p, "truth": list(t), "probabilities": dict(zip(CLASSES, map(float, row), strict=True))}
@@ -53,7 +57,7 @@ def test_one_seed_has_the_interval_and_the_paired_difference_of_the_evaluation_i
         "b": {0: write(tmp_path / "b", truth, strong, patients)},
     }
     table = summarise(folders, [BALANCED])
-    groups = patient_groups(patients, [f"i{k}" for k in range(60)])
+    groups = groups_of(patients)
     own = classification_metrics(truth, strong, CLASSES, groups)
     assert table["b"][BALANCED]["mean"] == pytest.approx(own["balanced_accuracy"])
     assert table["b"][BALANCED]["ci"] == pytest.approx(own["balanced_accuracy_ci"])
@@ -89,7 +93,7 @@ def test_phantoms_of_two_seeds_are_other_patients_though_they_have_the_same_name
     second = judge(write(tmp_path / "b", truth, table, patients, sha="two", dataset="phantom"), BALANCED)
     real = judge(write(tmp_path / "c", truth, table, patients, sha="two"), BALANCED)
     assert not set(first.groups) & set(second.groups)
-    assert set(real.groups) == {f"patient {p}" for p in patients}
+    assert set(real.groups) == set(groups_of(patients))
 
 
 def test_questions_about_lesions_have_the_interval_of_the_evaluation_itself(tmp_path):
@@ -108,7 +112,7 @@ def test_questions_about_lesions_have_the_interval_of_the_evaluation_itself(tmp_
             questions.append(SpatialQuestion(row, question))
             answers.append(candidates.index(said))
             asked.setdefault(row, []).append({"kind": kind, "question": f"{kind}?", "truth": right, "answer": said})
-    groups = patient_groups(patients, [f"i{k}" for k in range(60)])
+    groups = groups_of(patients)
     own = spatial_metrics(questions, answers, groups)
     folders = {"a": {0: write(tmp_path / "a", truth, table, patients, spatial=(own, asked))}}
     names = [SMALL, "spatial.presence.balanced_accuracy", "spatial.count.balanced_accuracy"]

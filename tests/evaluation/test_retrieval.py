@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from mdf.evaluation.bootstrap import patient_groups
 from mdf.evaluation.retrieval import rank_positives, retrieval_metrics
+from mdf.records import FundusRecord
 
 
 def test_photographs_with_the_same_caption_are_all_right_answers():
@@ -30,6 +32,13 @@ def test_a_photograph_is_searched_among_other_patients():
     # of the others b's nearest are c (0.8) and then a (0.6)
     assert metrics["image_to_image_r1"] == pytest.approx(2 / 3)
     assert metrics["image_to_image_map"] == pytest.approx((1 + 1 + (1 / 2 + 2 / 3) / 2) / 3)
+
+
+def test_the_right_answer_may_be_of_the_patient_of_the_same_number_in_another_source():
+    images = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], dtype=float)
+    records = [FundusRecord(f"{n}{s}", "x.png", n, source=s) for n in "12" for s in ("hrf", "stare")]
+    metrics = retrieval_metrics(images, np.eye(2), np.array([0, 0, 1, 1]), patient_groups(records))
+    assert metrics["image_to_image_map"] == metrics["image_to_image_r1"] == 1.0
 
 
 def test_photographs_may_be_alike_in_another_way_than_their_captions():
