@@ -102,8 +102,14 @@ def calibration_metrics(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """`ece`, `classwise_ece`, `brier` and `log_loss` with `NAME_ci`, `confidence` (its mean, to be held against the
-    accuracy), and `reliability`: the points of the diagram. Arguments and errors as in `classification_metrics`.
+    """`brier` and `log_loss` with `NAME_ci`, `confidence` (its mean, to be held against the accuracy) likewise, `ece`
+    and `classwise_ece` without, and `reliability`: the points of the diagram. Arguments and errors as in
+    `classification_metrics`.
+
+    The two calibration errors are absolute values, which the chance in each bin lifts: of 200 photographs a perfectly
+    calibrated model has an `ece` of 0.09, of 1,000 one of 0.04. A resample has that chance twice, so that percentiles
+    of resamples lie above the truth (they never hold it where the model is calibrated), and mirrored at the point they
+    hold it in 33 to 60 of 100. A false interval would be worse than none; read `brier` and `log_loss` for differences.
     """
     classes = list(classes)
     refuse_too_few(truth, classes, groups)
@@ -112,8 +118,9 @@ def calibration_metrics(
     confidence, right = top_label(table, probabilities)
     single = single_truth(truth, probabilities.argmax(axis=1), classes)
     metrics: dict = {"n": len(truth), "bins": bins}
-    put(metrics, "ece", calibration_error(confidence, right, bins), weights)
-    put(metrics, "classwise_ece", classwise_error(table, probabilities, bins), weights)
+    once = np.ones((1, len(truth)))
+    metrics["ece"] = float(calibration_error(confidence, right, bins)(once)[0])
+    metrics["classwise_ece"] = float(classwise_error(table, probabilities, bins)(once)[0])
     put(metrics, "brier", brier(single, probabilities), weights)
     put(metrics, "log_loss", log_loss(table, probabilities), weights)
     put(metrics, "confidence", weighted_mean(confidence), weights)

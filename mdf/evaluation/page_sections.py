@@ -53,7 +53,11 @@ POINTS = 2000  # photographs in the embedding map
 SECTIONS = {  # title, and one sentence on what it is
     "classification": ("Diagnosis", "The likelihood that the model gives each candidate diagnosis."),
     "controls": ("Does it use the photograph?", "The same question without the photograph, or without any model."),
-    "calibration": ("Calibration", "Whether an answer given with 80 % is right in 80 % of the cases."),
+    "calibration": (
+        "Calibration",
+        "Whether an answer given with 80 % is right in 80 % of the cases. Chance lifts ECE where photographs are few, "
+        "so it has no interval.",
+    ),
     "selective": ("Selective prediction", "How often it is right where it may leave out what it is unsure of."),
     "generation": ("In its own words", "The diagnosis and a report as the model writes them, read by rules."),
     "segmentation": ("Masks", "Drawn masks against those of the data set, inside the field of view."),

@@ -93,6 +93,17 @@ def test_an_honest_model_has_little_error_and_a_boaster_much():
     assert np.mean([p["accuracy_ci"][0] <= p["confidence"] <= p["accuracy_ci"][1] for p in good["reliability"]]) > 0.7
 
 
+def test_the_calibration_error_is_lifted_by_chance_and_has_no_interval():
+    errors = []
+    for seed in range(20):
+        numbers, honest = answers(200, seed)
+        given = [(CLASSES[n],) for n in numbers], honest, CLASSES, [str(i) for i in range(200)]
+        metrics = calibration_metrics(*given, resamples=100)
+        assert "ece_ci" not in metrics and "classwise_ece_ci" not in metrics
+        errors.append(metrics["ece"])
+    assert np.mean(errors) > 0.05  # the truth is 0
+
+
 def test_the_points_of_the_diagram_are_the_bins_of_the_error():
     rng = np.random.default_rng(4)
     score = rng.random(200).round(2)
