@@ -19,7 +19,7 @@ from mdf.prototypes import single_truth, truth_table
 
 BINS = 15
 SMALLEST = 1e-12  # a probability of 0 has no logarithm
-TEMPERATURES = (0.05, 20.0)  # where the best one is looked for
+TEMPERATURES = (0.001, 20.0)  # where the best one is looked for
 
 
 def binned(score: np.ndarray, weights: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,7 +107,7 @@ def calibration_metrics(
     `classification_metrics`.
 
     The two calibration errors are absolute values, which the chance in each bin lifts: of 200 photographs a perfectly
-    calibrated model has an `ece` of 0.09, of 1,000 one of 0.04. A resample has that chance twice, so that percentiles
+    calibrated model has an `ece` of about 0.09, of 1,000 one of 0.04. A resample has that chance twice, so that percentiles
     of resamples lie above the truth (they never hold it where the model is calibrated), and mirrored at the point they
     hold it in 33 to 60 of 100. A false interval would be worse than none; read `brier` and `log_loss` for differences.
     """
@@ -139,8 +139,12 @@ def fit_temperature(table: np.ndarray, probabilities: np.ndarray) -> float:
     """The temperature within TEMPERATURES of the least `log_loss`; both arrays [N,C].
 
     Where every photograph is answered rightly the loss falls without end as the temperature does: nothing can be
-    fitted then, the temperature is 1, and that is said. Answers that say nothing get the highest one, near a guess.
+    fitted then, the temperature is 1, and that is said. Answers that say nothing get the highest one, near a guess;
+    answers that are right far more often than their nearly equal probabilities say may get the lowest, which is said.
     """
+    if top_label(table, probabilities)[1].all():
+        print("temperature: left at 1, since every validation photograph is answered rightly, and surely")
+        return 1.0
     once = np.ones((1, len(table)))
 
     def loss(logarithm: float) -> float:
@@ -148,10 +152,10 @@ def fit_temperature(table: np.ndarray, probabilities: np.ndarray) -> float:
 
     # a coarse grid first: the loss has one minimum where each photograph has one diagnosis, otherwise it may have more
     low, high = map(math.log, TEMPERATURES)
-    grid = np.linspace(low, high, 25)
+    grid = np.linspace(low, high, 41)
     best = int(np.argmin([loss(t) for t in grid]))
     if best == 0:
-        print("temperature: left at 1, since every validation photograph is answered rightly, and surely")
-        return 1.0
+        print(f"temperature: {TEMPERATURES[0]:g}, the lowest tried; the probabilities hardly differ from each other")
+        return TEMPERATURES[0]
     ends = float(grid[best - 1]), float(grid[min(best + 1, len(grid) - 1)])
     return math.exp(minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-4}).x)

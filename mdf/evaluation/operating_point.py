@@ -17,7 +17,7 @@ from mdf.errors import UserError
 from mdf.evaluation.bootstrap import ratio
 from mdf.evaluation.calibration import fit_temperature, scaled, top_label
 from mdf.evaluation.classification import refuse_too_few, refuse_unusable
-from mdf.evaluation.ranking import cumulated, ties
+from mdf.evaluation.ranking import cumulated, halfway, ties
 from mdf.evaluation.selective import fit_abstention
 from mdf.files import read_json, write_text
 from mdf.prototypes import truth_table
@@ -134,7 +134,7 @@ def fit_threshold(positive: np.ndarray, score: np.ndarray) -> float:
     gain = ratio(found, found[-1]) - ratio(alarms, alarms[-1])
     best = int(np.flatnonzero(gain >= gain.max() - 1e-9)[-1])
     below = levels[best + 1] if best + 1 < len(levels) else 0.0
-    return float((levels[best] + below) / 2)
+    return halfway(levels[best], below)
 
 
 def read_operating_point(checkpoint: Path, classes: Sequence[str]) -> OperatingPoint | None:

@@ -23,6 +23,14 @@ def ties(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, np.concatenate([[0], np.flatnonzero(np.diff(score[order])) + 1])
 
 
+def halfway(above: float, below: float) -> float:
+    """A threshold that the score `above` reaches and the lower one `below` does not: halfway between them, or `above`
+    itself where no number lies between.
+    """
+    middle = (above + below) / 2
+    return float(middle if middle > below else above)
+
+
 def cumulated(positive: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Maps weights [R,N] to the positives and the negatives with at least each of the T scores, [R,T] each, from the
     highest score on.

@@ -14,7 +14,7 @@ from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, Metric, put, ratio, resample, weighted_mean
 from mdf.evaluation.calibration import top_label
 from mdf.evaluation.classification import balanced_accuracy, refuse_too_few, refuse_unusable
-from mdf.evaluation.ranking import cumulated, ties
+from mdf.evaluation.ranking import cumulated, halfway, ties
 from mdf.prototypes import single_truth, truth_table
 
 RISKS = (0.05, 0.1, 0.2)
@@ -72,7 +72,7 @@ def fit_abstention(confidence: np.ndarray, right: np.ndarray, risk: float) -> fl
     last = int(fits[-1])
     if last + 1 == len(thresholds):
         return 0.0  # all are answered
-    return float((thresholds[last] + thresholds[last + 1]) / 2)
+    return halfway(thresholds[last], thresholds[last + 1])
 
 
 def selective_metrics(

@@ -134,6 +134,18 @@ def test_where_every_answer_is_right_the_temperature_is_left_alone(capsys):
     assert scaled(lost, fit_temperature(np.eye(3, dtype=bool)[numbers], lost)).max() < 0.4
 
 
+def test_a_very_unsure_model_is_calibrated_and_not_taken_for_one_that_is_always_right(capsys):
+    numbers = np.arange(400) % 3
+    said = np.where(np.arange(400) % 10 > 0, numbers, (numbers + 1) % 3)  # nine of ten rightly
+    table, unsure = np.eye(3, dtype=bool)[numbers], softmax(0.02 * np.eye(3)[said])
+    temperature = fit_temperature(table, unsure)
+    assert "left at 1" not in capsys.readouterr().out
+    assert temperature == pytest.approx(0.02 / np.log(0.9 / 0.05), rel=0.01)
+    assert scaled(unsure, temperature).max() == pytest.approx(0.9, abs=0.005)
+    least = fit_temperature(table, softmax(1e-6 * np.eye(3)[said]))
+    assert least == 0.001 and "the lowest tried" in capsys.readouterr().out
+
+
 def test_a_probability_of_zero_stays_a_number():
     assert np.isfinite(scaled(np.array([[1.0, 0.0, 0.0]]), 0.5)).all()
     assert np.isfinite(log_loss(np.array([[False, True, False]]), np.array([[1.0, 0.0, 0.0]]))(np.ones((1, 1)))[0])

@@ -62,6 +62,9 @@ def test_a_threshold_has_the_best_balanced_accuracy_there_is():
         tried = [balanced_accuracy_score(positive, score >= t) for t in np.linspace(-0.05, 1.05, 111)]
         assert reached == pytest.approx(max(tried))
     assert fit_threshold(np.array([True, False]), np.array([0.9, 0.1])) == 0.5  # halfway
+    for level in (0.9, np.nextafter(0.9, 1)):  # halfway between neighbours is rounded to one of them
+        score = np.array([level, np.nextafter(level, 0)])
+        assert (score >= fit_threshold(np.array([True, False]), score)).tolist() == [True, False]
 
 
 def test_thresholds_find_rare_classes_that_the_likeliest_answer_misses():

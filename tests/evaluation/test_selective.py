@@ -78,6 +78,9 @@ def test_all_or_nothing():
     confidence, right = np.array([0.9, 0.8, 0.7]), np.array([True, True, True])
     assert fit_abstention(confidence, right, 0.0) == 0  # nobody is turned away
     assert fit_abstention(confidence, np.array([True, True, False]), 0.0) == pytest.approx(0.75)
+    for level in (0.9, np.nextafter(0.9, 1)):  # halfway between neighbours is rounded to one of them
+        close = np.array([level, np.nextafter(level, 0)])
+        assert (close >= fit_abstention(close, np.array([True, False]), 0.0)).tolist() == [True, False]
     with pytest.raises(UserError, match=r"no confidence reaches a risk of 0\.1 on validation: the least is 0\.333"):
         fit_abstention(confidence, np.array([False, True, True]), 0.1)
     truth, probabilities, groups = model(20, 4, True)
