@@ -12,6 +12,7 @@ Shapes: N photographs, R resamples. Figures are ratios of sums over the photogra
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -125,10 +126,34 @@ def own_facts(read: TextFacts, eye: str | None) -> list[Fact]:
 
 
 def claims(facts: Iterable[Fact], status: str) -> dict[str, Fact]:
-    """The most specific names with that status: "retinopathy" says no more than "mild retinopathy" does."""
-    named = {f.name: f for f in facts if f.status == status}
+    """What is said with that status, a fact a name, less what another one says: "retinopathy" is no more than "mild
+    retinopathy", but "no retinopathy" is more than "no mild retinopathy".
+    """
+    named: dict[str, Fact] = {}
+    for fact in facts:
+        if fact.status == status:
+            named[fact.name] = joined(named[fact.name], fact) if fact.name in named else fact
+
+    def said_by(other: str, name: str) -> bool:
+        return is_a(name, other) and not named[other].places if status == DENIED else is_a(other, name)
+
     known = [n for n in named if n != LESION]
-    return {n: f for n, f in named.items() if n == LESION or not any(o != n and is_a(o, n) for o in known)}
+    return {n: f for n, f in named.items() if n == LESION or not any(o != n and said_by(o, n) for o in known)}
+
+
+def joined(first: Fact, second: Fact) -> Fact:
+    """Two facts of one name and status as one. Denied without a place is denied everywhere; affirmed here and there is
+    affirmed in both places, and what was counted in places apart is added up.
+    """
+    places = tuple(dict.fromkeys((*first.places, *second.places)))
+    if first.status == DENIED:
+        return replace(first, places=places if first.places and second.places else ())
+    count = first.count or second.count
+    mine, others = ({p for place in said_places(f) for p in expand(place)} for f in (first, second))
+    if first.count and second.count and mine and others and not mine & others:
+        (low, high), (least, most) = first.count, second.count
+        count = low + least, None if high is None or most is None else high + most
+    return replace(first, places=places, count=count)
 
 
 def judge(text: str, record: FundusRecord) -> dict[str, float]:

@@ -12,10 +12,10 @@ UNIT = r"(?:%|um|µm|μm|microns?|mm|dd|da|px|dis[ck] (?:diameters?|areas?)|o.?c
 MORE, LESS = r"(?:>|more than|over|greater than|above)", r"(?:<|fewer than|less than|below|under)"
 WHOLE = r"(?<![\d.,])(\d+)(?!\d|[.,]\d)"  # a whole number, no part of 0.7
 RANGES = (  # what stands for a number of lesions -> fewest and most
+    (rf"(?:≥|>=|at least|\bnot? {LESS})\s*{WHOLE}", lambda m: (int(m[1]), None)),  # before "less than" without "no"
+    (rf"(?:≤|<=|at most|up to|\bnot? {MORE})\s*{WHOLE}", lambda m: (0, int(m[1]))),
     (rf"{MORE}\s*{WHOLE}", lambda m: (int(m[1]) + 1, None)),
-    (rf"(?:≥|>=|at least|no fewer than)\s*{WHOLE}", lambda m: (int(m[1]), None)),
     (rf"{LESS}\s*{WHOLE}", lambda m: (0, int(m[1]) - 1)),
-    (rf"(?:≤|<=|at most|up to|no more than)\s*{WHOLE}", lambda m: (0, int(m[1]))),
     (rf"between {WHOLE} and {WHOLE}", lambda m: (int(m[1]), int(m[2]))),
     (rf"{WHOLE}\s*(?:-|–|to)\s*{WHOLE}", lambda m: (int(m[1]), int(m[2]))),
     (rf"(?:about|approximately|approx\.?|around|roughly|some|~|≈)\s*{WHOLE}", lambda m: around(int(m[1]))),

@@ -117,6 +117,19 @@ def test_a_name_said_twice_in_two_breadths_is_one_claim():
     assert judge("Diabetic retinopathy. Mild NPDR.", DIABETIC)["diagnosis_claimed"] == 1
 
 
+def test_of_two_denials_the_broader_counts():
+    staged = replace(DIABETIC, diagnosis=("moderate_npdr",))
+    for text in ("No diabetic retinopathy. No mild NPDR.", "No mild NPDR. No diabetic retinopathy."):
+        found = judge(text, staged)
+        assert (found["contradictions"], found["negatives"], found["confirmed"]) == (1, 1, 0)
+    for text in ("No haemorrhages. No haemorrhages in the macula.", "No haemorrhages in the macula. No haemorrhages."):
+        found = judge(text, DIABETIC)
+        assert (found["contradictions"], found["negatives"], found["confirmed"]) == (1, 1, 0)
+    here_and_there = judge("No haemorrhages in the macula. No haemorrhages inferonasally.", DIABETIC)
+    assert here_and_there["confirmed"] == 1 and here_and_there["contradictions"] == 0
+    assert judge("No haemorrhages superonasally. No haemorrhages in the macula.", DIABETIC)["contradictions"] == 1
+
+
 def test_doubt_is_neither_recall_nor_error():
     metrics = of("Possible diabetic retinopathy. Suspected drusen.")
     assert metrics["hedged"] == 2 and metrics["positive_recall"] == 0 and "unsupported_claim" not in metrics
@@ -163,6 +176,12 @@ def test_grades(text, said, right):
         ("More than twenty haemorrhages.", None, 0),
         ("A few microaneurysms inferotemporally.", 1, 1),
         ("Drusen in the macula.", None, None),
+        ("Haemorrhages superonasally. Haemorrhages superotemporally.", 1, None),
+        ("7 haemorrhages superonasally. 5 haemorrhages superotemporally.", 1, 1),
+        ("7 haemorrhages superonasally. More than 6 haemorrhages superotemporally.", 1, 0),
+        ("12 haemorrhages superiorly. The haemorrhages are small.", 1, 1),
+        ("12 haemorrhages superiorly. 7 haemorrhages superonasally.", 1, 1),
+        ("Haemorrhages superiorly. Haemorrhages in the macula.", 0, None),
     ],
 )
 def test_places_and_counts_of_what_is_recalled(text, place, count):

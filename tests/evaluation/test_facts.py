@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mdf.errors import UserError
-from mdf.evaluation.facts import CupDisc, Fact, Grade, read_facts
+from mdf.evaluation.facts import AFFIRMED, CupDisc, Fact, Grade, read_facts
 from mdf.evaluation.wording import FACTS, read_wording, wording
 from mdf.imaging.phantom import draw
 from mdf.vocabulary import entries, is_a
@@ -178,6 +178,11 @@ def test_each_finding_has_its_own_place():
         (">20 haemorrhages", (21, None)),
         ("At least 3 drusen.", (3, None)),
         ("Fewer than 5 drusen.", (0, 4)),
+        ("No more than 3 microaneurysms.", (0, 3)),
+        ("There are not more than 3 drusen.", (0, 3)),
+        ("There aren't over 5 haemorrhages.", (0, 5)),
+        ("No fewer than 3 haemorrhages.", (3, None)),
+        ("There are not less than 5 haemorrhages.", (5, None)),
         ("3-5 drusen.", (3, 5)),
         ("Between 6 and 10 drusen.", (6, 10)),
         ("About 12 drusen.", (9, 15)),
@@ -190,7 +195,7 @@ def test_each_finding_has_its_own_place():
     ],
 )
 def test_counts(text, count):
-    assert fact(text).count == count
+    assert fact(text).count == count and fact(text).status == AFFIRMED
 
 
 def test_numbers_belong_to_what_they_count():
