@@ -66,13 +66,14 @@ def cldice(marked: np.ndarray, true: np.ndarray) -> float:
     """
     line, true_line = thin(marked), thin(true)
     right = (line & true).sum() / max(int(line.sum()), 1)
-    whole = (true_line & marked).sum() / true_line.sum()
+    whole = (true_line & marked).sum() / max(int(true_line.sum()), 1)
     return float(2 * right * whole / (right + whole)) if right + whole else 0.0
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
-    """bool [H, W]: the centre lines of a mask, one pixel wide and connected as it is (Zhang & Suen 1984).
+    """bool [H, W]: the centre lines of a mask, one pixel wide and connected as it is (Guo & Hall 1989, algorithm A1).
 
+    Not that of Zhang & Suen (1984), which takes squares of four pixels and diagonal vessels two pixels wide away whole.
     Written out, since scikit-image would be a dependency for this alone.
     """
     padded = np.pad(mask.astype(bool), 1)
@@ -93,11 +94,12 @@ def thin(mask: np.ndarray) -> np.ndarray:
 def _removable() -> tuple[np.ndarray, np.ndarray]:
     """bool [256] for the two halves of a pass: whether a pixel with these neighbours (bit k: NEIGHBOURS[k]) may go."""
     around = (np.arange(256)[:, None] >> np.arange(8)) & 1 == 1
-    count = around.sum(axis=1)
-    pieces = (~around & np.roll(around, -1, axis=1)).sum(axis=1)
-    edge = (count >= 2) & (count <= 6) & (pieces == 1)
-    up, right, down, left = (around[:, k] for k in (0, 2, 4, 6))
-    return edge & ~(up & right & down) & ~(right & down & left), edge & ~(up & right & left) & ~(up & down & left)
+    side, corner = around[:, ::2], around[:, 1::2]  # above, right, below, left; each with the corner clockwise of it
+    pieces = (~side & (corner | np.roll(side, -1, axis=1))).sum(axis=1)
+    count = np.minimum((side | np.roll(corner, 1, axis=1)).sum(axis=1), (side | corner).sum(axis=1))
+    edge = (pieces == 1) & (count >= 2) & (count <= 3)
+    up, up_right, right, down_right, down, down_left, left, up_left = around.T
+    return edge & ~((up | up_right | ~down_right) & right), edge & ~((down | down_left | ~up_left) & left)
 
 
 def segmentation_metrics(
