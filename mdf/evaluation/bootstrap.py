@@ -45,9 +45,12 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def percentiles(values: np.ndarray) -> list[float] | None:
     """The 95 % interval of the R values of a metric. Resamples without a value (NaN) are left out; where fewer than
     half have one there is no interval (None).
+
+    Neither is there where some have none and all others the same: so few patients carry the figure, often one, that
+    other patients were never seen, and an interval of no width would claim certainty.
     """
     known = values[~np.isnan(values)]
-    if len(known) * 2 < len(values):
+    if len(known) * 2 < len(values) or (len(known) < len(values) and np.ptp(known) < 1e-12):
         return None
     return [float(v) for v in np.percentile(known, [2.5, 97.5])]
 
@@ -55,7 +58,7 @@ def percentiles(values: np.ndarray) -> list[float] | None:
 def with_interval(metric: Metric, weights: np.ndarray) -> tuple[float, list[float] | None, np.ndarray]:
     """Point value, its 95 % interval and the R values behind it, see `percentiles`.
 
-    Where every resample is the same, which is so where there is one patient only, there is no interval.
+    Where every resample is the same, which is so where there is one patient only, there is no interval either.
     """
     point = float(metric(np.ones((1, weights.shape[1])))[0])
     values = np.concatenate([metric(weights[i : i + CHUNK].astype(np.float64)) for i in range(0, len(weights), CHUNK)])

@@ -106,10 +106,10 @@ def calibration_metrics(
     and `classwise_ece` without, and `reliability`: the points of the diagram. Arguments and errors as in
     `classification_metrics`.
 
-    The two calibration errors are absolute values, which the chance in each bin lifts: of 200 photographs a perfectly
-    calibrated model has an `ece` of about 0.09, of 1,000 one of 0.04. A resample has that chance twice, so that percentiles
-    of resamples lie above the truth (they never hold it where the model is calibrated), and mirrored at the point they
-    hold it in 33 to 60 of 100. A false interval would be worse than none; read `brier` and `log_loss` for differences.
+    The two calibration errors are absolute values, which chance lifts in each bin: of 200 photographs a perfectly
+    calibrated model has an `ece` of about 0.09, of 1,000 one of 0.04. A resample has that chance twice. So percentiles
+    of resamples lie above the truth (where the model is calibrated, always), and mirrored at the point they hold it in
+    33 to 60 of 100 such cases. A false interval would be worse than none; `brier` and `log_loss` have theirs.
     """
     classes = list(classes)
     refuse_too_few(truth, classes, groups)

@@ -111,6 +111,12 @@ def bracketed(interval: Interval, *, signed: bool = False) -> str:
     return f"[{', '.join(number(float(v), signed=signed) for v in interval)}]" if interval else ""
 
 
+def between(values: Mapping[str, Any], name: str, *, signed: bool = False) -> str:
+    """The interval of NAME in brackets, a dash where it could not be known."""
+    found = bracketed(interval_of(values, name), signed=signed)
+    return found or (DASH if f"{name}_ci" in values and finite(values.get(name)) else "")
+
+
 def written(value: Any) -> str:
     """Anything that is no dictionary as text; of an absolute path only the end, which says nothing of the machine."""
     if isinstance(value, bool | int | float | None):
@@ -191,7 +197,7 @@ def inner_tables(values: Mapping[str, Any], path: str, where: tuple[str, ...] = 
             cells = [Cell(first)]
             for head in heads:
                 found = row.get(head)
-                cells.append(Cell(written(found), bracketed(interval_of(row, head)), number=is_number(found)))
+                cells.append(Cell(written(found), between(row, head), number=is_number(found)))
             lines.append(Line(cells))
         full = (*where, name)
         caption = places(full[:-1] if square else full)
@@ -284,8 +290,11 @@ def list_table(path: str, lists: Sequence[tuple[tuple[str, ...], Mapping[str, An
             shown = number(value, signed=signed and isinstance(value, float)) if is_number(value) else written(value)
             full = ".".join((path, *where, name))
             cells = [Cell(said(name)), Cell(shown, name=full, number=is_number(value))]
-            between = bracketed(interval, signed=signed)
-            cells += [Cell(between, name=f"{full}_ci" if between else "", number=True), Cell("", strip=picture)]
+            interval_text = between(values, name, signed=signed)
+            cells += [
+                Cell(interval_text, name=f"{full}_ci" if interval_text else "", number=True),
+                Cell("", strip=picture),
+            ]
             lines.append(Line(cells, group))
     return Table(["", "value", "95 % interval", ""], lines, style="list")
 
@@ -310,7 +319,7 @@ def row_tables(part: Part, *, signed: bool = False) -> list[Table]:
                 )
                 picture = strip_of(name, value, interval, row, axis=axes[name])
                 full = ".".join((part.path, *where, name))
-                cells.append(Cell(shown, bracketed(interval, signed=signed), picture, full, is_number(value)))
+                cells.append(Cell(shown, between(row, name, signed=signed), picture, full, is_number(value)))
             lines.append(Line(cells, places(where[:-1]) if depth else ""))
         wide = sum(any(interval_of(row, n) for _, row in rows) for n in names) > 3
         found.append(Table(["", *map(said, names)], lines, style="rows many" if wide else "rows"))

@@ -3,6 +3,7 @@ import pytest
 from scipy.stats import norm
 
 from mdf.evaluation.bootstrap import line_groups, patient_groups, put, resample, weighted_mean, with_interval
+from mdf.evaluation.classification import class_table
 from mdf.evaluation.ranking import auroc
 from mdf.records import FundusRecord
 
@@ -56,6 +57,22 @@ def test_one_patient_alone_has_no_interval():
     metrics: dict = {}
     put(metrics, "x", weighted_mean(np.array([1.0, 0.0, 1.0])), resample(["a", "a", "a"]))
     assert metrics == {"x": 2 / 3, "x_ci": None}
+
+
+def test_a_figure_that_hangs_on_one_patient_has_no_interval():
+    values = np.full(60, np.nan)
+    values[[3, 4]] = 1.0, 0.5  # two photographs of one patient
+    groups = [str(i // 2) if i > 4 else "x" for i in range(60)]
+    metrics: dict = {}
+    put(metrics, "dice", weighted_mean(values), resample(groups))
+    assert metrics == {"dice": 0.75, "dice_ci": None}
+    values[10:] = 0.75  # many patients alike are no such case
+    assert with_interval(weighted_mean(values), resample(groups))[1] == [0.75, 0.75]
+    table = class_table(
+        [("rare",)] + [("common",)] * 59, np.eye(2)[[0] + [1] * 59], ("rare", "common"), [str(i) for i in range(60)]
+    )
+    assert table["rare"]["recall"] == 1 and table["rare"]["recall_ci"] is None
+    assert table["common"]["recall_ci"] == [1, 1]
 
 
 def test_shares_are_those_of_weights_below_one():
