@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from mdf.errors import UserError
 from mdf.records import FundusRecord, group_of
 
 Metric = Callable[[np.ndarray], np.ndarray]  # weights [R, N] -> values [R], NaN where it is not defined
@@ -29,8 +30,10 @@ def line_groups(lines: Sequence[Mapping]) -> list[str]:
 
 def resample(groups: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """float32 [R, N]: how often each photograph is in each resample, when as many groups as there are are drawn with
-    replacement. The same groups and seed give the same weights.
+    replacement. The same groups and seed give the same weights. Raises UserError where there is no photograph.
     """
+    if not len(groups):
+        raise UserError("there is nothing to judge: no photograph, or no question about one, is left for this task")
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     return counts[:, index].astype(np.float32)

@@ -68,6 +68,8 @@ def read_tsv(path: Path, images: Path | None = None) -> list[Choice]:
     pictures: dict[str, bytes] = {}  # a cell may name the row that holds its picture
     for number, row in enumerate(rows, 2):
         where = f"{path} line {number}"
+        if short := [name for name in ("index", "question", "answer") if row[name] is None]:
+            raise UserError(f"{where} ends before the column {', '.join(short)}; is it cut off?")
         options = {letter: row[letter].strip() for letter in letters if (row[letter] or "").strip()}
         right = tuple(letter.strip() for letter in row["answer"].split(","))
         if strange := [letter for letter in right if letter not in options]:

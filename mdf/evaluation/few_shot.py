@@ -125,8 +125,8 @@ def few_shot_metrics(
     the draws held fixed) and `NAME_sd`, the standard deviation over the draws.
 
     `train_embeds` [·,E] with its truth is what support is drawn from, `embeds` [Q,E] with `truth` and `groups` what is
-    judged, `class_embeds` [C,E] the texts'. `shots_K.support` counts the photographs. Raises UserError where no
-    training photograph is of one of the classes.
+    judged, `class_embeds` [C,E] the texts'. `shots_K.support` counts the photographs, of the draw with
+    the fewest. Raises UserError where no training photograph is of one of the classes.
     """
     if not any(set(names) & set(classes) for names in train_truth):
         raise UserError("few_shot: no training photograph has a diagnosis among the classes")
@@ -135,15 +135,17 @@ def few_shot_metrics(
     metrics: dict = {"n": len(truth), "classes": len(classes), "seeds": seeds}
     for k in shots:
         tables: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
+        sizes = []
         for draw in range(seeds):
             rows, labels = draw_support(train_truth, classes, k, seed + draw)
             support = torch.from_numpy(train_embeds[rows]).double()
+            sizes.append(len(rows))
             for name, method in METHODS.items():
                 logits = method(support, torch.from_numpy(labels), texts, scale, query)
                 tables[name].append(logits.softmax(dim=1).numpy())
-        part: dict = {"support": len(rows)}
-        if len(rows) < k * len(classes):
-            print(f"few_shot: {len(rows)} training photographs instead of {k} for each of {len(classes)} classes")
+        part: dict = {"support": min(sizes)}  # draws differ where a photograph is of several classes
+        if min(sizes) < k * len(classes):
+            print(f"few_shot: {min(sizes)} training photographs instead of {k} for each of {len(classes)} classes")
         for name, drawn in tables.items():
             part[name] = averaged(truth, drawn, classes, weights)
         metrics[f"shots_{k}"] = part

@@ -67,12 +67,14 @@ def odir_metrics(
     """`official.score`, the mean of `official.kappa`, `.f1` (micro) and `.auc` over the flattened answers at 0.5, and
     beside it `macro_f1`, `macro_auroc` and `per_class` (`auroc`, `f1`, `n`), each with `NAME_ci`, patients drawn.
 
-    Raises UserError for scores that are not numbers and where fewer than two patients are left.
+    Raises UserError for scores that are not numbers, where fewer than two patients are left and where none has a class.
     """
     if not np.isfinite(scores).all():
         raise UserError("some scores are not numbers; nothing was judged")
     if len(patients) < 2:
         raise UserError(f"{len(patients)} patient: there is nothing to judge; ODIR's score needs several")
+    if not truth.any():
+        raise UserError(f"no patient has any of the classes {', '.join(CLASSES.values())}: there is nothing to judge")
     yes, weights = scores >= HALF, resample(patients, resamples=resamples, seed=seed)
     flat = [auroc(truth.ravel(), scores.ravel()), kappa(truth.ravel().astype(int), yes.ravel().astype(int), 2)]
 

@@ -87,7 +87,8 @@ def flair(
             found.setdefault(f"zero_shot_{variant}", []).append((test, table.argmax(axis=1)))
         _, rest = reshuffle([labels[row] for row in train], fold, VAL)
         fit = [train[i] for i in rest]
-        val = [row for row in train if row not in set(fit)]
+        fitted = set(fit)
+        val = [row for row in train if row not in fitted]
         probe = fit_probe(pooled[fit], [truth[i] for i in fit], pooled[val], [truth[i] for i in val], names)
         found.setdefault("linear_probe", []).append((test, probe.probabilities(pooled[test]).argmax(axis=1)))
         for shots in SHOTS:

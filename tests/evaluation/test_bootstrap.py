@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from mdf.errors import UserError
 from mdf.evaluation.bootstrap import line_groups, patient_groups, put, resample, weighted_mean, with_interval
 from mdf.evaluation.classification import class_table
 from mdf.evaluation.ranking import auroc
@@ -14,6 +15,11 @@ def test_whole_patients_are_drawn():
     assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 5]).all()
     assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
     assert np.array_equal(weights, resample(["a", "a", "b", "c", "c", "c"], resamples=50, seed=3))
+
+
+def test_nothing_to_judge_is_said():
+    with pytest.raises(UserError, match="nothing to judge"):
+        resample([])
 
 
 def test_a_photograph_without_patient_is_its_own_group():

@@ -53,6 +53,13 @@ def test_a_bad_row_is_named(checkpoint, tmp_path, change, said):
         read_tsv(file)
 
 
+def test_a_row_that_is_cut_off_is_named(checkpoint, tmp_path):
+    file = tsv(tmp_path / "bench.tsv", row(checkpoint, 1), row(checkpoint, 2))
+    file.write_text(file.read_text()[: -len("\tC.\tB\tdisease\n") - 20])
+    with pytest.raises(UserError, match="line 3 ends before the column answer"):
+        read_tsv(file)
+
+
 def test_a_table_without_its_columns_is_refused(tmp_path):
     with pytest.raises(UserError, match="lacks answer"):
         read_tsv(tsv(tmp_path / "bench.tsv", {"index": 1, "question": "?", "A": "a", "image": ""}))

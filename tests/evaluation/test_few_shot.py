@@ -90,6 +90,19 @@ def test_trained_keys_fit_the_support_better():
     assert F.cross_entropy(trained, labels) < F.cross_entropy(fixed, labels)
 
 
+def test_the_support_said_is_that_of_the_smallest_draw(capsys):
+    # photographs of two classes serve one of them alone, so that the other may lack them
+    truth = [CLASSES[:2], CLASSES[:2], CLASSES[1:], CLASSES[1:], CLASSES[:1]]
+    sizes = [len(draw_support(truth, CLASSES, 2, seed)[0]) for seed in range(10)]
+    last = next(n for n in range(2, 11) if sizes[n - 1] > min(sizes[:n]))
+    vectors = np.eye(5)
+    metrics = few_shot_metrics(
+        vectors, truth, vectors, truth, vectors[:3], SCALE, CLASSES, list("abcde"), shots=(2,), seeds=last, resamples=5
+    )
+    assert metrics["shots_2"]["support"] == min(sizes[:last])
+    assert f"few_shot: {min(sizes[:last])} training photographs instead of 2" in capsys.readouterr().out
+
+
 def test_more_photographs_help_and_the_spread_is_over_the_draws():
     rng = np.random.default_rng(0)
     centres = np.eye(12)[:3]

@@ -61,6 +61,8 @@ def test_a_disease_of_one_eye_is_the_patients_and_normal_is_who_is_normal_in_bot
         by_patient([{**lines[0], "patient": None}], "probabilities", "truth")
     with pytest.raises(UserError, match="not drusen"):
         by_patient([line("1", "left", ["drusen"])], "probabilities", "truth")
+    with pytest.raises(UserError, match="no patient has any of the classes"):
+        odir_metrics(patients, np.zeros_like(truth), scores)
     with pytest.raises(UserError, match=r"patient 1 stands in two sources \(odir5k, hrf\)"):
         by_patient([lines[0] | {"source": "odir5k"}, lines[1] | {"source": "hrf"}], "probabilities", "truth")
 
