@@ -8,7 +8,6 @@ Shapes: N photographs of the test split, C classes.
 
 import hashlib
 import json
-import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from mdf.evaluation.embedding_tasks import EmbeddingTasks, Plan, Settings, plan
 from mdf.evaluation.fine_tuned import FineTuning, Labelled, Photographs, Recipe, probabilities
 from mdf.evaluation.photographs import embed_records
 from mdf.evaluation.task import Material
-from mdf.files import write_text
+from mdf.files import write_json, write_text
 from mdf.models.embedder import Embedder
 from mdf.prototypes import truths
 from mdf.records import SPLITS, FundusRecord, Manifest, group_of
@@ -212,13 +211,6 @@ def write(
         write_text(draft / "predictions.jsonl", "".join(lines))
         if extra:
             extra(draft)
-        write_text(draft / "metrics.json", json.dumps(finite(metrics), indent=1) + "\n")
+        write_json(draft / "metrics.json", metrics)
 
     write_folder(folder, fill)
-
-
-def finite(value: Any) -> Any:
-    """The same with null for numbers that JSON cannot hold."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,6 @@
 """`evaluate.py benchmark NAME …`: the protocols of others; no torch before the options are read."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     from mdf.errors import UserError
     from mdf.evaluation.compare import table
-    from mdf.files import write_text
+    from mdf.files import write_json, write_text
 
     if args.name != "odir" and (not args.checkpoint or len(args.source) > 1):
         raise UserError(f"benchmark {args.name} needs --checkpoint DIR and one file or folder")
@@ -53,7 +52,7 @@ def main(argv: list[str]) -> None:
     metrics, files = does(args)
     for name, text in files.items():
         write_text(out / name, text)
-    write_text(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    write_json(out / "metrics.json", metrics)
     print(table(metrics))
     print(f"\nwritten to {out}")
 

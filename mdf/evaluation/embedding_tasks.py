@@ -200,7 +200,8 @@ class EmbeddingTasks:
             fitted = probe.fit_probe(*train, *val, classes)
             table = fitted.probabilities(features)
             part |= {"train": len(train[1]), "val": len(val[1]), "strength": fitted.strength}
-            part["unlearnt"] = self.unlearnt
+            # of several diagnoses of a photograph a probe learns the first alone
+            part["unlearnt"] = [name for i, name in enumerate(classes) if i not in fitted.columns]
         return part | classification_metrics(truth, table, classes, groups, **settings.options), table
 
 

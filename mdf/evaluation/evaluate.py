@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from mdf.evaluation.small_lesions import SmallLesions
 from mdf.evaluation.task import Material, Task
 from mdf.evaluation.tasks import ASKED_FOR, DEFAULT_TASKS, EMBEDDING_TASKS, GENERATED, check_tasks
 from mdf.evaluation.transfer import LEARNT, common_classes, learnt_records, refuse_shared
-from mdf.files import write_text
+from mdf.files import finite, write_json, write_text
 from mdf.imaging.decode import load_image
 from mdf.imaging.quality import assess
 from mdf.records import SPLITS, FundusRecord, Manifest
@@ -153,8 +152,8 @@ def evaluate(
             line |= task.line(i)
         lines.append(line)
     write_text(out / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    metrics = _finite(metrics)
-    write_text(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    metrics = finite(metrics)
+    write_json(out / "metrics.json", metrics)
     maps = maps_of(material, lines, draw_map) if draw_map and photographs else None
     embeddings = next((np.stack(task.embeds) for task in doing if isinstance(task, EmbeddingTasks)), None)
     stamps = [STAMP] if overlap else []
@@ -271,12 +270,3 @@ def too_few(truth: Sequence[Sequence[str]], classes: Sequence[str], groups: Sequ
     except UserError as error:
         return str(error)
     return None
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON cannot hold."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

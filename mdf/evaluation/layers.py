@@ -8,7 +8,6 @@ lies there in a form that no straight line separates.
 Shapes: B photographs of a batch, N of a split, C candidate diagnoses, D width of a layer, d language width.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ from mdf.evaluation.classification import ROBUST, classification_metrics, softma
 from mdf.evaluation.diagnosis import diagnosis_question
 from mdf.evaluation.photographs import Progress, batches, load_inputs
 from mdf.evaluation.probe import VALIDATION, fit_probe, paired_difference
-from mdf.files import write_text
+from mdf.files import write_json
 from mdf.models.answers import prompts
 from mdf.models.language import bare, decoder
 from mdf.models.mllama import see_tiles
@@ -286,5 +285,5 @@ def layers(
         "val": len(kept["val"]),
         "layers": layer_report(found, features, truth, classes, groups, resamples=resamples, seed=seed),
     }
-    write_text(Path(out) / "layers.json", json.dumps(report, indent=1) + "\n")
+    write_json(Path(out) / "layers.json", report)
     return report

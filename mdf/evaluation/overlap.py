@@ -72,6 +72,8 @@ def overlap_with(
     trained, known = TrainedOn.read(checkpoint), training_manifests(checkpoint)
     if not trained.train and not known:
         print(UNKNOWN)
+    if not trained.train:
+        trained = TrainedOn.of(r for m in known for r in m.records)
     found = find_overlap(records, manifest, trained, known)
     if not allow:
         refuse_overlap(found, len(records))

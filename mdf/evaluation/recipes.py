@@ -7,7 +7,6 @@ throughout).
 Shapes: N photographs, D width of the features, S the encoder's side.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from mdf.evaluation.layers import layer_report, parts_of, shown
 from mdf.evaluation.photographs import Progress, batches, embed, load_images
 from mdf.evaluation.probe import fit_probe, paired_difference
 from mdf.evaluation.task import draw
-from mdf.files import write_text
+from mdf.files import write_json
 from mdf.imaging.preprocess import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from mdf.imaging.recipe import INTERPOLATIONS, RULES, Recipe
 from mdf.processor import Inputs
@@ -184,7 +183,7 @@ def recipe_report(
         "data_sha256": manifest.sha256,
         "recipes": rows,
     }
-    write_text(Path(out) / "recipes.json", json.dumps(report, indent=1) + "\n")
+    write_json(Path(out) / "recipes.json", report)
     return report
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import line_groups, put, resample, weighted_mean
-from mdf.evaluation.compare import compare
+from mdf.evaluation.compare import compare, same_photographs
 from mdf.evaluation.grid_table import judge
 from mdf.evaluation.page_comparison import right_by_id
 from mdf.evaluation.paired import paired
@@ -60,6 +60,12 @@ def test_three_checkpoints_with_paired_intervals(tmp_path, capsys):
     expected = paired(folders[:1], folders[1:2], task="diagnosis")["difference"]["balanced_accuracy_ci"]
     assert b_less_a_ci == pytest.approx(expected, abs=6e-4)
     assert len(line_of(text, "classification.macro_auprc")) == 1 + 3 * 3 + 2  # differences, but not their intervals
+
+
+def test_evaluations_that_do_not_say_which_photographs_they_saw_are_not_taken_for_the_same():
+    assert same_photographs([{"data_sha256": "x", "ids_sha256": "y"}] * 2)
+    assert not same_photographs([{"data_sha256": "x", "ids_sha256": "y"}, {"data_sha256": "x"}])
+    assert not same_photographs([{"n": 3}, {"n": 500}])
 
 
 def test_without_the_answers_there_is_a_difference_and_no_interval(tmp_path):

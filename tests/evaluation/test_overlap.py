@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mdf.errors import UserError
-from mdf.evaluation.overlap import STAMP, UNKNOWN, chosen_by, find_overlap, refuse_overlap
+from mdf.evaluation.overlap import STAMP, UNKNOWN, chosen_by, find_overlap, overlap_with, refuse_overlap
 from mdf.records import Manifest, read_manifest, write_manifest
 from mdf.trained_on import FILE, TrainedOn
 from tests.scripts import run
@@ -77,6 +77,18 @@ def test_without_trained_on_json_the_manifest_of_its_run_tells(checkpoint):
     found = find_overlap(train, manifest, TrainedOn(), [manifest])
     assert found == {"photograph": [r.id for r in train]}
     assert find_overlap(some(manifest, "test"), manifest, TrainedOn(), [manifest]) == {}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["trained_on.json", "the manifest of the run"])
+def test_photographs_by_which_a_step_was_chosen_are_counted_aloud(checkpoint, tmp_path, capsys, told):
+    manifest, run_folder = checkpoint.manifest, tmp_path / "run"
+    write_manifest(manifest.records, run_folder / "data.jsonl", root=manifest.root, dataset="phantom")
+    (run_folder / "best").mkdir()
+    if told:
+        TrainedOn.of(manifest.records).write(run_folder / "best")
+    val = some(manifest, "val")
+    assert overlap_with(run_folder / "best", val, manifest) == {}
+    assert f"{len(val)} of {len(val)} photographs are of patients by whom" in capsys.readouterr().out
 
 
 def test_copies_under_other_names_are_found_by_file_and_by_what_they_show(checkpoint, tmp_path):
