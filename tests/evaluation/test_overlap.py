@@ -82,8 +82,8 @@ def test_without_trained_on_json_the_manifest_of_its_run_tells(checkpoint):
 @pytest.mark.parametrize("told", [True, False], ids=["trained_on.json", "the manifest of the run"])
 def test_photographs_by_which_a_step_was_chosen_are_counted_aloud(checkpoint, tmp_path, capsys, told):
     manifest, run_folder = checkpoint.manifest, tmp_path / "run"
-    write_manifest(manifest.records, run_folder / "data.jsonl", root=manifest.root, dataset="phantom")
-    (run_folder / "best").mkdir()
+    write_manifest(run_folder / "data.jsonl", manifest.records, root=manifest.root, dataset="phantom")
+    (run_folder / "best").mkdir(parents=True, exist_ok=True)
     if told:
         TrainedOn.of(manifest.records).write(run_folder / "best")
     val = some(manifest, "val")
