@@ -143,7 +143,8 @@ class Counterfactuals:
             self.answers += zip(answers[::2], answers[1::2], strict=True)
 
     def figures(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict:
-        """Shares of questions, each with an interval in which whole pairs are drawn, of all pairs and `by_change`.
+        """Shares of questions, each with an interval in which whole pairs are drawn, of all pairs, `by_change` and
+        `by_question`: by what changes, and by what is asked.
 
         `changed_right`: where the truth changes, both answers are right. `unchanged_same`: where it does not, both are
         the same, right or wrong. `consistency`: either, as the truth asks for. As many questions change as do not, so
@@ -154,6 +155,7 @@ class Counterfactuals:
         right = np.array([a == q.truth for q, a in zip(self.questions, self.answers, strict=True)])
         same = np.array([one == other for one, other in self.answers])
         change = np.array([q.change for q in self.questions])
+        kind = np.array([q.asked[0].kind for q in self.questions])
 
         def part(rows: np.ndarray) -> dict:
             found: dict = {"pairs": len({q.pair for q, here in zip(self.questions, rows, strict=True) if here})}
@@ -167,7 +169,11 @@ class Counterfactuals:
             return found
 
         whole = part(np.ones_like(moves))
-        return {**whole, "by_change": {name: part(change == name) for name in self.changes}}
+        return {
+            **whole,
+            "by_change": {name: part(change == name) for name in self.changes},
+            "by_question": {name: part(kind == name) for name in self.kinds if (kind == name).any()},
+        }
 
     def lines(self) -> list[dict]:
         """One object a question of a pair, for a file of predictions."""

@@ -34,8 +34,7 @@ def find_overlap(
     manifests `known`. Photographs that none of these holds are compared with those that they train on, byte by byte
     and by what they show: a set that is in one of them was split as a whole.
     """
-    if not trained.train:
-        trained = TrainedOn.of(r for m in known for r in m.records)
+    trained = whole(trained, known)
     found: dict[str, list[str]] = {name: [] for name in WORDS}
     listed = set()
     for record in records:
@@ -58,6 +57,11 @@ def find_overlap(
     return {name: ids for name, ids in found.items() if ids}
 
 
+def whole(trained: TrainedOn, known: Sequence[Manifest]) -> TrainedOn:
+    """What a checkpoint says of itself, or where it says nothing what the manifests of its run say."""
+    return trained if trained.train else TrainedOn.of(r for m in known for r in m.records)
+
+
 def chosen_by(records: Sequence[FundusRecord], trained: TrainedOn) -> int:
     """How many of the records are of a patient by whose photographs the checkpoint's step was chosen."""
     return sum(bool(set(marks_of(r)) & trained.val) for r in records)
@@ -72,8 +76,7 @@ def overlap_with(
     trained, known = TrainedOn.read(checkpoint), training_manifests(checkpoint)
     if not trained.train and not known:
         print(UNKNOWN)
-    if not trained.train:
-        trained = TrainedOn.of(r for m in known for r in m.records)
+    trained = whole(trained, known)
     found = find_overlap(records, manifest, trained, known)
     if not allow:
         refuse_overlap(found, len(records))

@@ -65,6 +65,9 @@ def test_figures_are_told_by_kind_of_change_with_intervals_over_pairs(asked):
     assert metrics["by_change"]["quadrant"]["consistency"] == 1
     assert metrics["by_change"]["lesion"]["changed_right"] == 0
     assert metrics["pairs"] == 12 and all(part["pairs"] == 3 for part in metrics["by_change"].values())
+    asked_by_kind = metrics["by_question"]
+    assert sum(part["questions"] for part in asked_by_kind.values()) == metrics["questions"]
+    assert asked_by_kind["quadrant"]["changed_right"] == 1 and asked_by_kind["count"]["changed_right"] < 1
     low, high = metrics["changed_right_ci"]
     assert low <= metrics["changed_right"] <= high and low < high
     pairs = {q.pair for q in asked.questions if q.changes and q.change == "quadrant"}
