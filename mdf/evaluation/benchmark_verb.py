@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 DESCRIPTION = """\
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--checkpoint", metavar="DIR", help="all but odir: checkpoint folder, or a run folder")
     parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="flair: told apart (default: all)")
     parser.add_argument(
-        "--allow-overlap", action="store_true", help="flair: judge what the checkpoint was trained on all the same"
+        "--allow-overlap", action="store_true", help="judge what the checkpoint was trained on all the same"
     )
     parser.add_argument("--images", metavar="DIR", help="folder of the photographs (default: beside the file)")
     parser.add_argument(
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     from mdf.errors import UserError
     from mdf.evaluation.compare import table
+    from mdf.evaluation.overlap import STAMP
     from mdf.files import write_json, write_text
 
     if args.name != "odir" and (not args.checkpoint or len(args.source) > 1):
@@ -54,6 +56,8 @@ def main(argv: list[str]) -> None:
         write_text(out / name, text)
     write_json(out / "metrics.json", metrics)
     print(table(metrics))
+    if metrics.get("overlap"):
+        print("\n" + STAMP)
     print(f"\nwritten to {out}")
 
 
@@ -95,6 +99,7 @@ def flair(args: Any) -> tuple[dict, dict[str, str]]:
 def choices(args: Any) -> tuple[dict, dict[str, str]]:
     """Figures and answers of multiple-choice questions."""
     from mdf.evaluation import choices as asked
+    from mdf.evaluation.overlap import overlap_with
     from mdf.inference.gate import resolve_checkpoint
     from mdf.inference.predictor import load_model
 
@@ -104,9 +109,14 @@ def choices(args: Any) -> tuple[dict, dict[str, str]]:
         questions = asked.read_funbench(source, images or (source if source.is_dir() else source.parent))
     else:
         questions = asked.read_tsv(source, images)
+    with TemporaryDirectory() as folder:
+        manifest = asked.photographs(questions, Path(folder))
+        found = overlap_with(checkpoint, manifest.records, manifest, allow=args.allow_overlap)
     model = load_model(checkpoint, args.device)
     given = asked.chosen(questions, asked.answer(model, questions, args.answers))
     metrics = {"benchmark": args.name, "checkpoint": str(checkpoint), "answers": args.answers}
+    if found:
+        metrics["overlap"] = {name: len(ids) for name, ids in found.items()}
     metrics |= asked.choice_metrics(questions, given, seed=args.seed)
     if args.name == "vlmeval":
         return metrics, {"predictions.tsv": asked.table_of_answers(questions, given)}

@@ -28,6 +28,7 @@ from mdf.evaluation.classification import softmax
 from mdf.evaluation.photographs import Progress
 from mdf.files import read_json
 from mdf.imaging.decode import load_image
+from mdf.records import FundusRecord, Manifest
 
 FORMS = ("text", "letter")  # what is scored: the words of an option, or its letter where the question lists them
 
@@ -149,6 +150,23 @@ def refuse_doubled(choices: Sequence[Choice], path: Path) -> list[Choice]:
             raise UserError(f"{path}: the index {choice.index} stands there twice")
         seen.add(choice.index)
     return list(choices)
+
+
+def photographs(choices: Sequence[Choice], folder: Path) -> Manifest:
+    """Each photograph once, under the index of the first question about it; those that stand in the table itself are
+    written into `folder`.
+    """
+    root = Path(folder.resolve().anchor)
+    records: dict[Path | bytes, FundusRecord] = {}
+    for choice in choices:
+        if choice.image in records:
+            continue
+        place = choice.image if isinstance(choice.image, Path) else folder / str(len(records))
+        if isinstance(choice.image, bytes):
+            place.write_bytes(choice.image)
+        relative = str(place.resolve().relative_to(root))
+        records[choice.image] = FundusRecord(id=choice.index, image=relative)
+    return Manifest(tuple(records.values()), root)
 
 
 @torch.inference_mode()

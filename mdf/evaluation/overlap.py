@@ -11,6 +11,10 @@ from mdf.trained_on import TrainedOn, marks_of
 
 SHOWN = 3  # photographs named in a message
 UNKNOWN = "It is not known what this checkpoint was trained on: it may have seen these photographs or their patients."
+BY_NAME = (
+    "The photographs that this checkpoint was trained on are not at hand: names and patients are known again, copies "
+    "under other names are not."
+)
 STAMP = "SOME OF THESE PHOTOGRAPHS WERE TRAINED ON: the figures are not those of unseen patients."
 WORDS = {
     "photograph": "was trained on",
@@ -74,8 +78,8 @@ def overlap_with(
     are of patients by whom the checkpoint's step was chosen. Raises UserError where there is any that is not allowed.
     """
     trained, known = TrainedOn.read(checkpoint), training_manifests(checkpoint)
-    if not trained.train and not known:
-        print(UNKNOWN)
+    if not known:
+        print(BY_NAME if trained.train else UNKNOWN)
     trained = whole(trained, known)
     found = find_overlap(records, manifest, trained, known)
     if not allow:

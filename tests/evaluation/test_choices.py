@@ -2,12 +2,15 @@
 
 import base64
 import json
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mdf.errors import UserError
 from mdf.evaluation.choices import Choice, choice_metrics, chosen, read_funbench, read_tsv
+from mdf.records import write_manifest
 from tests.scripts import run
 
 
@@ -82,6 +85,30 @@ def test_files_of_funbench_are_read_and_answered(checkpoint, tmp_path):
     assert run("evaluate.py", "benchmark", "funbench", tmp_path / "FunBench", *args) == 0
     answers = json.loads((tmp_path / "out" / "answers" / "L1-modality" / "task.json").read_text())
     assert answers.keys() == {name}
+
+
+@pytest.mark.parametrize("layout", ["funbench", "vlmeval"])
+def test_a_benchmark_of_photographs_that_were_trained_on_is_refused(checkpoint, tmp_path, capsys, layout):
+    manifest = checkpoint.manifest
+    learnt = manifest.path(next(r.image for r in manifest.records if r.split == "train"))
+    if layout == "funbench":
+        funbench(tmp_path / "asked", learnt.name, "A", {"A": "Glaucoma.", "B": "Drusen."})
+        source, images = tmp_path / "asked", ("--images", learnt.parent)
+    else:  # the picture stands in the table, and was written anew
+        with Image.open(learnt) as picture:
+            picture.resize((120, 120)).save(tmp_path / "smaller.jpg", quality=92)
+        cell = base64.b64encode((tmp_path / "smaller.jpg").read_bytes()).decode()
+        source, images = tsv(tmp_path / "asked.tsv", row(checkpoint, 1), row(checkpoint, 2, image=cell)), ()
+    shutil.copytree(checkpoint.run / "best", tmp_path / "run" / "best")
+    write_manifest(tmp_path / "run" / "data.jsonl", manifest.records, root=manifest.root, dataset="phantom")
+    args = ("benchmark", layout, source, *images, "--checkpoint", tmp_path / "run")
+    assert run("evaluate.py", *args, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "cannot judge this checkpoint" in error and not (tmp_path / "out").exists()
+    assert ("another name (task/" if layout == "funbench" else "shows the same as one that was trained on (2)") in error
+    assert run("evaluate.py", *args, "--out", tmp_path / "out", "--allow-overlap") == 0
+    kind = "file" if layout == "funbench" else "near_duplicate"
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["overlap"] == {kind: 1}
 
 
 def test_other_layouts_and_missing_photographs_are_refused(checkpoint, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mdf.errors import UserError
-from mdf.evaluation.overlap import STAMP, UNKNOWN, chosen_by, find_overlap, overlap_with, refuse_overlap
+from mdf.evaluation.overlap import BY_NAME, STAMP, UNKNOWN, chosen_by, find_overlap, overlap_with, refuse_overlap
 from mdf.records import Manifest, read_manifest, write_manifest
 from mdf.trained_on import FILE, TrainedOn
 from tests.scripts import run
@@ -134,7 +134,7 @@ def test_the_script_refuses_and_with_leave_stamps(checkpoint, tmp_path, capsys):
     )
     assert run("evaluate.py", *args, "--split", "test", "--out", tmp_path / "c") == 0
     shown = capsys.readouterr().out
-    assert STAMP not in shown and UNKNOWN not in shown
+    assert STAMP not in shown and UNKNOWN not in shown and BY_NAME in shown
     (tmp_path / "best" / FILE).unlink()
     assert run("evaluate.py", *args, "--split", "all", "--out", tmp_path / "d") == 0
     assert UNKNOWN in capsys.readouterr().out
