@@ -27,10 +27,11 @@ from mdf.evaluation.embedding_tasks import EmbeddingTasks, Plan, Settings, plan
 from mdf.evaluation.fine_tuned import FineTuning, Labelled, Photographs, Recipe, probabilities
 from mdf.evaluation.photographs import embed_records
 from mdf.evaluation.task import Material
+from mdf.evaluation.transfer import refuse_torn_patients
 from mdf.files import write_json, write_text
 from mdf.models.embedder import Embedder
 from mdf.prototypes import truths
-from mdf.records import SPLITS, FundusRecord, Manifest, group_of
+from mdf.records import SPLITS, FundusRecord, Manifest
 from mdf.resources import cache_dir
 from mdf.training.data import diagnoses_of
 from mdf.training.devices import choose_threads
@@ -65,7 +66,7 @@ def baseline(
         raise UserError(
             "a baseline is judged on the test split, and the manifest has none; `prepare.py split` makes it"
         )
-    refuse_shared_patients(judged_records, learnt)
+    refuse_torn_patients(judged_records, learnt)
     judged = plan(judged_records, diagnoses_of({"": manifest}), classes)
     if not judged.judged:
         raise UserError(f"no photograph of the test split has one of the classes {', '.join(judged.classes)}")
@@ -81,17 +82,6 @@ def baseline(
         for kind in KINDS:
             write_folder(Path(out) / kind, lambda draft, kind=kind: copy(folder / kind, draft))  # type: ignore[misc]
     return {kind: json.loads((Path(out) / kind / "metrics.json").read_text(encoding="utf-8")) for kind in KINDS}
-
-
-def refuse_shared_patients(judged: Sequence[FundusRecord], learnt: Sequence[FundusRecord]) -> None:
-    """Raise UserError where a patient is learnt from and judged."""
-    groups = {group_of(r) for r in learnt}
-    shared = [r.id for r in judged if group_of(r) in groups]
-    if shared:
-        raise UserError(
-            f"{len(shared)} of the {len(judged)} photographs of the test split are of a patient of the train or val "
-            f"split ({shared[0]} …); `prepare.py split` keeps patients together"
-        )
 
 
 def cache_key(model: Embedder, manifest: Manifest, judged: Plan, recipe: Recipe, options: tuple[int, int]) -> str:

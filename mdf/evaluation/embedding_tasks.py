@@ -99,6 +99,11 @@ class EmbeddingTasks:
         if "zero_shot" in wanted and settings.protocol is not None:
             lines = settings.protocol.texts(judged.classes, settings.definitions)
             self.released = Released(model, settings.protocol, lines)
+        self.folds: list[tuple[np.ndarray, ...]] = []  # rows of the judged photographs that train, validate, are judged
+        if settings.folds:
+            some, true = [self.records[i] for i in judged.judged], [judged.truth[i] for i in judged.judged]
+            seed = settings.options.get("seed", 0)
+            self.folds = probe.rows_of_folds(some, true, judged.classes, folds=settings.folds, seed=seed)
         needed = [("train", "embedding", False)] if "few_shot" in wanted else []
         if "probe" in wanted and not settings.folds:
             needed += [(split, settings.features, settings.fellow) for split in ("train", "val")]
@@ -189,9 +194,7 @@ class EmbeddingTasks:
             known = fellows([*self.records, *self.others])
             part["with_fellow_eye"] = sum(bool(known[i]) for i in self.judged.judged)
         if settings.folds:
-            some = [self.records[i] for i in self.judged.judged]
-            seed = settings.options.get("seed", 0)
-            folded = probe.cross_validate(features, truth, classes, some, folds=settings.folds, seed=seed)
+            folded = probe.cross_validate(features, truth, classes, self.folds)
             table = folded.probabilities
             part |= {"folds": settings.folds, "strengths": list(folded.strengths)}
             part |= probe.fold_spread(folded, truth, classes)

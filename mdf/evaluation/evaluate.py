@@ -30,7 +30,7 @@ from mdf.evaluation.reports import Reports
 from mdf.evaluation.small_lesions import SmallLesions
 from mdf.evaluation.task import Material, Task
 from mdf.evaluation.tasks import ASKED_FOR, DEFAULT_TASKS, EMBEDDING_TASKS, GENERATED, check_tasks
-from mdf.evaluation.transfer import LEARNT, common_classes, learnt_records, refuse_shared
+from mdf.evaluation.transfer import LEARNT, common_classes, learnt_records, refuse_shared, refuse_torn_patients
 from mdf.files import finite, write_json, write_text
 from mdf.imaging.decode import load_image
 from mdf.imaging.quality import assess
@@ -95,6 +95,7 @@ def evaluate(
                 "cannot be judged there: use --split test, or --tasks probe --folds 5, or another manifest with "
                 "--learn-from"
             )
+        refuse_torn_patients(records, [r for r in manifest.records if r.split in read])
     whose = "the manifest's" if learn_from is None else "--learn-from's"
     if "zero_shot" in tasks:
         protocol = protocol or protocols().get(model.encoder.architecture.get("release"))

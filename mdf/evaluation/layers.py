@@ -26,6 +26,7 @@ from mdf.evaluation.classification import ROBUST, classification_metrics, softma
 from mdf.evaluation.diagnosis import diagnosis_question
 from mdf.evaluation.photographs import Progress, batches, load_inputs
 from mdf.evaluation.probe import VALIDATION, fit_probe, paired_difference
+from mdf.evaluation.transfer import refuse_torn_patients
 from mdf.files import write_json
 from mdf.models.answers import prompts
 from mdf.models.language import bare, decoder
@@ -222,7 +223,8 @@ def parts_of(manifest: Manifest, split: str, seed: int = 0) -> dict[str, list[Fu
     """What probes learn from (`train`), choose their regularisation on (`val`), and are `judged` on: those of `split`.
 
     Nothing is chosen on what is judged: where that is val, the share VALIDATION of the training patients takes its
-    place, drawn by `seed`. Raises UserError for other splits than test and val.
+    place, drawn by `seed`. Raises UserError for other splits than test and val, and where a patient is learnt from and
+    judged.
     """
     if split not in ("test", "val"):
         raise UserError(f"probes learn from the train split and cannot be judged on {split}; judge test or val")
@@ -230,7 +232,9 @@ def parts_of(manifest: Manifest, split: str, seed: int = 0) -> dict[str, list[Fu
     if split == "val":
         drawn = take_out(train, set(), VALIDATION, seed, group_photographs(train))
         train, val = ([r for r in drawn if r.split == name] for name in ("train", "val"))
-    return {"train": train, "val": val, "judged": manifest.split(split)}
+    judged = manifest.split(split)
+    refuse_torn_patients(judged, train + val)
+    return {"train": train, "val": val, "judged": judged}
 
 
 def layers(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mdf.datasets.splits import Groups, group_photographs, split_into_folds
+from mdf.datasets.splits import group_photographs, split_into_folds
 from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, put, resample
 from mdf.evaluation.classification import ROBUST, named_metric
@@ -55,6 +55,18 @@ def score(name: str, truth: Sequence[Sequence[str]], table: np.ndarray, classes:
     return float(named_metric(name, truth, table, classes)(np.ones((1, len(truth))))[0])
 
 
+def refuse_unfit(truth: Sequence[Sequence[str]], val_truth: Sequence[Sequence[str]], classes: Sequence[str]) -> None:
+    """Raise UserError where training or validation is empty or training knows one class only."""
+    if not len(val_truth):
+        raise UserError("a probe's regularisation is chosen on validation photographs with a diagnosis; there are none")
+    present = np.unique(first_class(truth, classes))
+    if len(present) < 2:
+        raise UserError(
+            f"a probe needs training photographs of two classes, there are those of {len(present)}: "
+            f"{', '.join(classes[i] for i in present) or 'none'}"
+        )
+
+
 def fit_probe(
     features: np.ndarray,
     truth: Sequence[Sequence[str]],
@@ -70,15 +82,9 @@ def fit_probe(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    if not len(val_truth):
-        raise UserError("a probe's regularisation is chosen on validation photographs with a diagnosis; there are none")
+    refuse_unfit(truth, val_truth, classes)
     labels = first_class(truth, classes)
     present = np.unique(labels)
-    if len(present) < 2:
-        raise UserError(
-            f"a probe needs training photographs of two classes, there are those of {len(present)}: "
-            f"{', '.join(classes[i] for i in present) or 'none'}"
-        )
     features = features.astype(float)
     centre = features.mean(axis=0)
     scale = float(np.sqrt(((features - centre) ** 2).mean())) or 1.0
@@ -107,26 +113,44 @@ class Folds:
     strengths: tuple[float, ...]  # chosen in each fold
 
 
+def rows_of_folds(
+    records: Sequence[FundusRecord],
+    truth: Sequence[Sequence[str]],
+    classes: Sequence[str],
+    *,
+    folds: int,
+    seed: int = 0,
+) -> list[tuple[np.ndarray, ...]]:
+    """Rows that train, validate and are judged, int [n] each, of each fold; the records and the seed alone decide.
+
+    Raises UserError for too many folds, and for one that no probe could be trained for.
+    """
+    groups = group_photographs(records)
+    found: list[tuple[np.ndarray, ...]] = []
+    for fold in range(folds):
+        parts = split_into_folds(records, folds=folds, fold=fold, val=VALIDATION, seed=seed, groups=groups)
+        train, val, test = (np.array([i for i, r in enumerate(parts) if r.split == s], dtype=int) for s in SPLITS)
+        try:
+            refuse_unfit([truth[i] for i in train], [truth[i] for i in val], classes)
+        except UserError as error:
+            raise UserError(f"--folds {folds}: fold {fold}: {error}") from None
+        found.append((train, val, test))
+    return found
+
+
 def cross_validate(
     features: np.ndarray,
     truth: Sequence[Sequence[str]],
     classes: Sequence[str],
-    records: Sequence[FundusRecord],
-    *,
-    folds: int,
-    seed: int = 0,
-    groups: Groups | None = None,
+    folds: Sequence[tuple[np.ndarray, ...]],
 ) -> Folds:
-    """Each photograph judged by a probe that saw nobody of its fold; the records and the seed alone decide the folds.
+    """Each photograph judged by a probe that saw nobody of its fold; `folds` are those of `rows_of_folds`.
 
-    `features` [N,D], `truth` and `records` are in the same order. Raises UserError for too many folds.
+    `features` [N,D] and `truth` are in the order of the records that were folded.
     """
-    groups = groups or group_photographs(records)
-    table, fold_number = np.zeros((len(records), len(classes))), np.zeros(len(records), dtype=int)
+    table, fold_number = np.zeros((len(truth), len(classes))), np.zeros(len(truth), dtype=int)
     strengths = []
-    for fold in range(folds):
-        parts = split_into_folds(records, folds=folds, fold=fold, val=VALIDATION, seed=seed, groups=groups)
-        train, val, test = (np.array([i for i, r in enumerate(parts) if r.split == s], dtype=int) for s in SPLITS)
+    for fold, (train, val, test) in enumerate(folds):
         probe = fit_probe(features[train], [truth[i] for i in train], features[val], [truth[i] for i in val], classes)
         table[test], fold_number[test] = probe.probabilities(features[test]), fold
         strengths.append(probe.strength)

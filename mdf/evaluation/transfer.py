@@ -57,6 +57,18 @@ def common_classes(
     return classes
 
 
+def refuse_torn_patients(judged: Sequence[FundusRecord], learnt: Sequence[FundusRecord]) -> None:
+    """Raise UserError where a patient of one manifest is learnt from and judged."""
+    groups = {group_of(r) for r in learnt}
+    shared = [r.id for r in judged if group_of(r) in groups]
+    if shared:
+        raise UserError(
+            f"{len(shared)} of the {len(judged)} photographs judged are of a patient of the train or val split "
+            f"({shared[0]} …): a probe that learns from those knows the patient. `prepare.py split` keeps patients "
+            "together"
+        )
+
+
 def refuse_shared(
     judged: Sequence[FundusRecord], manifest: Manifest, learnt: Sequence[FundusRecord], source: Manifest
 ) -> None:

@@ -228,6 +228,29 @@ def test_what_a_probe_needs_is_asked_for_before_the_evaluation(checkpoint, tmp_p
     assert read_manifest(data, checkpoint.manifest.root).split("train") == []
 
 
+def test_a_patient_that_is_learnt_from_is_not_judged(checkpoint, tmp_path, capsys):
+    records = checkpoint.manifest.records
+    train = next(r for r in records if r.split == "train")
+    torn = next(r for r in records if r.split == "test")
+    write_text(
+        tmp_path / "data.jsonl", to_jsonl([replace(r, patient=train.patient) if r is torn else r for r in records])
+    )
+    args = (*ENCODER, "--data", tmp_path / "data.jsonl", "--data-root", checkpoint.manifest.root)
+    assert run("evaluate.py", *args, "--tasks", "probe", "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert f"({torn.id} …)" in error and "keeps patients together" in error and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("folds", "said"), [(1000, "--folds: 1000 must be from 2 to"), (2, "--folds 2: fold ")])
+def test_folds_that_cannot_be_are_refused_before_a_photograph_is_read(checkpoint, tmp_path, capsys, folds, said):
+    records = [replace(r, patient=str(i), image="gone.png") for i, r in enumerate(checkpoint.manifest.records[:40])]
+    records = [replace(r, diagnosis=("glaucoma",) if i else ("normal",)) for i, r in enumerate(records)]
+    write_text(tmp_path / "data.jsonl", to_jsonl(records))
+    args = (*ENCODER, "--data", tmp_path / "data.jsonl", "--data-root", tmp_path, "--folds", folds)
+    assert run("evaluate.py", *args, "--tasks", "probe", "--out", tmp_path / "out") == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("split", ["val", "all"])
 def test_a_probe_is_not_judged_where_its_regularisation_was_chosen(checkpoint, tmp_path, capsys, split):
     records = [r for r in checkpoint.manifest.records if r.split == "val"] if split == "all" else None

@@ -1,6 +1,7 @@
 """The layer-wise report: a layer that knows is found, one that does not is not, and the answer is the task's own."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from mdf.evaluation.layers import (
 )
 from mdf.evaluation.photographs import embed, load_inputs
 from mdf.models.answers import prompts
-from mdf.records import group_of
+from mdf.records import Manifest, group_of
 from tests.scripts import run
 
 CLASSES = ("a", "b", "c")
@@ -153,6 +154,10 @@ def test_what_is_judged_chooses_no_regularisation(checkpoint):
     for split in ("train", "all"):
         with pytest.raises(UserError, match=f"cannot be judged on {split}"):
             parts_of(manifest, split)
+    train = manifest.split("train")[0]
+    torn = [replace(r, patient=train.patient) if r.split == "test" else r for r in manifest.records]
+    with pytest.raises(UserError, match="keeps patients together"):
+        parts_of(Manifest(tuple(torn), manifest.root), "test")
 
 
 def test_the_answer_is_the_task_diagnosis(checkpoint, tmp_path):

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from mdf.errors import UserError
-from mdf.evaluation.probe import STRENGTHS, cross_validate, fit_probe, fold_spread, paired_difference, score
+from mdf.evaluation.probe import (
+    STRENGTHS,
+    cross_validate,
+    fit_probe,
+    fold_spread,
+    paired_difference,
+    rows_of_folds,
+    score,
+)
 from mdf.records import FundusRecord
 
 CLASSES = ("normal", "glaucoma", "amd")
@@ -78,17 +86,19 @@ def test_nobody_is_judged_by_a_probe_that_saw_them():
     own = np.repeat(np.eye(60), 2, axis=0)  # a direction for each person and nothing else: only a leak could be learnt
     truth = [(CLASSES[c],) for c in np.repeat(rng.integers(0, 2, 60), 2)]
     records = people(120, truth)
-    found = cross_validate(own, truth, CLASSES[:2], records, folds=4)
+    folds = rows_of_folds(records, truth, CLASSES[:2], folds=4)
+    found = cross_validate(own, truth, CLASSES[:2], folds)
     assert sorted(set(found.fold)) == [0, 1, 2, 3]
     assert all(found.fold[2 * p] == found.fold[2 * p + 1] for p in range(60))
     assert score("balanced_accuracy", truth, found.probabilities, CLASSES[:2]) < 0.7
-    again = cross_validate(own, truth, CLASSES[:2], records, folds=4)
+    again = cross_validate(own, truth, CLASSES[:2], rows_of_folds(records, truth, CLASSES[:2], folds=4))
     assert np.array_equal(found.probabilities, again.probabilities)
 
 
 def test_folds_find_what_is_there():
     features, truth = clusters(240, 0)
-    found = cross_validate(features, truth, CLASSES, people(240, truth), folds=3)
+    folds = rows_of_folds(people(240, truth), truth, CLASSES, folds=3)
+    found = cross_validate(features, truth, CLASSES, folds)
     assert score("balanced_accuracy", truth, found.probabilities, CLASSES) > 0.9
     assert len(found.strengths) == 3 and fold_spread(found, truth, CLASSES)["balanced_accuracy_sd"] < 0.15
 
