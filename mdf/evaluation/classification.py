@@ -24,6 +24,9 @@ COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")  # betwe
 COUNTED = ("accuracy", "balanced_accuracy", "macro_f1", "kappa")  # read from the confusion matrix
 NAMES = (*COUNTED, *(f"macro_{name}" for name in SINGLE))
 SHOWN = 3  # photographs named in a message
+BROKEN = (
+    "The checkpoint's weights or its precision are broken: run it in float32, or take another checkpoint of its run"
+)
 
 
 def refuse_too_few(truth: Sequence[Sequence[str]], classes: Sequence[str], groups: Sequence[str]) -> None:
@@ -62,8 +65,7 @@ def refuse_unusable(probabilities: np.ndarray, classes: Sequence[str], groups: S
     if wrong:
         raise UserError(
             f"the scores of {len(wrong)} of {len(groups)} photographs are not numbers ({shown(groups, wrong)}); "
-            "nothing was judged. The checkpoint's weights or its precision are broken: run it in float32, or take "
-            "another checkpoint of its run"
+            f"nothing was judged. {BROKEN}"
         )
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from mdf.errors import UserError
+from mdf.evaluation.classification import BROKEN
 from mdf.imaging.decode import load_image, load_mask
 from mdf.imaging.preprocess import Prepared
 from mdf.processor import Inputs
@@ -80,9 +81,11 @@ def embed(model: Any, inputs: Inputs, features: str = "embedding") -> np.ndarray
     """float32 unit vectors: `embedding` [N,E] as the contrastive loss sees them, `pooled` [N,C], the mean of the
     patch tokens before the projection (of a convolutional trunk: its pooled features), which need no text tower, or
     `patches` [N,2C], mean and maximum of the patch tokens, of the photograph and its mirror image, at twice the time.
+
+    Raises UserError where they are not numbers.
     """
     if features == "embedding":
-        return model.embed_image(inputs).float().cpu().numpy()
+        return known(model.embed_image(inputs))
     return embed_both(model, inputs, features)[1]
 
 
@@ -90,12 +93,20 @@ def embed_both(model: Any, inputs: Inputs, features: str) -> tuple[np.ndarray, n
     """`embed` as `embedding` and as other `features`, which share a pass through the encoder."""
     pixels = inputs["pixel_values"].to(model.device)
     embeds, tokens = (part.float() for part in model.encoder(pixels))
-    embedding = embeds.cpu().numpy()
+    embedding = known(embeds)
     if features == "pooled":
-        return embedding, F.normalize(tokens.mean(dim=(2, 3)), dim=-1).cpu().numpy()
+        return embedding, known(F.normalize(tokens.mean(dim=(2, 3)), dim=-1))
     mirrored = model.encoder(pixels.flip(-1))[1].float()
     parts = [tokens.mean(dim=(2, 3)) + mirrored.mean(dim=(2, 3)), tokens.amax(dim=(2, 3)) + mirrored.amax(dim=(2, 3))]
-    return embedding, torch.cat([F.normalize(part, dim=-1) for part in parts], dim=-1).div(2**0.5).cpu().numpy()
+    return embedding, known(torch.cat([F.normalize(part, dim=-1) for part in parts], dim=-1).div(2**0.5))
+
+
+def known(features: torch.Tensor) -> np.ndarray:
+    """float32 [N,·] of a batch. Raises UserError where some are not numbers."""
+    found = features.float().cpu().numpy()
+    if wrong := int((~np.isfinite(found).all(axis=1)).sum()):
+        raise UserError(f"the features of {wrong} of {len(found)} photographs of a batch are not numbers. {BROKEN}")
+    return found
 
 
 @torch.inference_mode()

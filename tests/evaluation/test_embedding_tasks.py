@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from mdf.captions import tell_cut
+from mdf.errors import UserError
 from mdf.evaluation.fellow import beside_fellow, fellows
 from mdf.evaluation.photographs import embed, embed_records, embed_texts, load_inputs
 from mdf.files import write_text
@@ -55,6 +57,17 @@ def test_features_are_unit_vectors_and_those_of_patches_are_their_means_and_maxi
     assert np.allclose(both[:, mean.shape[1] :] * 2**0.5, unit, atol=1e-5)
     for kind in (pooled, both, embed_records(encoder, records, checkpoint.manifest)):
         assert np.allclose(np.linalg.norm(kind, axis=1), 1, atol=1e-5)  # float32
+
+
+@pytest.mark.parametrize("features", ["embedding", "pooled", "patches"])
+def test_features_that_are_not_numbers_are_an_error(checkpoint, features):
+    encoder = Embedder.from_pretrained(checkpoint.run / "best")
+    records = checkpoint.manifest.records[:2]
+    with torch.no_grad():
+        for tensor in encoder.encoder.parameters():
+            tensor.mul_(float("nan"))
+    with pytest.raises(UserError, match="the features of 2 of 2 photographs of a batch are not numbers"):
+        embed_records(encoder, records, checkpoint.manifest, features=features)
 
 
 def test_all_uses_of_a_checkpoint_in_one_pass(checkpoint, tmp_path, capsys):
