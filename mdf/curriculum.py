@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mdf.errors import UserError
-from mdf.records import FundusRecord
+from mdf.records import FundusRecord, stated
 from mdf.vocabulary import ancestors, describe, display, from_grade, is_a, kind, lookup, near, scales
 
 if TYPE_CHECKING:
@@ -170,10 +170,9 @@ def lacking(record: FundusRecord, lesions: tuple[str, ...]) -> list[tuple[str, s
     missing += [("diagnosis", None)] if record.diagnosis is None else []
     if record.findings is None:
         return missing + [("presence", name) for name in lesions]
-    here = [f for f in record.findings if f.name in lesions]
-    placed, counted = {f.name for f in here if f.location}, {f.name for f in here if f.count is not None}
-    missing += [("quadrant", f.name) for f in here if f.name not in placed]
-    return missing + [("count", f.name) for f in here if f.name not in counted]
+    here = [f for name, f in stated(record).items() if name in lesions]
+    missing += [("quadrant", f.name) for f in here if not f.location]
+    return missing + [("count", f.name) for f in here if f.count is None]
 
 
 def problems(questions: Any) -> list[str]:

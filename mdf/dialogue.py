@@ -17,7 +17,7 @@ from mdf import curriculum, measures
 from mdf.chat_template import control_tokens, render, with_photograph
 from mdf.config import DialogueConfig
 from mdf.errors import UserError
-from mdf.records import Finding, FundusRecord
+from mdf.records import Finding, FundusRecord, stated
 from mdf.resources import bundled
 from mdf.vocabulary import display
 
@@ -199,7 +199,7 @@ def ask(
         return None if record.eye is None else Question(kind, phrasing, sides[record.eye == "right"], sides, "disc")
     if record.findings is None:
         return None
-    present = {f.name: f for f in record.findings}
+    present = stated(record)
     if kind == "presence":
         if finding is None:
             assert rng is not None

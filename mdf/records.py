@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,7 +18,7 @@ from typing import Any
 
 from mdf.errors import UserError
 from mdf.files import write_text
-from mdf.vocabulary import canonical
+from mdf.vocabulary import ancestors, canonical
 
 SPLITS = ("train", "val", "test")
 SHOWN = 10  # wrong lines listed in one message
@@ -302,6 +302,34 @@ def write_manifest(
 def absolute(path: str | Path) -> Path:
     """The path from the disk's root on, without `..`; a link stays a link, so that its folder lies where it does."""
     return Path(os.path.abspath(path))
+
+
+def stated(record: FundusRecord) -> dict[str, Finding]:
+    """What a record says of each finding, by its own name and by every broader one: a superficial haemorrhage is a
+    haemorrhage. {} where nothing was found or nobody looked.
+
+    Several entries of one name are one finding: in the places of all of them, as many as all of them, neither where
+    one of them does not say. Narrower entries count where the name itself does not stand in the record.
+    """
+    entries: dict[str, list[Finding]] = {}
+    for finding in record.findings or ():
+        for name in (finding.name, *ancestors(finding.name)):
+            entries.setdefault(name, []).append(finding)
+    return {name: joined(name, [f for f in some if f.name == name] or some) for name, some in entries.items()}
+
+
+def joined(name: str, some: Sequence[Finding]) -> Finding:
+    """Entries of one finding as one."""
+    if len(some) == 1:
+        return replace(some[0], name=name)
+    places, counts = [f.location for f in some], [f.count for f in some]
+    severities = {f.severity for f in some}
+    return Finding(
+        name,
+        ", ".join(dict.fromkeys(p for place in places for p in (place or "").split(", "))) if all(places) else None,
+        severities.pop() if len(severities) == 1 else None,
+        None if None in counts else sum(c for c in counts if c is not None),
+    )
 
 
 def group_of(record: FundusRecord) -> tuple[str, str, str]:

@@ -50,6 +50,12 @@ FOLDS = tuple(
 )
 FastLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast, but not everywhere
 BRACKET = re.compile(r"\(([^()]*)\)")
+DENIED = re.compile(r"[?？]|[-−–—]\s*[)\]）］]?\s*$")  # glaucoma?, DR-, DR (-)
+TAKEN_BACK = re.compile(
+    r"\b(no|not|none|nil|without|absent|neg(ative)?|excluded|ruled out|suspect(ed)?|possible|probable|doubtful|treated|"
+    r"resolved|history)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -111,14 +117,23 @@ def lookup(name: str, aliases: Mapping[str, str] | None = None) -> str | None:
     """The canonical name, or None where the vocabulary does not know it; `aliases` (see read_aliases) go first.
 
     An abbreviation or explanation in brackets may stand beside the name ("macular telangiectasia (mactel)"), but no
-    other name of the vocabulary.
+    other name of the vocabulary and nothing that takes it back. "DR-", "glaucoma?" and "glaucoma (ruled out)" are no
+    names: what they mean is for `aliases` to say.
     """
-    found = (aliases or {}).get(squash(name)) or spellings().get(fold(name))
-    bracket = BRACKET.search(name)
+    found = (aliases or {}).get(alias_key(name))
+    if found is not None or DENIED.search(name):
+        return found
+    found, bracket = spellings().get(fold(name)), BRACKET.search(name)
     if found is None and bracket:
         outside, inside = lookup(BRACKET.sub(" ", name, count=1), aliases), lookup(bracket[1], aliases)
-        found = outside if inside in (None, outside) else None
+        taken_back = inside is None and TAKEN_BACK.search(bracket[1])
+        found = outside if inside in (None, outside) and not taken_back else None
     return found
+
+
+def alias_key(text: str) -> str:
+    """`text` squashed; what denies or doubts it makes another string: "DR-" is not "DR"."""
+    return squash(text) + ("?" if "?" in text or "？" in text else "-" if DENIED.search(text) else "")
 
 
 def canonical(name: str, aliases: Mapping[str, str] | None = None) -> str:
@@ -157,7 +172,9 @@ def written(value: object) -> str:
 
 
 def nearest(name: str, n: int = 3) -> list[str]:
-    """Canonical names whose spelling is like `name`, the closest first."""
+    """Canonical names whose spelling is like `name`, the closest first; none of a name that is denied or doubted."""
+    if DENIED.search(name) or any(TAKEN_BACK.search(inside) for inside in BRACKET.findall(name)):
+        return []
     close = get_close_matches(fold(name), list(spellings()), n=3 * n, cutoff=0.55)
     return list(dict.fromkeys(spellings()[c] for c in close))[:n]
 
@@ -213,7 +230,7 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def read_aliases(path: str | Path) -> dict[str, str]:
-    """The user's own {string: canonical name}, keys squashed, from a YAML file.
+    """The user's own {string: canonical name}, keys as `alias_key` gives them, from a YAML file.
 
     Raises UserError for a missing file, another shape, or values that are not in the vocabulary.
     """
@@ -226,7 +243,7 @@ def read_aliases(path: str | Path) -> dict[str, str]:
     wrong = [f"  {k}: {v}{near(v)}" for k, v in raw.items() if not isinstance(v, str) or lookup(v) is None]
     if wrong:
         raise UserError(f"vocabulary {path}: right of the colon must stand a name that mdf knows:\n" + "\n".join(wrong))
-    return {squash(str(k)): canonical(v) for k, v in raw.items()}
+    return {alias_key(str(k)): canonical(v) for k, v in raw.items()}
 
 
 def near(name: object) -> str:

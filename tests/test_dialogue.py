@@ -265,8 +265,20 @@ def test_what_a_record_does_not_know_is_not_asked(prompts):
         assert ask(none_found, "presence", prompts, DIAGNOSES, rng).answer == "No."
     assert ask(none_found, "quadrant", prompts, DIAGNOSES, rng) is None
     vague = FundusRecord("a", "a.png", findings=(Finding("drusen", location="superonasal, macula"), Finding("drusen")))
-    assert ask(vague, "quadrant", prompts, DIAGNOSES, rng) is None  # the last of the two says nothing of its place
+    assert ask(vague, "quadrant", prompts, DIAGNOSES, rng) is None  # one of the two says nothing of its place
     assert ask(vague, "count", prompts, DIAGNOSES, rng) is None
+
+
+def test_a_kind_of_a_lesion_is_one_and_entries_of_one_lesion_are_taken_together(prompts):
+    rng = np.random.default_rng(0)
+    narrow = FundusRecord("a", "a.png", findings=(Finding("superficial_haemorrhage", "superotemporal", count=3),))
+    assert ask(narrow, "presence", prompts, DIAGNOSES, rng, finding="haemorrhage").answer == "Yes."
+    assert ask(narrow, "quadrant", prompts, DIAGNOSES, rng, finding="haemorrhage").answer == "Superotemporal."
+    assert ask(narrow, "presence", prompts, DIAGNOSES, rng, finding="microaneurysm").answer == "No."
+    twice = (Finding("microaneurysm", "superotemporal", count=12), Finding("microaneurysm", "inferonasal", count=9))
+    both = replace(narrow, findings=twice)
+    assert ask(both, "quadrant", prompts, DIAGNOSES, rng).answer == "Superotemporal, inferonasal."
+    assert ask(both, "count", prompts, DIAGNOSES, rng).answer == prompts.band("count", 21) != prompts.band("count", 9)
 
 
 def test_presence_is_asked_about_what_is_there_and_what_is_not_equally_often(records, prompts):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mdf.errors import UserError
-from mdf.records import Finding, FundusRecord, read_manifest, write_manifest
+from mdf.records import Finding, FundusRecord, read_manifest, stated, write_manifest
 
 FULL = FundusRecord(
     id="a",
@@ -53,6 +53,18 @@ def test_not_assessed_and_none_found_are_different():
         and FundusRecord.from_dict(none.to_dict()).findings == ()
     )
     assert FundusRecord.from_dict({"id": "a", "image": "a.png", "findings": None}).findings is None
+
+
+def test_what_is_stated_of_a_finding_holds_for_what_it_is_a_kind_of():
+    some = (Finding("roth_spot", "macula", count=1), Finding("superficial_haemorrhage", "superonasal, macula", count=2))
+    found = stated(FundusRecord("1", "1.png", findings=some))
+    assert found["roth_spot"] == some[0]
+    assert found["haemorrhage"] == Finding("haemorrhage", "macula, superonasal", count=3)
+    own = stated(FundusRecord("1", "1.png", findings=(*some, Finding("haemorrhage", count=5))))
+    assert own["haemorrhage"] == Finding("haemorrhage", count=5)  # may hold the others already
+    unsure = stated(FundusRecord("1", "1.png", findings=(some[0], Finding("roth_spot"))))
+    assert unsure["roth_spot"] == Finding("roth_spot")
+    assert stated(FundusRecord("1", "1.png")) == {}
 
 
 def test_diagnoses_become_canonical_names():

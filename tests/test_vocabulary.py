@@ -114,6 +114,27 @@ def test_an_abbreviation_in_brackets_may_stand_beside_the_name_but_not_another_n
     assert lookup("macular hole (epiretinal membrane)") is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DR-",
+        "DR (-)",
+        "DR（-）",
+        "glaucoma?",
+        "Glaucoma (?)",
+        "AMD (ruled out)",
+        "cataract (none)",
+        "drusen (possible)",
+    ],
+)
+def test_what_is_denied_or_doubted_is_no_name_unless_the_user_says_so(text: str, tmp_path: Path):
+    assert lookup(text) is None and nearest(text) == []
+    (tmp_path / "own.yaml").write_text(f'"{text}": normal', encoding="utf-8")
+    aliases = read_aliases(tmp_path / "own.yaml")
+    assert lookup(text, aliases) == "normal"
+    assert lookup("DR+", aliases) == "diabetic_retinopathy" and lookup("Glaucoma", aliases) == "glaucoma"
+
+
 @pytest.mark.parametrize("release", ["flair", "odir", "stare", "brset", "other_releases", "deepeyenet", "inherited"])
 def test_every_published_string_of_a_release_is_known(release: str):
     assert PUBLISHED[release] and [s for s in PUBLISHED[release] if not known(s)] == []

@@ -9,7 +9,7 @@ import numpy as np
 
 from mdf.checking import DATASETS, OWN_WORDS
 from mdf.config import DataConfig
-from mdf.datasets.splits import split_by_patient, split_of
+from mdf.datasets.splits import group_photographs, split_by_patient, split_of, torn
 from mdf.errors import UserError
 from mdf.records import SPLITS, FundusRecord, Manifest, absolute, group_of, read_manifest
 from mdf.resources import cache_dir as default_cache
@@ -50,11 +50,11 @@ def read(cfg: DataConfig, seed: int = 0, cache_dir: Path | None = None) -> Manif
     """The photographs as the release has them, without a split of ours."""
     aliases = read_aliases(cfg.vocabulary) if cfg.vocabulary else None
     if cfg.name == "phantom":
-        from mdf.datasets.phantom import draw_manifest
+        from mdf.datasets.phantom import cached, draw_manifest
 
-        cached = (cache_dir or default_cache()) / f"phantom-{cfg.count}-{cfg.size}-{seed}"
-        folder = Path(cfg.root).expanduser() if cfg.root else cached
-        return draw_manifest(folder, count=cfg.count, size=cfg.size, seed=seed, val=cfg.val, test=cfg.test)
+        request: dict[str, Any] = {k: getattr(cfg, k) for k in ("count", "size", "val", "test")} | {"seed": seed}
+        folder = Path(cfg.root).expanduser() if cfg.root else cached(cache_dir or default_cache(), **request)
+        return draw_manifest(folder, **request)
     if cfg.name == "manifest":
         return read_manifest(required(cfg.manifest, "manifest"), cfg.root, aliases)
     if cfg.name == "huggingface":
@@ -113,14 +113,6 @@ def summary(records: list[FundusRecord] | tuple[FundusRecord, ...]) -> str:
     patients = len({group_of(r) for r in records if r.patient is not None})
     of = f"{len(records)} photographs of {patients} patients" if patients else f"{len(records)} photographs"
     without = f"; {unknown} have no patient and count as one each" if unknown else ""
-    torn = len(torn_patients(records))
-    across = f"; WARNING: {torn} patients are in more than one split" if torn else ""
+    found = len(torn(records, group_photographs(records)))
+    across = f"; WARNING: {found} patients (or single photographs) are in more than one split" if found else ""
     return f"{of} ({parts or 'no split'}){without}{across}"
-
-
-def torn_patients(records: list[FundusRecord] | tuple[FundusRecord, ...]) -> list[str]:
-    """Patients whose photographs lie in more than one split."""
-    splits: dict[tuple[str, str, str], set[str | None]] = {}
-    for r in records:
-        splits.setdefault(group_of(r), set()).add(r.split)
-    return [group[2] for group, found in splits.items() if len(found) > 1]

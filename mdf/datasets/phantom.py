@@ -32,8 +32,12 @@ GUIDE = Guide(
 
 MANIFEST = "manifest.jsonl"
 REQUEST = "request.json"  # what was asked for; equal requests are not drawn again
-OURS = {"images", "masks", MANIFEST, "manifest.meta.json", REQUEST}
 TWO_EYES = 0.35  # share of the draws after which the same patient's other eye follows
+
+
+def cached(folder: Path, *, count: int, size: int, seed: int, val: float, test: float) -> Path:
+    """Where in the cache `folder` a request lies: another one, or of another version, has another place."""
+    return folder / f"phantom-{count}-{size}-{seed}-{val:g}-{test:g}-v{phantom.VERSION}"
 
 
 def draw_manifest(
@@ -42,28 +46,34 @@ def draw_manifest(
     """Draw `count` phantom photographs of `size` pixels with all masks (PNG) and write their manifest into `out_dir`.
 
     `val` and `test` are shares of the patients. `workers` 0 = one process a core; the pictures do not depend on it.
-    A folder that already holds the same request is read instead, one with another phantom request is replaced, and one
-    with anything else in it is refused with a UserError. The folder appears whole or not at all.
+    A folder that already holds the same request is read instead. Nothing is ever replaced: the photographs of another
+    request have the same names and may be those of an earlier run. The folder appears whole or not at all.
+    Raises UserError for a folder with anything else in it.
     """
     out = Path(out_dir)
     if count < 1:
         raise UserError(f"data.count: at least one phantom photograph is needed, got {count}")
     request = {"count": count, "size": size, "seed": seed, "val": val, "test": test, "version": phantom.VERSION}
     if out.exists():
-        if _request(out) == request:
+        held = _request(out)
+        if held == request:
             return read_manifest(out / MANIFEST)
-        foreign = sorted({path.name for path in out.iterdir()} - OURS) if out.is_dir() else [out.name]
-        if foreign:
-            raise UserError(f"{out}: holds something else than phantom photographs, {foreign[0]}. Name another folder.")
+        if isinstance(held, dict):
+            differ = ", ".join(f"{k} {held.get(k)} and not {v}" for k, v in request.items() if held.get(k) != v)
+            raise UserError(
+                f"{out}: holds other phantom photographs ({differ}), which runs and evaluations may still need. Name "
+                "another folder, or remove this one"
+            )
+        first = next(iter(sorted(path.name for path in out.iterdir())), None) if out.is_dir() else out.name
+        if first is not None:
+            raise UserError(f"{out}: holds something else than phantom photographs, {first}. Name another folder.")
     phantom.check_size(size)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         _draw_into(draft, request, workers)
-        if out.exists():
-            shutil.rmtree(out) if out.is_dir() else out.unlink()
         try:
-            draft.rename(out)
+            draft.rename(out)  # over an empty folder, too
         except OSError:  # another process drew the same request meanwhile
             if _request(out) != request:
                 raise

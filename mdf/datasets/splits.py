@@ -5,6 +5,7 @@ with a SHA-256 of which photograph went where.
 """
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -22,9 +23,13 @@ Groups = Mapping[str, Group]  # photograph's id -> what may not be torn apart
 def group_photographs(records: Sequence[FundusRecord], duplicates: Iterable[Sequence[str]] = ()) -> dict[str, Group]:
     """What may not be torn apart, by photograph's id: the patient, and all patients that share a photograph.
 
-    `duplicates` are groups of ids that show the same. A joined group goes by the smallest of its names.
+    Records of one file share it, and so do `duplicates`, groups of ids that show the same. A joined group goes by the
+    smallest of its names.
     """
     own = {r.id: group_of(r) for r in records}
+    files: dict[str, list[str]] = defaultdict(list)
+    for r in records:
+        files[os.path.normpath(r.image)].append(r.id)
     joined: dict[Group, Group] = {}
 
     def head(group: Group) -> Group:
@@ -32,7 +37,7 @@ def group_photographs(records: Sequence[FundusRecord], duplicates: Iterable[Sequ
             group = joined[group]
         return group
 
-    for ids in duplicates:
+    for ids in (*files.values(), *duplicates):
         heads = {head(own[i]) for i in ids if i in own}
         for group in heads - ({first := min(heads)} if heads else set()):
             joined[group] = first

@@ -20,7 +20,7 @@ from mdf.errors import UserError
 from mdf.evaluation.bootstrap import RESAMPLES, Metric, put, ratio, resample, weighted_mean
 from mdf.evaluation.facts import AFFIRMED, DENIED, UNCERTAIN, Fact, TextFacts, read_facts
 from mdf.evaluation.wording import LESION, wording
-from mdf.records import Finding, FundusRecord
+from mdf.records import Finding, FundusRecord, stated
 from mdf.vocabulary import NORMAL, entries, is_a, kind, scales, written
 
 STRUCTURES = {"abnormal_optic_disc": "disc", "abnormal_macula": "macula", "abnormal_vessels": None}
@@ -74,7 +74,8 @@ class Known:
 
     def __init__(self, record: FundusRecord):
         self.record = record
-        self.findings = {f.name: f for f in record.findings or ()}
+        whole = stated(record)
+        self.findings = {f.name: whole[f.name] for f in record.findings or ()}
         self.named = [d for d in record.diagnosis or () if kind(d) in ("diagnosis", "finding")]
         self.true = tuple(dict.fromkeys(d for d in (*self.named, *self.findings) if d not in GENERAL))
         self.broad = [d for d in self.named if d in GENERAL]  # "other disease" may be any that is one

@@ -21,7 +21,7 @@ from mdf.evaluation.selective import abstention_metrics, selective_metrics
 from mdf.evaluation.subgroups import columns_of, subgroup_metrics
 from mdf.evaluation.task import Material
 from mdf.processor import Inputs
-from mdf.records import Manifest
+from mdf.records import Manifest, stated
 from mdf.vocabulary import display
 
 
@@ -130,7 +130,7 @@ def fit(model: Any, manifest: Manifest, *, batch_size: int = 32, risk: float | N
             task.see(rows, inputs, None)
             searched = [i for i, record in enumerate(some) if record.findings is not None]
             for i, said in zip(searched, presence(model, inputs.select(searched)) if searched else (), strict=True):
-                there = {f.name for f in some[i].findings or ()}
+                there = stated(some[i])
                 for name, p in zip(SMALL_LESIONS, said, strict=True):
                     told[name].append((name in there, float(p)))
             progress.step(len(rows))

@@ -22,7 +22,7 @@ from mdf.inference.report import Lesion
 from mdf.inference.sides import from_picture
 from mdf.measures import from_fovea
 from mdf.processor import Inputs
-from mdf.records import FundusRecord
+from mdf.records import FundusRecord, stated
 
 PARTS = ("presence", "quadrant", "band")
 PLACES = (*QUADRANTS, "macula")
@@ -84,7 +84,7 @@ class Reports:
     def score(self, record: FundusRecord, lesions: list[Lesion], eye: str | None) -> Score:
         """One photograph's report against its record."""
         score, prompts = Score(), self.material.model.processor.prompts
-        true = {f.name: f for f in record.findings or () if f.name in SMALL_LESIONS}
+        true = {name: f for name, f in stated(record).items() if name in SMALL_LESIONS}
         said = {one.kind: one for one in lesions if one.kind in SMALL_LESIONS}
         there = {kind for kind, one in said.items() if one.present}
         score.add("presence", there, set(true))

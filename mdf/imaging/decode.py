@@ -28,6 +28,8 @@ MAX_BYTES = 1 << 30  # of a file
 MAX_SCANS = 50  # of a progressive JPEG, which has about ten; each scan of a bomb costs as much time as a whole picture
 # Others are not tried: Pillow also knows formats that start other programs (EPS) or that no camera writes.
 FORMATS = ("JPEG", "PNG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "JPEG2000")  # MPO is opened as JPEG
+LOSSLESS = ("PNG", "TIFF", "GIF", "BMP", "PPM")  # in a mask of other formats 0 may be 3
+CLASSES = 32  # a grey level below it is no edge of a mask in black and white, but the number of a class
 READABLE = "JPEG, PNG, TIFF, GIF, BMP, PPM, WebP, JPEG 2000, DICOM"
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")  # also I… and F
 ORIENTATION = 0x0112  # EXIF
@@ -71,12 +73,13 @@ def load_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, data: by
     """Read a mask as bool [H, W], in the same orientation as `load_image` gives.
 
     With at most two levels, one of them 0, the other is foreground; with more (grey edges, JPEG) everything above half
-    of the largest value that the format can hold. `path` may name one class of a file or an outline, see mask_files.
+    of the largest value that the format can hold. Small numbers alone, those of classes, are refused: they would make
+    an empty mask, which says that there is nothing. `path` may name one class of a file or an outline, see mask_files.
     Raises UserError as `load_image` does.
     """
     file, part = split_part(path)
     if part is None:
-        return _decode(file, "mask", _to_bool, max_pixels, None, data)
+        return _decode(file, "mask", lambda image: _to_bool(image, file), max_pixels, None, data)
     if "x" in part:
         return read_outline(file, part, max_pixels, data)
     if file.name.endswith(".map.gz"):
@@ -110,7 +113,9 @@ def _decode(
                 # not ImageOps.exif_transpose: it copies the pixels where there is nothing to turn, and rewrites the
                 # EXIF data, which may be damaged
                 turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-                return convert(image if turn is None else image.transpose(turn))
+                turned = image if turn is None else image.transpose(turn)
+                turned.format = image.format
+                return convert(turned)
     except UserError:
         raise
     except UnidentifiedImageError:
@@ -241,7 +246,7 @@ def _to_levels(image: Image.Image) -> np.ndarray:
     return np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("L"))
 
 
-def _to_bool(image: Image.Image) -> np.ndarray:
+def _to_bool(image: Image.Image, file: Path) -> np.ndarray:
     if image.mode == "1":
         return np.array(image)
     if image.mode.startswith(("I", "F")):
@@ -255,4 +260,9 @@ def _to_bool(image: Image.Image) -> np.ndarray:
     two_levels = bool(((values == low) | (values == high)).all())
     if two_levels and low == 0:
         return values > 0
+    if high < CLASSES and image.format in LOSSLESS:
+        raise UserError(
+            f"mask {file}: its grey levels are {low} to {high}, which look like the numbers of classes. Name those "
+            f"that are meant behind its path: #{high} for one, #{max(low, 1)}-{high} for several."
+        )
     return values > full / 2

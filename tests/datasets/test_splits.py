@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mdf.datasets import summary
 from mdf.datasets.splits import (
     assignment_sha256,
     few_shot,
@@ -55,6 +56,21 @@ def test_the_same_seed_gives_the_same_split_whatever_the_order():
 def test_photographs_without_a_patient_are_groups_of_their_own():
     records = split_by_patient([replace(r, patient=None) for r in people(10)], val=0.25, test=0.25, seed=0)
     assert Counter(r.split for r in records) == {"train": 10, "val": 5, "test": 5}
+
+
+def test_records_of_one_photograph_stay_together():
+    records = [
+        FundusRecord(f"{table}/{i}", f"images/{'./' if table else ''}{i}.png", diagnosis=("normal",))
+        for i in range(40)
+        for table in range(2)
+    ]
+    groups = group_photographs(records)
+    folds = [split_into_folds(records, folds=4, fold=f, val=0.2, seed=0) for f in range(4)]
+    for made in (split_by_patient(records, val=0.2, test=0.3, seed=0), *folds):
+        assert torn(made, groups) == []
+        assert all(a.split == b.split for a, b in zip(made[::2], made[1::2], strict=True))
+    halves = [replace(r, split="train" if i % 2 else "test") for i, r in enumerate(records)]
+    assert "WARNING: 40 patients (or single photographs) are in more than one split" in summary(halves)
 
 
 def test_three_patients_are_enough_for_three_splits():

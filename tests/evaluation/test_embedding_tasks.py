@@ -256,7 +256,9 @@ def test_a_patient_that_is_learnt_from_is_not_judged(checkpoint, tmp_path, capsy
 
 @pytest.mark.parametrize(("folds", "said"), [(1000, "--folds: 1000 must be from 2 to"), (2, "--folds 2: fold ")])
 def test_folds_that_cannot_be_are_refused_before_a_photograph_is_read(checkpoint, tmp_path, capsys, folds, said):
-    records = [replace(r, patient=str(i), image="gone.png") for i, r in enumerate(checkpoint.manifest.records[:40])]
+    records = [
+        replace(r, patient=str(i), image=f"gone/{i}.png") for i, r in enumerate(checkpoint.manifest.records[:40])
+    ]
     records = [replace(r, diagnosis=("glaucoma",) if i else ("normal",)) for i, r in enumerate(records)]
     write_text(tmp_path / "data.jsonl", to_jsonl(records))
     args = (*ENCODER, "--data", tmp_path / "data.jsonl", "--data-root", tmp_path, "--folds", folds)

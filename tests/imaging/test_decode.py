@@ -119,6 +119,18 @@ def test_masks_of_all_kinds(tmp_path):
     assert load_mask(tmp_path / "all.png").all()
 
 
+@pytest.mark.parametrize("levels", [(0, 1, 2), (1, 2), (1, 1), (0, 3, 7)])
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp"])
+def test_numbers_of_classes_are_no_empty_mask(tmp_path, levels, ending):
+    pixels = np.resize(np.array(levels, dtype=np.uint8), (20, 30))
+    Image.fromarray(pixels).save(tmp_path / f"classes.{ending}")
+    with pytest.raises(UserError, match=rf"mask .*classes\.{ending}: its grey levels are {levels[0]} to {levels[-1]}"):
+        load_mask(tmp_path / f"classes.{ending}")
+    assert load_mask(tmp_path / f"classes.{ending}#{levels[-1]}").sum() == (pixels == levels[-1]).sum()
+    Image.fromarray(pixels).save(tmp_path / "empty.jpg", quality=60)  # where 0 is written as 2
+    assert not load_mask(tmp_path / "empty.jpg").any()
+
+
 def test_the_format_is_that_of_the_content(tmp_path, photograph):
     for kind in ("PNG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "JPEG2000"):
         picture = Image.open(photograph(tmp_path / "a.png", size=(60, 50)))

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from mdf.datasets.phantom import draw_manifest
+from mdf.config import DataConfig
+from mdf.datasets import load
+from mdf.datasets.phantom import cached, draw_manifest
 from mdf.errors import UserError
 from mdf.imaging.decode import load_image, load_mask
 from mdf.imaging.phantom import MASKS, draw
@@ -40,15 +42,33 @@ def test_patients_have_one_split_and_two_different_eyes(drawn):
     assert all(manifest.split(name) for name in ("train", "val", "test"))
 
 
-def test_the_same_request_is_not_drawn_again_and_another_is(drawn, tmp_path):
+def test_the_same_request_is_not_drawn_again(drawn):
     out, manifest = drawn
     before = (out / "manifest.jsonl").stat().st_mtime_ns
     assert draw_manifest(out, **REQUEST).sha256 == manifest.sha256
     assert (out / "manifest.jsonl").stat().st_mtime_ns == before
-    copy = tmp_path / "other"
-    draw_manifest(copy, **{**REQUEST, "count": 3})
-    assert len(draw_manifest(copy, **{**REQUEST, "count": 4}).records) == 4
-    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_another_request_has_another_place_and_replaces_nothing(drawn, tmp_path):
+    out, manifest = drawn
+    with pytest.raises(UserError, match=rf"count {REQUEST['count']} and not 4.*Name another folder"):
+        draw_manifest(out, **{**REQUEST, "count": 4})
+    with pytest.raises(UserError, match="seed"):
+        draw_manifest(out, **{**REQUEST, "seed": REQUEST["seed"] + 1})
+    assert draw_manifest(out, **REQUEST).sha256 == manifest.sha256
+    changed = [{**REQUEST, key: REQUEST[key] * 2 + 1} for key in ("count", "size", "seed", "val", "test")]
+    assert len({cached(tmp_path, **request) for request in [REQUEST, *changed]}) == 6
+
+
+def test_photographs_of_the_users_own_are_never_replaced(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "patient7.png").write_bytes(b"a photograph")
+    with pytest.raises(UserError, match="something else than phantom photographs, images"):
+        load(DataConfig(root=str(tmp_path), count=2, size=96), seed=0)
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["patient7.png"] * 2
+    (tmp_path / "empty").mkdir()
+    assert len(draw_manifest(tmp_path / "empty", **{**REQUEST, "count": 2}).records) == 2
 
 
 def test_number_of_processes_does_not_matter(tmp_path):
