@@ -1,4 +1,4 @@
-"""BRSET: `labels_brset.csv` (in the first version `labels.csv`), `fundus_photos/img00001.jpg`.
+"""BRSET: `label_brset.csv` (before 1.0.2 `labels_brset.csv`, at first `labels.csv`), `fundus_photos/img00001.jpg`.
 
 Thirteen flags are assessed on every photograph. Those that are set become the diagnosis; all of them, and every other
 column, stay in `extra`, so that what was assessed and not found can be told. A photograph with no flag, retinopathy
@@ -8,7 +8,7 @@ is not diabetic: no findings are recorded, since absent ones of diabetic eyes we
 
 from pathlib import Path
 
-from mdf.datasets.common import read_rows, require_files, some, to_grade
+from mdf.datasets.common import read_rows, require_columns, require_files, some, to_grade
 from mdf.datasets.guide import Guide
 from mdf.datasets.table import number
 from mdf.records import FundusRecord
@@ -23,7 +23,7 @@ GUIDE = Guide(
     "Nakayama et al., BRSET: A Brazilian Multilabel Ophthalmological Dataset of Retina Fundus Photos, "
     "PLOS Digital Health, 2024",
     "PhysioNet, 'A Brazilian Multilabel Ophthalmological Dataset (BRSET)', after training and agreement",
-    "DIR/labels_brset.csv or DIR/labels.csv, DIR/fundus_photos/img00001.jpg, …",
+    "DIR/label_brset.csv (before 1.0.2 labels_brset.csv or labels.csv), DIR/fundus_photos/img00001.jpg, …",
 )
 
 # beside diabetic_retinopathy; what each is called here stands in mdf/data/grades.yaml
@@ -37,15 +37,22 @@ EYES = {"1": "right", "2": "left"}
 SEXES = {"1": "male", "2": "female"}
 USED = ("image_id", "patient_id", "camera", "patient_age", "patient_sex", "exam_eye", "DR_ICDR", "DR_SDRG")
 COLUMNS = (*USED, RETINOPATHY, *FLAGS, *ANATOMY)
+TABLES = ("label_brset.csv", "labels_brset.csv", "labels.csv")  # of 1.0.2 and of the releases before it
 MISSING = ("", "na", "nan")
 
 
 def read(root: Path) -> list[FundusRecord]:
     """A record for each row. Raises UserError for another table, missing photographs or grades that are none."""
-    table = next(
-        (t for n in ("labels_brset.csv", "labels.csv") if (t := root / n).is_file()), root / "labels_brset.csv"
-    )
-    rows = read_rows(table, "BRSET", COLUMNS)
+    table = next((t for n in TABLES if (t := root / n).is_file()), root / TABLES[0])
+    rows = read_rows(table, "BRSET")
+    if current := "drusen" in rows[0]:  # so named since 1.0.2
+        rows = [{"drusens" if c == "drusen" else c: cell for c, cell in row.items()} for row in rows]
+    require_columns(table, rows[0], COLUMNS)
+    if not current:
+        print(
+            "note: BRSET: this table is older than release 1.0.2, whose notes say that exam_eye was reviewed; take "
+            "that release, or compare the eyes with what `prepare.py check` tells"
+        )
     require_files(root, [image_of(row) for row in rows])
     wrong = [line for line, row in enumerate(rows, 2) if any(row[c] not in ("0", "1") for c in (RETINOPATHY, *FLAGS))]
     if wrong:

@@ -44,6 +44,15 @@ class TestBrset:
         root = self.make(tmp_path, photograph, self.WELL, table="labels.csv")
         assert brset.read(root)[0].image == "fundus_photos/img00002.jpg"
 
+    def test_release_1_0_2_is_read_like_those_before_it(self, tmp_path: Path, photograph: Write, capsys):
+        (before,) = brset.read(self.make(tmp_path, photograph, self.ILL))
+        assert "exam_eye was reviewed" in capsys.readouterr().out
+        (tmp_path / "labels_brset.csv").unlink()
+        header = self.HEADER.replace("drusens", "drusen")
+        (tmp_path / "label_brset.csv").write_text(header + self.ILL, encoding="utf-8")
+        assert brset.read(tmp_path) == [before]
+        assert "exam_eye" not in capsys.readouterr().out
+
     def test_a_flag_other_than_0_and_1_is_said_and_makes_no_eye_normal(self, tmp_path: Path, photograph: Write, capsys):
         root = self.make(tmp_path, photograph, self.WELL.replace("0,Inadequate", "2,Inadequate"))
         assert brset.read(root)[0].diagnosis is None
