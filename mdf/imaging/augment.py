@@ -102,13 +102,14 @@ def sample(cfg: AugmentConfig, rng: np.random.Generator) -> Transform:
     )
 
 
-_SIDES = {"left": "right", "right": "left", "OD": "OS", "OS": "OD", "左": "右", "右": "左"}
+_SIDES = {"left": "right", "right": "left", "左": "右", "右": "左"}
 _SIDE_WORD = re.compile(r"\b(?:left|right)\b|左|右", re.IGNORECASE)
-_SIDE_CODE = re.compile(r"\b(?:OD|OS)\b")
+_SIDE_CODE = re.compile(r"\bO\.?[DS]\b|\bo\.[ds]\b|\bo[ds](?=\s*[:：])")  # "os" alone is a word of other languages
+_CODES = str.maketrans("DSds", "SDsd")
 
 
 def flip_text(text: str) -> str:
-    """Swap every word left and right (also OD and OS, 左 and 右), keeping its case.
+    """Swap every word left and right (also OD and OS, O.D. and O.S., 左 and 右), keeping its case.
 
     Nasal and temporal stay: they turn with the eye. Every "left" and "right" is taken for a side.
     """
@@ -118,7 +119,7 @@ def flip_text(text: str) -> str:
         swapped = _SIDES[word.lower()]
         return swapped.upper() if word.isupper() else swapped.capitalize() if word[0].isupper() else swapped
 
-    return _SIDE_CODE.sub(lambda match: _SIDES[match.group()], _SIDE_WORD.sub(other, text))
+    return _SIDE_CODE.sub(lambda match: match.group().translate(_CODES), _SIDE_WORD.sub(other, text))
 
 
 def flip_record(record: "FundusRecord") -> "FundusRecord":

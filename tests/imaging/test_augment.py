@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from mdf.captions import own_sentences
 from mdf.config import AugmentConfig
 from mdf.imaging.augment import Transform, flip_record, flip_text, recolour, sample
 from mdf.records import Finding, FundusRecord
@@ -12,6 +13,9 @@ from mdf.records import Finding, FundusRecord
         ("Left eye, the right disc", "Right eye, the left disc"),
         ("LEFT and right.", "RIGHT and left."),
         ("OD normal, OS cataract", "OS normal, OD cataract"),
+        ("O.D.: normal, O.S cataract", "O.S.: normal, O.D cataract"),
+        ("o.d. normal; os: cataract", "o.s. normal; od: cataract"),
+        ("os vasos", "os vasos"),
         ("左眼正常", "右眼正常"),
         ("superotemporal, bright cleft", "superotemporal, bright cleft"),
     ],
@@ -28,6 +32,11 @@ def test_flip_record_swaps_eye_and_words_but_no_quadrant():
     assert flipped.eye == "right" and flipped.texts == {"report": "Right eye: fine."} and flipped.findings == (finding,)
     assert flip_record(flipped) == record
     assert flip_record(FundusRecord("2", "2.png")).eye is None
+
+
+def test_a_mirrored_photograph_keeps_the_sentences_of_its_own_eye():
+    record = FundusRecord("1", "1.png", eye="right", texts={"report": "O.D.: drusen at the macula. O.S.: normal."})
+    assert own_sentences(flip_record(record)) == ["O.S.: drusen at the macula."]
 
 
 def test_sample_is_seeded_and_within_its_ranges():
