@@ -55,6 +55,17 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def from_json(text: str) -> Any:
+    """The value that is written there. Raises ValueError where it is none, too deep, or not to be written again."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("lists or objects stand in one another too deep") from None
+    if "\\u" in text:  # half of a character can be read, but no file can hold it
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file that holds one a line. Raises OSError and ValueError where it cannot be read.
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from mdf.errors import UserError
-from mdf.files import write_text
+from mdf.files import from_json, write_text
 from mdf.vocabulary import ancestors, canonical
 
 SPLITS = ("train", "val", "test")
@@ -242,17 +242,20 @@ def read_meta(manifest: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}; without it the manifest's own folder is the root") from None
     if not isinstance(meta, dict) or not isinstance(meta.get("root", "."), str):
         raise UserError(f"{path} must hold an object with a text `root`; without it the manifest's folder is the root")
+    split = meta.get("split")
+    if split is not None and not (isinstance(split, dict) and isinstance(split.get("kind"), str)):
+        raise UserError(f"{path}: split must be an object with a text `kind`, got {split!r}; take it out if in doubt")
     return meta
 
 
 def read_line(line: str, aliases: Mapping[str, str] | None) -> FundusRecord:
     try:
-        raw = json.loads(line)
+        raw = from_json(line)
     except ValueError as error:
         raise UserError(f"no valid JSON: {error}") from None
     if not isinstance(raw, dict):

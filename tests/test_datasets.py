@@ -218,6 +218,13 @@ class TestOdir5k:
         (tmp_path / "full_df.csv").write_text("ID,labels\n1,['N']\n")
         assert "columns Patient Age" in refusal(odir5k.read, tmp_path)
 
+    @pytest.mark.parametrize("labels", ["1", "0.5", "[['N']]", "N"])
+    def test_labels_that_are_no_list_are_refused(self, tmp_path: Path, photograph: Write, labels: str):
+        row = f"7,69,Female,7_left.jpg,7_right.jpg,cataract,normal,0,0,0,1,0,0,0,0,x,{labels},t,7_left.jpg\n"
+        (tmp_path / "full_df.csv").write_text(self.HEADER + row)
+        photograph(tmp_path / "preprocessed_images" / "7_left.jpg")
+        assert "full_df.csv line 2: labels must be a list" in refusal(odir5k.read, tmp_path)
+
     def test_the_release_is_read_and_split_by_patient(self, shared_data: Path, capsys):
         manifest = load(DataConfig(name="odir5k", root=str(shared_data / "odir5k")), seed=0)
         assert len(manifest.records) == 5088 and "2678 patients" in capsys.readouterr().out

@@ -106,6 +106,18 @@ def test_all_wrong_lines_are_in_one_message(tmp_path: Path):
     assert "line 3: id 'a' stands in line 2 already" in text and "line 4: must be an object" in text
 
 
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"id": "a", "image": "\\ud800.png"}'])
+def test_json_that_cannot_be_kept_is_no_valid_json(tmp_path: Path, line: str):
+    """Nested without end, or half of a character, which can be read but not written."""
+    assert "line 1: no valid JSON" in refusal(write_lines(tmp_path, line))
+
+
+@pytest.mark.parametrize("split", ["mine", ["patient"], {"seed": 0}])
+def test_a_split_that_is_not_described_as_one_is_refused(tmp_path: Path, split: object):
+    (tmp_path / "m.meta.json").write_text(json.dumps({"split": split}))
+    assert "split must be an object" in refusal(write_lines(tmp_path, {"id": "a", "image": "a.png"}))
+
+
 def test_a_missing_or_empty_manifest_is_refused(tmp_path: Path):
     assert "is missing" in refusal(tmp_path / "m.jsonl")
     assert "holds no photograph" in refusal(write_lines(tmp_path, ""))

@@ -5,9 +5,10 @@ The release itself has photographs and pairs; the grades are a table of Google's
 Endings are written in another case in the tables than in the files, so names are compared without it.
 """
 
+import re
 from pathlib import Path
 
-from mdf.datasets.common import SHOWN, image_files, read_rows, to_grade
+from mdf.datasets.common import SHOWN, decode, image_files, read_rows, to_grade
 from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord
@@ -53,15 +54,18 @@ def read(root: Path) -> list[FundusRecord]:
 
 
 def read_pairs(table: Path, images: dict[str, str]) -> dict[str, tuple[str, str | None]]:
-    """Photograph -> patient, eye. The eye is known where the table's first line says which column is left."""
+    """Photograph -> patient, eye. The eye is known where the table's first line says which column is left.
+
+    Raises UserError where no line names two photographs.
+    """
     if not table.is_file():
         print(f"note: MESSIDOR-2: there is no {table.name}; which two photographs are of one person is not known")
         return {}
     found: dict[str, tuple[str, str | None]] = {}
     sides: tuple[str | None, str | None] = (None, None)
     unknown = 0
-    for line in table.read_text(encoding="utf-8-sig").splitlines():
-        cells = [cell.strip().strip('"').lower() for cell in line.split(";")]
+    for line in decode(table).splitlines():
+        cells = [cell.strip().strip('"').lower() for cell in re.split("[;,\t]", line)]
         if len(cells) < 2 or not all(cells[:2]):
             continue
         if "left" in cells[0] and "right" in cells[1]:
@@ -73,6 +77,11 @@ def read_pairs(table: Path, images: dict[str, str]) -> dict[str, tuple[str, str 
             found.update({cell: (patient, side) for cell, side in zip(cells, sides, strict=False)})
         else:
             unknown += 1
+    if not found:  # the eyes of a person would go to different splits
+        raise UserError(
+            f"{table}: none of its lines names two photographs of IMAGES, such as a.png;b.png; mend it, or take it out "
+            "where pairs are not to be known"
+        )
     if unknown or len(found) < len(images):
         alone = len(images) - len(found)
         print(f"note: MESSIDOR-2: {alone} photographs are in no pair; {unknown} lines name no two photographs")

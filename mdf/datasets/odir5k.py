@@ -63,7 +63,7 @@ def to_record(row: dict[str, str], line: int) -> FundusRecord:
         labels = [CLASSES[label] for label in ast.literal_eval(row["labels"])]
         age = float(row["Patient Age"]) if row["Patient Age"] else None
         sex = SEXES[row["Patient Sex"].lower()] if row["Patient Sex"] else None
-    except (KeyError, ValueError, SyntaxError):
+    except (KeyError, TypeError, ValueError, SyntaxError):
         raise UserError(
             f"full_df.csv line {line}: labels must be a list of {', '.join(CLASSES)}, such as ['N'], Patient Age "
             f"years, and Patient Sex of {', '.join(SEXES)}"

@@ -1,6 +1,5 @@
 """Rows of a table whatever its format: CSV, TSV, JSON lines or Parquet become {column: text}."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from mdf.datasets.common import decode, read_rows, some
 from mdf.errors import UserError
+from mdf.files import from_json
 
 Rows = list[dict[str, str]]
 HEADLESS = (".jsonl", ".ndjson", ".parquet")  # formats whose first row is a photograph and no line of column names
@@ -36,7 +36,7 @@ def read_jsonl(table: Path, encoding: str) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = from_json(line)
         except ValueError:
             row = None
         if isinstance(row, dict):

@@ -106,6 +106,17 @@ class TestMessidor2:
         one = next(r for r in messidor2.read(root) if r.id == "20051020_1_PP")
         assert one.patient is not None and one.eye is None
 
+    def test_pairs_that_a_spreadsheet_saved_again_are_read(self, root: Path):
+        write(root / "messidor-2.csv", "left,right", "20051020_1_PP.png,20051020_2_PP.png")
+        records = {r.id: r for r in messidor2.read(root)}
+        assert records["20051020_1_PP"].patient == records["20051020_2_PP"].patient is not None
+
+    def test_a_table_of_pairs_without_any_is_refused(self, root: Path):
+        write(root / "messidor-2.csv", "20051020_1_PP.png 20051020_2_PP.png")
+        assert "none of its lines names two photographs" in refusal(messidor2.read, root)
+        (root / "messidor-2.csv").write_bytes("œil gauche;œil droit\n".encode("cp1252"))
+        assert "messidor-2.csv is not utf-8 text" in refusal(messidor2.read, root)
+
     def test_missing_photographs_are_refused(self, root: Path):
         (root / "IMAGES" / "IM002.JPG").unlink()
         assert "1 of 4 photographs of messidor_data.csv are missing: im002.jpg" in refusal(messidor2.read, root)

@@ -62,6 +62,7 @@ class TestFormats:
         ("name", "content", "part"),
         [
             ("t.jsonl", b'{"image": "a.png"}\n[1]\n{', "2 lines are no JSON object such as"),
+            ("t.jsonl", b'{"image": "\\ud800.png"}\n' + b"[" * 100_000, "2 lines are no JSON object such as"),
             ("t.jsonl", b'{"image": {"bytes": "x"}}', "the columns image hold objects"),
             ("t.jsonl", b"\n", "holds no photograph"),
             ("t.parquet", b"no parquet", "cannot be read as Parquet"),
