@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 Names = Sequence[str]
 
 
+def keep(files: Names, path: str, option: str = "--out") -> None:
+    """Raises UserError where writing `path` would replace one of `files`, which the command itself reads or writes."""
+    if Path(path).resolve() in [Path(one).resolve() for one in files]:
+        raise UserError(
+            f"{option} {path}: the same command reads or writes that file, which would be lost; name a new one"
+        )
+
+
 def list_() -> None:
     """Print what is known of each data set."""
     from mdf.datasets.guide import text
@@ -42,6 +50,7 @@ def release(
     from mdf.datasets.table import read_columns
     from mdf.records import write_manifest
 
+    keep([table] if table else [], out)
     cfg = DataConfig(
         name=name, root=root, table=table, columns=read_columns(list(columns)), encoding=encoding,
         vocabulary=vocabulary, val=val, test=test, limit=limit,
@@ -102,11 +111,12 @@ def check(manifest: str, data_root: str | None, workers: int, out: str | None, e
     from mdf.files import write_text
     from mdf.records import read_manifest, write_manifest
 
-    if eyes and Path(eyes).resolve() == Path(manifest).resolve():
-        raise UserError(f"--eyes {eyes}: that is the manifest itself; name a new one")
+    out = out or f"{manifest.removesuffix('.jsonl')}.check.tsv"
+    keep([manifest], out)
+    if eyes:
+        keep([manifest, out], eyes, "--eyes")
     found = read_manifest(manifest, data_root)
     assessments = assess_all(found, workers)
-    out = out or f"{manifest.removesuffix('.jsonl')}.check.tsv"
     write_text(Path(out), table(assessments))
     print(f"{summary(assessments)}\nwrote {out}")
     if eyes:
@@ -128,12 +138,15 @@ def split(
     from mdf.datasets.resplit import Request, resplit
     from mdf.records import read_manifest, write_manifest
 
+    if draws == 1 and (fold is not None or not folds):  # else its name stands in the names of several
+        keep([manifest], out)
     found = read_manifest(manifest, data_root)
     request = Request(
         val, test, seed, folds, fold, tuple(hold_out), few_shot, draws, redraw, patients_only, workers
     )  # fmt: skip
     for addition, records, how in resplit(found, request):
         path = f"{out.removesuffix('.jsonl')}{addition}.jsonl" if addition else out
+        keep([manifest], path)
         write_manifest(
             path, records, root=found.root, dataset=found.meta.get("dataset") or Path(manifest).stem,
             release=found.meta.get("release"), split_seed=how.get("seed"), split=how,
@@ -174,6 +187,7 @@ def merge(manifests: Names, out: str) -> None:
     from mdf.datasets.merge import merge as merged_of
     from mdf.records import write_manifest
 
+    keep(manifests, out)
     merged = merged_of(manifests)
     write_manifest(out, merged.records, root=merged.root, dataset=merged.meta["dataset"])
     print(f"wrote {out}: {summary(merged.records)}")

@@ -104,7 +104,7 @@ def read_fields(raw: Mapping[str, Any], aliases: Mapping[str, str] | None) -> di
             raise UserError(f"{key} must be an object such as {{name: value}}, got {values[key]!r}")
     for key in ("texts", "masks"):
         for name, value in values.get(key, {}).items():
-            if not isinstance(value, str):
+            if not isinstance(value, str) or (key == "masks" and not value):
                 raise UserError(f"{key}.{name} must be text, got {value!r}")
     for name, value in values.get("extra", {}).items():
         if not isinstance(value, str | int | float | bool | None):

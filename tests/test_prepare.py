@@ -13,6 +13,7 @@ from PIL import Image
 
 from mdf.records import read_manifest
 from tests.conftest import assert_refused
+from tests.scripts import run
 
 Write = Callable[..., Path]
 Run = Callable[..., object]
@@ -146,6 +147,33 @@ def test_a_wrong_manifest_line_ends_with_exit_code_2_and_one_message(
 ):
     (tmp_path / "m.jsonl").write_text(json.dumps(line))
     assert_refused(run_script("prepare.py", "validate", tmp_path / "m.jsonl"), part)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "a.jsonl", "--out", "a.jsonl"),
+        ("check", "a.jsonl", "--out", "new.jsonl", "--eyes", "new.jsonl"),
+        ("split", "a.jsonl", "--out", "./a.jsonl", "--patients-only", "--few-shot", "1"),
+        ("split", "folds.fold1.jsonl", "--out", "folds.jsonl", "--patients-only", "--folds", "2", "--redraw"),
+        ("merge", "a.jsonl", "b.jsonl", "--out", "b.jsonl"),
+        ("table", "--root", ".", "--table", "t.jsonl", "--out", "t.jsonl"),
+    ],
+)
+def test_what_a_command_reads_is_not_written_over(
+    words: tuple[str, ...], photograph: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for i in range(4):
+        photograph(tmp_path / f"{i}.png", seed=i)
+    rows = [{"id": f"{i}", "image": f"{i}.png", "split": "train"} for i in range(4)]
+    before = "".join(json.dumps(row) + "\n" for row in rows)
+    names = ("a.jsonl", "b.jsonl", "folds.fold1.jsonl", "t.jsonl")
+    for name in names:
+        Path(name).write_text(before)
+    assert run("prepare.py", *words) == 2
+    assert "which would be lost; name a new one" in capsys.readouterr().err
+    assert all(Path(name).read_text() == before for name in names)
 
 
 def test_preparing_data_loads_no_torch():

@@ -88,6 +88,7 @@ def test_diagnoses_become_canonical_names():
         ({"age": -1}, "age must be years"),
         ({"texts": "report"}, "texts must be an object"),
         ({"masks": {"vessel": 1}}, "masks.vessel must be text"),
+        ({"masks": {"vessel": ""}}, "masks.vessel must be text"),
         ({"extra": {"a": [1]}}, "extra.a must be one text or number"),
         ({"image": "../other/a.png"}, "leaves the data's root"),
         ({"image": "/etc/passwd"}, "leaves the data's root"),

@@ -7,10 +7,11 @@ The set mixes colour photographs with angiographies and other pictures and does 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mdf.datasets.common import decode, require_files, some
+from mdf.datasets.common import decode, require_files, some, unique_ids
 from mdf.datasets.guide import Guide
 from mdf.errors import UserError
 from mdf.records import FundusRecord, leaves_root
@@ -34,13 +35,14 @@ def read(root: Path) -> list[FundusRecord]:
     """A record for each picture of the three files. Raises UserError for another layout or missing pictures."""
     records = [record for name, split in SPLITS.items() for record in read_split(root, name, split)]
     require_files(root, [r.image for r in records])
-    first = {r.id: r for r in reversed(records)}
-    torn = [r.id for r in records if r.split != first[r.id].split]
+    first = {r.image: r for r in reversed(records)}
+    torn = [r.image for r in records if r.split != first[r.image].split]
     if torn:
         raise UserError(f"DeepEyeNet: {len(torn)} pictures are in two of the files; take them out of one: {some(torn)}")
     if len(first) < len(records):
         print(f"note: DeepEyeNet: {len(records) - len(first)} pictures stand twice in a file; the first entry counts")
-    return [r for r in records if r is first[r.id]]
+    kept = [r for r in records if r is first[r.image]]
+    return [replace(r, id=id_) for r, id_ in zip(kept, unique_ids([r.image for r in kept]), strict=True)]
 
 
 def read_split(root: Path, name: str, split: str) -> list[FundusRecord]:
@@ -62,7 +64,7 @@ def read_split(root: Path, name: str, split: str) -> list[FundusRecord]:
 def to_record(path: str, entry: dict[str, str], split: str) -> FundusRecord:
     texts = {"caption": entry["clinical-description"], "keywords": entry["keywords"]}
     return FundusRecord(
-        id=Path(path).with_suffix("").as_posix(),
+        id=path,  # until all paths are known
         image=path,
         modality="unknown",
         texts={kind: " ".join(text.split()) for kind, text in texts.items() if text.strip()},

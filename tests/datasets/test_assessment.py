@@ -66,6 +66,6 @@ def test_eyes_are_filled_in_only_where_asked_and_unknown(manifest: Path, tmp_pat
 
 
 def test_wrong_input_gets_one_message(manifest: Path, tmp_path: Path, run_script: Callable):
-    assert_refused(run_script("prepare.py", "check", manifest, "--eyes", manifest), "that is the manifest itself")
+    assert_refused(run_script("prepare.py", "check", manifest, "--eyes", manifest), "which would be lost")
     (tmp_path / "eye1.png").write_bytes(b"no picture")
     assert_refused(run_script("prepare.py", "check", manifest), "eye1.png")

@@ -45,6 +45,16 @@ class TestDeepEyeNet:
         assert train.texts == {"keywords": "drusen, amd"} and report_text(val) == "67-year-old white female."
         assert train.id == "eyenet0420/train_set/group01-0" and train.modality == "unknown" and train.diagnosis is None
 
+    def test_two_pictures_that_differ_in_their_ending_are_two(self, tmp_path: Path, photograph: Write):
+        root = self.make(tmp_path, photograph)
+        photograph(root / "eyenet0420/train_set/group01-0.png")
+        entry = {"keywords": "amd", "clinical-description": "Eye."}
+        entries = json.loads((root / "DeepEyeNet_train.json").read_text())
+        entries += [{"eyenet0420/train_set/group01-0.png": entry}]
+        (root / "DeepEyeNet_train.json").write_text(json.dumps(entries))
+        ids = [r.id for r in deepeyenet.read(root) if r.split == "train"]
+        assert ids == ["eyenet0420/train_set/group01-0.jpg", "eyenet0420/train_set/group01-0.png"]
+
     def test_a_picture_in_two_splits_and_another_layout_are_refused(self, tmp_path: Path, photograph: Write):
         root = self.make(tmp_path, photograph)
         (root / "DeepEyeNet_test.json").write_text((root / "DeepEyeNet_train.json").read_text())

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -91,7 +92,8 @@ def look_at(manifest: Manifest, record: FundusRecord) -> tuple[Look, Fingerprint
 
 def below_root(manifest: Manifest, error: Exception) -> str:
     """What the error says, without the folders above the data's root: pages and logs are passed on."""
-    return str(error).replace(f"{os.path.abspath(manifest.root)}{os.sep}", "")
+    root = re.escape(os.path.abspath(manifest.root))
+    return re.sub(rf"{root}(?![\w.-])({re.escape(os.sep)})?", lambda found: "" if found[1] else ".", str(error))
 
 
 def look_at_masks(

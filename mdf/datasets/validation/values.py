@@ -1,4 +1,4 @@
-"""Values that are hard to believe: ages, measurements, dates, and coordinates outside the photograph."""
+"""Values that are hard to believe: ages, measurements, dates, coordinates that are none or outside the photograph."""
 
 import re
 from collections import defaultdict
@@ -8,6 +8,8 @@ from typing import Any
 
 from mdf.datasets.validation.files import Look
 from mdf.datasets.validation.report import Case
+from mdf.errors import UserError
+from mdf.measures import boxes, numbers
 from mdf.records import FundusRecord
 
 AGES = (2, 105)  # years; outside is rare, and often a stand-in for "not known"
@@ -27,11 +29,12 @@ FIRST_YEAR = 1960  # no colour photograph of a fundus in a data set is older
 
 
 def implausible_values(records: Sequence[FundusRecord], today: date | None = None) -> list[Case]:
-    """Ages, measurements and dates; `today` (default: today) is the last day that a date may name."""
+    """Ages, measurements, dates, boxes and points; `today` (default: today) is the last day that a date may name."""
     cases = list(ages(records))
     for r in records:
         cases += [Case(f"{r.id}: {what}", (r.id,)) for what in measures(r)]
         cases += [Case(f"{r.id}: {what}", (r.id,)) for what in dates(r, today or date.today())]
+        cases += [Case(f"{r.id}: {what}", (r.id,)) for what in coordinates(r)]
     return cases
 
 
@@ -79,6 +82,19 @@ def dates(record: FundusRecord, today: date) -> Iterator[str]:
             continue
         if not day.year >= FIRST_YEAR or day > today:
             yield f"{name} {raw} is {'in the future' if day > today else 'too long ago'}"
+
+
+def coordinates(record: FundusRecord) -> Iterator[str]:
+    """What training would stop at where it asks for sizes and distances."""
+    for kind, table in (("boxes", record.boxes), ("points", record.points)):
+        for name, value in table.items():
+            try:
+                if kind == "boxes":
+                    boxes(record, name)
+                elif value is not None:
+                    numbers(record, f"points.{name}", value, 2)
+            except UserError as error:
+                yield str(error).removeprefix(f"record {record.id}: ")
 
 
 def outside_picture(records: Sequence[FundusRecord], looks: Sequence[Look]) -> list[Case]:

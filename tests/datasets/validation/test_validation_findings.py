@@ -152,6 +152,12 @@ def test_files_that_cannot_be_read_are_named_below_the_root_with_the_reason(plan
     assert "photograph b.png" in case.text and str(planted.root) not in case.text
 
 
+def test_a_path_that_names_the_root_itself_does_not_show_where_it_lies(planted: Planted):
+    planted.rows["b"]["masks"] = {"vessel": "."}
+    ((case,),) = (i.cases for i in planted.report().issues)
+    assert "mask .: is a folder" in case.text and str(planted.root) not in case.text
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 200), (200, 3)])
 def test_pictures_of_hardly_a_pixel_are_too_plain_and_no_crash(planted: Planted, size: tuple[int, int]):
     Image.new("RGB", size, "red").save(planted.file("b.png"))
@@ -176,6 +182,9 @@ def test_masks_are_read_even_where_the_photograph_cannot_be(planted: Planted):
         ({"extra": {"acquisition_date": "2999-01-01"}}, "is in the future"),
         ({"extra": {"acquisition_date": "2019-02-30"}}, "is no day of the calendar"),
         ({"grade": {"icdr": 9}}, "the scale icdr has no 9"),
+        ({"boxes": {"disc": {"x": 1}}}, "boxes.disc must be [left, top, right, bottom]"),
+        ({"boxes": {"disc": [9, 9, 1, 1]}}, "boxes.disc: [left, top, right, bottom] with left < right"),
+        ({"points": {"fovea": "12,13"}}, "points.fovea must be [x, y]"),
     ],
 )
 def test_values_that_nobody_has_are_doubted(planted: Planted, fields: dict, part: str):
