@@ -44,8 +44,11 @@ def phantom(out: str, count: int, size: int, val: float, test: float, seed: int)
 def release(
     name: str, out: str, root: str, val: float, test: float, seed: int, limit: int, validated: bool,
     table: str | None = None, columns: Names = (), encoding: str = "utf-8", vocabulary: str | None = None,
+    source: str | None = None,
 ) -> None:  # fmt: skip
-    """The release of the data set `name` becomes the manifest `out`."""
+    """The release of the data set `name` becomes the manifest `out`, its records of `source` where that is given."""
+    from dataclasses import replace
+
     from mdf.config import DataConfig
     from mdf.datasets.table import read_columns
     from mdf.records import write_manifest
@@ -55,11 +58,14 @@ def release(
         name=name, root=root, table=table, columns=read_columns(list(columns)), encoding=encoding,
         vocabulary=vocabulary, val=val, test=test, limit=limit,
     )  # fmt: skip
+    if source is not None and not source.strip():
+        raise UserError("--source: empty; name the place that the photographs are from, such as a hospital")
     manifest = read(cfg, out, seed)
+    records = [replace(r, source=source) for r in manifest.records] if source else manifest.records
     split_seed = manifest.meta.get("split_seed")  # None where the release's own split was kept
     split = manifest.meta["split"]
     manifest = write_manifest(
-        out, manifest.records, root=manifest.root, dataset=name, split_seed=split_seed, split=split
+        out, records, root=manifest.root, dataset=name, split_seed=split_seed, split=split
     )  # fmt: skip
     print(f"wrote {out}")
     if validated:
@@ -189,7 +195,9 @@ def merge(manifests: Names, out: str) -> None:
 
     keep(manifests, out)
     merged = merged_of(manifests)
-    write_manifest(out, merged.records, root=merged.root, dataset=merged.meta["dataset"])
+    write_manifest(
+        out, merged.records, root=merged.root, dataset=merged.meta["dataset"], split=merged.meta.get("split")
+    )
     print(f"wrote {out}: {summary(merged.records)}")
 
 

@@ -50,11 +50,19 @@ def parser() -> argparse.ArgumentParser:
     for name in DATASETS:
         parents = [shared, own] if name in OWN_WORDS else [shared]
         verbs.add_parser(name, parents=parents, help="a published data set, see `list`")
-    verbs.add_parser("folder", parents=[shared, own], help="a folder of photographs, sub-folders are diagnoses")
+    folder = verbs.add_parser(
+        "folder", parents=[shared, own], help="a folder of photographs, sub-folders are diagnoses"
+    )
     table = verbs.add_parser("table", parents=[shared, own], help="a table with one photograph a row")
     table.add_argument("--table", required=True, metavar="FILE", help="CSV, TSV, JSON lines or Parquet")
     table.add_argument("--encoding", default="utf-8", help="of a text file, such as gb18030 (%(default)s)")
     hub = verbs.add_parser("huggingface", parents=[shared, own], help="a folder or hub name for the library `datasets`")
+    for verb in (folder, table, hub):
+        verb.add_argument(
+            "--source", metavar="NAME",
+            help="where the photographs are from, such as a hospital: names of photographs and patients hold within it "
+            "(default: the name of the folder or data set)",
+        )  # fmt: skip
     for verb in (table, hub):
         verb.add_argument(
             "--columns", nargs="+", default=[], metavar="FIELD=COLUMN",

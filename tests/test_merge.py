@@ -1,14 +1,19 @@
 """Several manifests become one that says where each record is from."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mdf.datasets.merge import common_root, merge
 from mdf.errors import UserError
+from mdf.evaluation.overlap import find_overlap, refuse_overlap
 from mdf.records import FundusRecord, read_manifest, write_manifest
+from mdf.trained_on import TrainedOn
 from tests.conftest import assert_refused
+from tests.scripts import run
 
 
 @pytest.fixture
@@ -82,6 +87,67 @@ def test_sources_are_not_confused(two, tmp_path):
     write_manifest(alike, [record], root=tmp_path / "sets" / "a", dataset="b")
     with pytest.raises(UserError, match=r"named b\.jsonl"):
         merge([two[1], alike])
+
+
+@pytest.fixture
+def hospitals(tmp_path: Path, photograph) -> list[Path]:
+    """Two hospitals' photographs, each in a folder `images`, named alike."""
+    for i, name in enumerate("AB"):
+        for number in range(8):
+            photograph(
+                tmp_path / name / "images" / ("glaucoma", "normal")[number % 2] / f"{number}.png", seed=i * 8 + number
+            )
+    return [tmp_path / name / "images" for name in "AB"]
+
+
+def test_two_hospitals_whose_folders_have_one_name_are_told_apart_by_their_source(hospitals, tmp_path, capsys):
+    alike, apart, both = ([tmp_path / f"{n}{name}.jsonl" for name in "ab"] for n in ("alike_", "apart_", "both_"))
+    for i, root in enumerate(hospitals):
+        assert run("prepare.py", "folder", "--root", root, "--out", alike[i]) == 0
+        assert run("prepare.py", "folder", "--root", root, "--out", apart[i], "--source", f"hospital {i}") == 0
+    assert run("prepare.py", "merge", *alike, "--out", both[0]) == 2
+    said = capsys.readouterr().err
+    assert "8 times the same id stands in two manifests" in said and "--source NAME" in said
+    assert run("prepare.py", "merge", *apart, "--out", both[0]) == 0
+    merged = read_manifest(both[0])
+    assert len(merged.records) == 16 and {r.source for r in merged.records} == {"hospital 0", "hospital 1"}
+    first, second = (read_manifest(path) for path in apart)
+    assert find_overlap(second.records, second, TrainedOn.of(first.records)) == {}
+    found = find_overlap(read_manifest(alike[1]).records, second, TrainedOn.of(read_manifest(alike[0]).records))
+    with pytest.raises(UserError, match="--source NAME"):
+        refuse_overlap(found, 8)
+
+
+def test_patients_of_two_places_that_count_as_one_are_said(two, tmp_path, capsys):
+    merge(two)
+    assert "count as one" not in capsys.readouterr().out
+    records = [replace(r, source="set_a", id=f"b{r.id}") for r in read_manifest(two[1]).records]
+    write_manifest(two[1], records, root=tmp_path / "sets" / "b", dataset="b")
+    merge(two)
+    said = capsys.readouterr().out
+    assert "1 patients stand in several manifests and count as one each, such as '1' of the source 'set_a'" in said
+
+
+def test_a_merged_split_that_we_drew_is_drawn_anew_and_a_releases_own_is_kept(hospitals, tmp_path, capsys):
+    """Copies that lie in two of the manifests are then together, as validate says that they will be."""
+    shutil.rmtree(hospitals[1])
+    shutil.copytree(hospitals[0], hospitals[1])
+    parts, both, anew = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "both.jsonl", tmp_path / "anew.jsonl"
+    for seed, (root, part) in enumerate(zip(hospitals, parts, strict=True)):
+        assert run("prepare.py", "folder", "--root", root, "--out", part, "--seed", seed, "--source", part.stem) == 0
+    assert run("prepare.py", "merge", *parts, "--out", both) == 0
+    capsys.readouterr()
+    assert run("prepare.py", "validate", both) == 2 and "with --redraw where" in capsys.readouterr().err
+    assert run("prepare.py", "split", both, "--out", anew) == 0
+    assert run("prepare.py", "validate", anew) == 0
+
+    own = [replace(r, split="train") for r in read_manifest(parts[0]).records]
+    write_manifest(parts[0], own, root=hospitals[0], dataset="a")
+    assert run("prepare.py", "merge", *parts, "--out", both) == 0
+    assert read_manifest(both).meta["split"]["parts"] == {"a": "release", "b": "patient"}
+    assert run("prepare.py", "split", both, "--out", anew) == 0
+    assert read_manifest(anew).records == read_manifest(both).records
+    assert "--redraw draws another one" in capsys.readouterr().out
 
 
 def test_photographs_without_a_common_folder_are_refused():

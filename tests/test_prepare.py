@@ -123,6 +123,7 @@ def test_validate_lists_unreadable_files_wrong_masks_and_photographs_in_two_spli
         (("validate", "nothing.jsonl"), "manifest nothing.jsonl is missing"),
         (("hrf", "--root", "nowhere", "--out", "m.jsonl"), "there is no folder nowhere"),
         (("folder", "--root", ".", "--out", "m.json"), "ends in .jsonl"),
+        (("folder", "--root", ".", "--out", "m.jsonl", "--source", " "), "--source: empty"),
         (("folder", "--root", ".", "--out", "m.jsonl", "--val", "0.6", "--test", "0.6"), "leaves nothing to train on"),
         (("phantom", "--count", "0", "--out", "p"), "--count: 0 must be a number at least 1"),
     ],

@@ -18,6 +18,8 @@ from mdf.datasets.validation.files import duplicate_ids, look_at_all
 from mdf.errors import UserError
 from mdf.records import FundusRecord, Manifest
 
+RELEASE = "release"  # the kind of a split that came with the photographs
+
 
 @dataclass(frozen=True)
 class Request:
@@ -61,7 +63,7 @@ def resplit(manifest: Manifest, request: Request) -> Iterator[tuple[str, list[Fu
     check_request(request)
     groups, joined = find_groups(manifest, request)
     for name, records, how in splits(manifest, request, groups):
-        if how["kind"] != "release" or how["val"] is not None:
+        if how["kind"] != RELEASE or how["val"] is not None:
             how |= {"seed": request.seed, "copies_kept_together": joined}
         if not request.shots:
             yield name, records, split_of(records, **how)
@@ -109,18 +111,24 @@ def splits(
                 f"WARNING: the release's own split is kept, with {across} patients or groups of copies in several "
                 "splits; --redraw draws another one"
             )
-        yield "", kept, {"kind": "release", "val": val if kept != given else None}
+        yield "", kept, {"kind": RELEASE, "val": val if kept != given else None}
     else:
         bare = [replace(r, split=None) for r in records]
         drawn = split_by_patient(bare, val=val, test=request.test, seed=seed, groups=groups)
         yield "", drawn, {"kind": "patient", "val": val, "test": request.test}
 
 
+def kind_of_split(manifest: Manifest) -> str:
+    """How a manifest's records came to their splits, RELEASE where we did not draw them."""
+    drawn = "patient" if manifest.meta.get("split_seed") is not None else RELEASE
+    return str((manifest.meta.get("split") or {}).get("kind", drawn))
+
+
 def release_split(manifest: Manifest) -> list[FundusRecord] | None:
     """The records, if their split came with the release; None where it was drawn by us or is not there."""
-    how = manifest.meta.get("split") or {}
-    ours = manifest.meta.get("split_seed") is not None if not how else how.get("kind") != "release"
-    if ours or any(r.split is None for r in manifest.records):
+    if kind_of_split(manifest) != RELEASE or any(r.split is None for r in manifest.records):
         return None
-    drawn = "val" in how  # the release has no validation: ours goes back to where it was taken from
+    drawn = "val" in (
+        manifest.meta.get("split") or {}
+    )  # the release has no validation: ours goes back to where it was taken from
     return [replace(r, split="train") if drawn and r.split == "val" else r for r in manifest.records]

@@ -9,6 +9,10 @@ from mdf.evaluation.transfer import copied
 from mdf.records import FundusRecord, Manifest, read_manifest
 from mdf.trained_on import TrainedOn, marks_of
 
+KNOWN_BY_NAME = (
+    "They are known by their names within a source: if they are from another place whose folder has the same name, "
+    "make their manifest again with --source NAME (prepare.py folder, table, huggingface). "
+)
 SHOWN = 3  # photographs named in a message
 UNKNOWN = "It is not known what this checkpoint was trained on: it may have seen these photographs or their patients."
 BY_NAME = (
@@ -101,5 +105,6 @@ def refuse_overlap(found: dict[str, list[str]], count: int) -> None:
     raise UserError(
         f"{total} of the {count} photographs cannot judge this checkpoint:\n  " + "\n  ".join(lines) + "\n"
         "Use the test split of the manifest that it was trained with (RUN/data.jsonl), or other patients. "
-        "With --allow-overlap they are judged all the same, and every page says so"
+        + KNOWN_BY_NAME * bool(found.keys() & {"photograph", "patient"})
+        + "With --allow-overlap they are judged all the same, and every page says so"
     )

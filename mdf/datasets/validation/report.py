@@ -10,6 +10,7 @@ from mdf.errors import UserError
 if TYPE_CHECKING:
     from mdf.datasets.validation.shortcuts import Shortcut
 
+SPLIT_ANEW = "prepare.py split M.jsonl --out NEW.jsonl (with --redraw where the release has a split of its own)"
 SHOWN = 10  # cases of a finding that are printed; the page shows more
 
 
@@ -32,12 +33,12 @@ CHECKS = {
     "patient-across-splits": Check(
         True,
         "photographs of one patient are in several splits, so a test knows its patients from training",
-        "draw the split anew: prepare.py split M.jsonl --out NEW.jsonl",
+        f"draw the split anew: {SPLIT_ANEW}",
     ),
     "duplicate-across-splits": Check(
         True,
         "the same photograph, or the same eye in the same framing, is in several splits",
-        "draw the split anew, it keeps them together: prepare.py split M.jsonl --out NEW.jsonl",
+        f"draw the split anew, it keeps them together: {SPLIT_ANEW}",
     ),
     "duplicate-labels": Check(
         True,
