@@ -39,8 +39,12 @@ class Line:
 
     @property
     def weight(self) -> tuple[int, int]:
-        """More urgent, then to be referred, then not to be said."""
-        return ORDER.index(self.urgency), {True: 2, None: 1, False: 0}[self.refer]
+        return weight(self)
+
+
+def weight(said: Line | Referral) -> tuple[int, int]:
+    """More urgent, then to be referred, then not to be said."""
+    return ORDER.index(said.urgency), {True: 2, None: 1, False: 0}[said.refer]
 
 
 @cache
@@ -227,7 +231,7 @@ def most_urgent(eyes: Sequence[EyeReport]) -> Referral | None:
     given = [(eye, eye.referral) for eye in eyes if eye.referral is not None]
     if not given:
         return None
-    eye, first = max(given, key=lambda pair: Line(pair[1].urgency, pair[1].refer, "", "").weight)
+    eye, first = max(given, key=lambda pair: weight(pair[1]))
     if len(eyes) == 1:
         return first.model_copy(deep=True)
     if len({one.text for _, one in given}) == 1 and len(given) == len(eyes):

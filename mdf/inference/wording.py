@@ -34,7 +34,7 @@ ORIGINS = {
 }
 FOLLOWS = {  # fields that change along with what a person changes
     "origin", "evidence", "probability", "calibrated", "flags", "because", "needs", "disagrees", "boxes", "by_zone",
-    "nearest_fovea", "band",
+    "nearest_fovea", "band", "centre", "fields", "statements", "comparison", "since",
 }  # fmt: skip
 URGENCIES = {
     Urgency.NONE: "no referral",
