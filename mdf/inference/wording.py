@@ -263,6 +263,8 @@ def eye_side(eye: EyeReport) -> str:
         return "not given, and the photograph does not tell it"
     if origin == Origin.USER:
         return f"{side}, as given"
+    if origin == Origin.RULE:
+        return f"{side}, by the file's name"
     return f"{side}, told from the photograph" + (f" ({sure(eye.laterality)})" if sure(eye.laterality) else "")
 
 
