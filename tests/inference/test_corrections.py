@@ -126,6 +126,34 @@ def test_photographs_are_checked_to_be_the_ones_that_were_reviewed(tmp_path):
     assert read_manifest(tmp_path / "out.jsonl").root == folder
 
 
+def test_reports_and_photographs_are_found_in_folders_below(tmp_path):
+    """A batch writes its reports into folders; two photographs of one name are told apart by their bytes."""
+    drafts, folder = tmp_path / "reports" / "ab", tmp_path / "photographs"
+    for name in ("one", "two"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "P-0017_OS.jpg").write_bytes(name.encode())
+    drafts.mkdir(parents=True)
+    report = full_report()
+    report.eyes[1].photograph.sha256 = hashlib.sha256(b"two").hexdigest()
+    reviewed(drafts, confirmed=["eyes.1.grades.0"], report=report)
+    (record,) = export_reviews(tmp_path / "reports", tmp_path / "out.jsonl", folder)
+    assert record.image == "two/P-0017_OS.jpg"
+    manifest = read_manifest(tmp_path / "out.jsonl")
+    assert manifest.path(manifest.records[0].image).read_bytes() == b"two"
+
+
+def test_findings_entered_where_none_were_assessed_are_a_whole_list_once_each_was_ticked(tmp_path):
+    report = full_report()
+    report.eyes[0].lesions = None
+    entered = {"kind": "haemorrhage", "present": True, "count": 3}
+    path = reviewed(tmp_path, ("eyes.0.lesions.0", None, entered), report=report)
+    with pytest.raises(UserError, match=r"nothing that makes a training record.*ticked in a further review"):
+        exported(tmp_path)
+    state = json.loads(path.read_text(encoding="utf-8"))
+    review(tmp_path / "case.json", Edits(report.id, fingerprint(state), [], ["eyes.0.lesions.0"], "Dr Müller"))
+    assert exported(tmp_path)[0].findings == (Finding("haemorrhage", count=3),)
+
+
 def test_a_photograph_whose_name_leads_elsewhere_is_refused(tmp_path):
     report = full_report()
     report.eyes[1].photograph.name = "../../secret.png"
