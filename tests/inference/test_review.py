@@ -433,7 +433,10 @@ def test_the_verb_gives_codes_that_need_what_the_user_knows(draft):
     with pytest.raises(UserError, match="is nothing that a code asks for"):
         main([*words, "gout"])
     assert not draft.with_name("case.review-1.json").exists()
-    main([*words, "type 2 diabetes", "--known", "no macular oedema"])
+    with pytest.raises(UserError, match="of which eye"):
+        main([*words, "type 2 diabetes", "--known", "no macular oedema"])
+    assert not draft.with_name("case.review-1.json").exists()
+    main([*words, "type 2 diabetes", "--known", "right: no macular oedema"])
     bundle = draft.with_name("case.review-1.fhir.json").read_text(encoding="utf-8")
     assert '"status": "final"' in bundle and "E11.3" in bundle
 
