@@ -150,20 +150,23 @@ def edited(state: Mapping[str, Any], edits: Edits) -> dict[str, Any]:
             raise UserError(f"{change.path}: {change.after!r} is not one of {', '.join(Urgency)}")
     for statement in dict.fromkeys(parent(path) for path in paths if may_change(path)):
         consequences(new, statement, {p.rpartition(".")[2] for p in paths if parent(p) == statement})
+    own = {parent(path) for path in paths} | set(edits.confirmed)
+    exchanged = any(pattern(path) == "eyes.*.laterality.eye" for path in paths)
     for i, eye in enumerate(new["eyes"]):
         moved = f"eyes.{i}.laterality.eye" in paths and other_side(eye, paths, i)
         gradable_again(eye)
         below = tuple(f"eyes.{i}.{part}" for part in ("gradability.", "lesions.", "disc."))
         if moved or any(path.startswith(below) for path in paths):
-            flag_stale(eye, i, {parent(path) for path in paths} | set(edits.confirmed), SIDE if moved else FINDINGS)
-    own = {parent(path) for path in paths} | set(edits.confirmed)
-    follow(new, state, own, any(pattern(path) == "eyes.*.laterality.eye" for path in paths))
+            flag_stale(eye, i, own, SIDE if moved else FINDINGS)
+            if not exchanged:
+                flag_since(eye, new["since"], own)
+    follow(new, state, own, exchanged)
     return new
 
 
-def follow(new: dict[str, Any], state: Mapping[str, Any], own: set[str], moved: bool) -> None:
+def follow(new: dict[str, Any], state: Mapping[str, Any], own: set[str], exchanged: bool) -> None:
     """What is said of the patient as a whole follows the eyes that a person changed, except for the statements `own`
-    that the same person changed or confirmed. `moved`: an eye side was changed.
+    that the same person changed or confirmed. `exchanged`: an eye side was changed.
 
     Raises UserError for a value that the report does not allow.
     """
@@ -174,12 +177,11 @@ def follow(new: dict[str, Any], state: Mapping[str, Any], own: set[str], moved: 
         if stands is None or stands.origin != Origin.USER or stands == was or weight(now) > weight(stands):
             new["referral"] = now.model_dump(mode="json")
     said, due = compare_eyes(before.eyes), compare_eyes(after.eyes)
-    gone = [one for one in said if one not in due]
-    kept = [s for i, s in enumerate(after.comparison) if f"comparison.{i}" in own or s not in gone]
-    if len(kept) < len(after.comparison) or said != due:
-        kept += [one for one in due if one not in said]
-        new["comparison"] = [one.model_dump(mode="json") for one in kept]
-    if moved and new["since"]:
+    if said != due:
+        gone, come = [one for one in said if one not in due], [one for one in due if one not in said]
+        kept = [s for i, s in enumerate(after.comparison) if f"comparison.{i}" in own or s not in gone]
+        new["comparison"] = [one.model_dump(mode="json") for one in (*kept, *come)]
+    if exchanged and new["since"]:
         text = "Not compared with the earlier report: an eye side was changed by a person."
         theirs = [s for i, s in enumerate(after.since) if f"since.{i}" in own or s.origin == Origin.USER]
         new["since"] = [one.model_dump(mode="json") for one in (*theirs, by_rule(text))]
@@ -287,4 +289,14 @@ def flag_stale(eye: dict[str, Any], number: int, own: set[str], what: str) -> No
         text = f"The {about.replace('grades.', 'grade on ')} {STALE.format(what=what)}."
         flag = {"text": text, "about": about}
         if f"eyes.{number}.{place}" not in own and flag not in eye["flags"]:
+            eye["flags"] = [*eye["flags"], flag]
+
+
+def flag_since(eye: dict[str, Any], since: Sequence[Mapping[str, Any]], own: set[str]) -> None:
+    """Say that what changed in this eye since an earlier report was told by findings that have changed."""
+    side = eye["laterality"]["eye"]
+    told = [said for i, said in enumerate(since) if said["origin"] != Origin.USER and f"since.{i}" not in own]
+    if side and any(said["text"].startswith(f"{side.capitalize()} eye: ") for said in told):
+        flag = {"text": f"What changed since the earlier report {STALE.format(what=FINDINGS)}.", "about": "since"}
+        if flag not in eye["flags"]:
             eye["flags"] = [*eye["flags"], flag]

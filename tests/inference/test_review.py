@@ -84,7 +84,7 @@ def test_a_finding_that_is_said_to_be_absent_has_no_number_and_no_place_left(dra
 def test_what_was_derived_from_findings_that_changed_is_flagged_unless_it_was_confirmed(draft):
     report = read(review(draft, saved(draft.parent, COUNT, confirmed=["eyes.0.grades.0"])))
     about = [flag.about for flag in report.eyes[0].flags if "was derived before" in flag.text]
-    assert about == ["grades.NHS-FBG", "grades.NHS-FBG-M", "impression", "referral"]
+    assert about == ["grades.NHS-FBG", "grades.NHS-FBG-M", "impression", "referral", "since"]
     assert not report.eyes[1].flags
 
 
