@@ -14,7 +14,7 @@ from mdf.errors import UserError
 from mdf.inference.grading import ICDR, NHS
 from mdf.inference.report import EyeReport, Gradability, Grade, Impression, Lesion, Origin, Referral, Urgency
 from mdf.resources import DATA
-from mdf.vocabulary import display, is_a, kind, known, read_yaml
+from mdf.vocabulary import OTHER, display, is_a, kind, known, read_yaml
 
 RULES = "ICO 2017"  # the default
 FILE = DATA / "referral.yaml"
@@ -150,10 +150,11 @@ def of_grades(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
         values = table()["sets"][rules]["grades"].get(grade.scale)
         if values is None:
             continue
+        possible = [grade.value] if grade.value is not None else grade.between
         if sent_anyway(grade, values):
-            lowest = values[grade.between[0]]
-            yield line_of(lowest, lowest["text"], f"{grade.scale} is {grade.between[0]} or more, {rules}")
-        for value in [grade.value] if grade.value is not None else grade.between:
+            least, *possible = possible
+            yield line_of(values[least], values[least]["text"], f"{grade.scale} is {least} or more, {rules}")
+        for value in possible:
             if (row := values.get(value)) is None:
                 continue
             if grade.value is not None:
@@ -166,7 +167,11 @@ def of_grades(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
 
 def sent_anyway(grade: Grade, values: Mapping[str, Any]) -> bool:
     """Whether a grade is open, and both the lowest and the highest value that it may have are to be referred."""
-    return len(grade.between) > 1 and all(v in values and values[v]["refer"] is True for v in grade.between)
+    return (
+        grade.value is None
+        and len(grade.between) > 1
+        and all(v in values and values[v]["refer"] is True for v in grade.between)
+    )
 
 
 def said_by_grade(grades: Sequence[Grade], rules: str) -> bool:
@@ -197,8 +202,18 @@ def of_finding(one: Lesion, recommendations: Mapping[str, str]) -> Iterable[Line
         yield from lines
     elif one.origin == Origin.USER and kind(one.kind) == "diagnosis":
         row = nearest_line(table()["diagnoses"], one.kind) or table()["other_diagnosis"]
-        text = nearest_line(recommendations, one.kind) or recommendations["default"]
-        yield line_of(row, text, f"{display(one.kind)}, seen by a person")
+        yield line_of(row, advice(one.kind, row, recommendations), f"{display(one.kind)}, seen by a person")
+
+
+def advice(diagnosis: str, row: Mapping[str, Any], recommendations: Mapping[str, str]) -> str:
+    """What to do about a diagnosis: its own line or that of a broader one. The line for any other disease does not say
+    that something is urgent, so that of an urgent one is made here.
+    """
+    text = nearest_line({name: line for name, line in recommendations.items() if name != OTHER}, diagnosis)
+    when = {Urgency.IMMEDIATE: "the same day", Urgency.URGENT: "urgently"}.get(Urgency(row["urgency"]))
+    if text is None and when:
+        return f"Refer {when}: {display(diagnosis)}."
+    return text or nearest_line(recommendations, diagnosis) or recommendations["default"]
 
 
 def of_impression(
@@ -212,8 +227,7 @@ def of_impression(
     row = nearest_line(table()["diagnoses"], name) or table()["other_diagnosis"]
     if row is table()["diagnoses"][DIABETIC] and said_by_grade(grades, rules):
         return
-    text = nearest_line(recommendations, name) or recommendations["default"]
-    yield line_of(row, text, f"impression: {display(name)}")
+    yield line_of(row, advice(name, row, recommendations), f"impression: {display(name)}")
 
 
 def of_ungradable(probabilities: Mapping[str, float], recommendations: Mapping[str, str]) -> Iterable[Line]:
@@ -222,7 +236,7 @@ def of_ungradable(probabilities: Mapping[str, float], recommendations: Mapping[s
         row = nearest_line(table()["diagnoses"], name)
         urgent = row is not None and ORDER.index(Urgency(row["urgency"])) >= ORDER.index(Urgency.URGENT)
         if row is not None and urgent and p >= table()["sure"]:
-            text = nearest_line(recommendations, name) or recommendations["default"]
+            text = advice(name, row, recommendations)
             yield line_of(row, text, f"sign of {display(name)} (probability {p:.2f}) in spite of the quality")
 
 

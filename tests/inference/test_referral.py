@@ -29,6 +29,7 @@ TEXTS = {
     "amd": "A.",
     "glaucoma": "G.",
     "pdr": "P.",
+    "other": "O.",
 }
 
 
@@ -88,7 +89,8 @@ def test_another_disease_is_referred_by_its_own_line():
     assert (found.text, found.urgency, found.refer) == ("G.", "routine", None)
     found = advice([grade("ICDR", "0"), grade("DME", "0")], name="amd")
     assert (found.text, found.refer) == ("A.", True)
-    assert advice([grade("ICDR", "0")], name="epiretinal_membrane").text == "D."
+    assert advice([grade("ICDR", "0")], name="epiretinal_membrane").text == "O."
+    assert advice([grade("ICDR", "0")], name="retinal_detachment").text == "Refer the same day: retinal detachment."
 
 
 def test_what_is_known_stands_before_what_is_missing():
@@ -125,7 +127,8 @@ def test_an_open_grade_all_of_whose_values_are_referred_is_referred(name):
     found = advice([grade("ICDR", None, between=["2", "3"]), grade("DME", "0")], name=name)
     assert (found.urgency, found.refer) == ("soon", True)
     assert found.text.startswith("Refer; next examination in 3 to 6 months. A clinician should grade the photograph")
-    assert "ICDR is 2 or more, ICO 2017" in found.because
+    assert found.because[:2] == ["ICDR may be 3, ICO 2017", "ICDR is 2 or more, ICO 2017"]
+    assert not any("may be 2" in reason for reason in found.because)
     half = advice([grade("NHS-FBG-M", None, between=["M1"])], name="normal", rules="NHS")  # M1, or not to be told
     assert half.refer is None
 
@@ -166,14 +169,14 @@ def test_urgent_signs_override_the_quality():
 @pytest.mark.parametrize(
     ("sign", "urgency", "text"),
     [
-        ("retinal_detachment", "same day", "D."),
-        ("optic_disc_oedema", "same day", "D."),
-        ("central_retinal_artery_occlusion", "same day", "D."),  # a kind of retinal artery occlusion
+        ("retinal_detachment", "same day", "Refer the same day: retinal detachment."),
+        ("optic_disc_oedema", "same day", "Refer the same day: optic disc oedema."),
+        ("branch_retinal_artery_occlusion", "same day", "Refer the same day: branch retinal artery occlusion."),
         ("wet_amd", "urgent", "A."),
         ("fibrovascular_proliferation", "urgent", "Refer urgently: fibrovascular proliferation."),
         ("retinal_traction", "urgent", "Refer urgently: traction of the retina."),
-        ("central_retinal_vein_occlusion", "soon", "D."),
-        ("macular_hole", "routine", "D."),  # a diagnosis without a line of its own
+        ("central_retinal_vein_occlusion", "soon", "O."),
+        ("macular_hole", "routine", "O."),  # a diagnosis without a line of its own
     ],
 )
 def test_what_a_person_names_is_as_urgent_as_the_table_says(gradability, sign, urgency, text):
