@@ -1,6 +1,5 @@
 """What the page's handlers do: an answer that is stopped, a photograph that is replaced, the tables of many."""
 
-import json
 import shutil
 from types import SimpleNamespace
 
@@ -10,13 +9,10 @@ from PIL import Image
 
 from mdf.errors import UserError
 from mdf.inference.conversation import Sampling
-from mdf.inference.review import FORM, fingerprint
 from mdf.inference.serve_batch import MOST, Batch
 from mdf.inference.serve_chat import STANDARD, Chat, add, to_begin_with
-from mdf.inference.serve_report import Reports
 from mdf.inference.serve_room import Room
 from mdf.inference.visits import Visits
-from tests.inference.reports import full_report
 from tests.inference.talker import talker
 
 
@@ -130,17 +126,3 @@ def test_one_bad_file_never_stops_the_rest(room, checkpoint, tmp_path):
     for files in ([], [str(tmp_path / f"{i}.png") for i in range(MOST + 1)]):
         with pytest.raises(UserError, match=f"choose 1 to {MOST} photographs"):
             list(Batch(room).go("key", None, files))
-
-
-def test_a_review_that_says_nothing_is_not_signed(room):
-    visit, report = room.visits.of("reader"), full_report()
-    visit.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (visit.folder / "report.json").write_text(report.to_json(), encoding="utf-8")
-    visit.drafts |= {"file": visit.folder / "report.json", "pictures": []}
-    of = fingerprint(json.loads(report.to_json()))
-    edits = {"form": FORM, "report": report.id, "of": of, "reviewer": "A. Reader", "photograph_seen": True}
-    with pytest.raises(UserError, match="nothing is changed, ticked or commented"):
-        Reports(room).sign("reader", None, json.dumps(edits))
-    assert not list(visit.folder.glob("*.review-*.json"))
-    Reports(room).sign("reader", None, json.dumps({**edits, "confirmed": ["referral"]}))
-    assert list(visit.folder.glob("report.review-1.json"))
