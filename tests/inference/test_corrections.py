@@ -6,9 +6,10 @@ import json
 import pytest
 
 from mdf.errors import UserError
+from mdf.inference import wording
 from mdf.inference.corrections import export_reviews
 from mdf.inference.edits import Edits
-from mdf.inference.report import Change
+from mdf.inference.report import Change, Origin
 from mdf.inference.review import fingerprint, review, state_of
 from mdf.inference.review_verb import main
 from mdf.records import Finding, read_manifest
@@ -49,6 +50,17 @@ def test_what_nobody_confirmed_or_changed_is_not_exported(tmp_path):
     assert record.diagnosis is None and record.findings is None and not record.texts
     assert record.eye is None  # told by the machine, confirmed by nobody
     assert record.grade == {"icdr": "1"}
+
+
+def test_a_side_by_the_files_name_is_nobodys_statement_until_it_is_confirmed(tmp_path):
+    report = full_report()
+    report.eyes[1].laterality.origin = Origin.RULE
+    assert wording.eye_side(report.eyes[1]) == "left, by the file's name"
+    reviewed(tmp_path, confirmed=["eyes.1.grades.0"], report=report)
+    assert exported(tmp_path)[0].eye is None
+    (tmp_path / "case.review-1.json").unlink()
+    reviewed(tmp_path, confirmed=["eyes.1.grades.0", "eyes.1.laterality"], report=report)
+    assert exported(tmp_path)[0].eye == "left"
 
 
 def test_findings_are_exported_only_where_each_of_them_was_looked_at(tmp_path):
