@@ -56,7 +56,8 @@ def options() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--known", action="append", default=[], metavar="FACT",
-        help='what no photograph shows and codes in FHIR need, "type 2 diabetes" say; again for more',
+        help='what no photograph shows and codes in FHIR need, "type 2 diabetes" or "right: macular oedema" say; '
+        "again for more",
     )  # fmt: skip
     parser.add_argument(
         "--maps", action="store_true", help="where the adapters of each depth looked, in html and pdf (slower)"
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     args = options().parse_args(argv)
 
     from mdf.errors import UserError
-    from mdf.inference.codes import codes_for
+    from mdf.inference.codes import check_eyes, codes_for
     from mdf.inference.gate import gate, resolve_checkpoint
     from mdf.inference.referral import check_rules
     from mdf.inference.report import read_report
@@ -126,6 +127,8 @@ def main(argv: list[str] | None = None) -> int:
 
     formats = check_formats([word for word in args.format.split(",") if word])
     codes_for("eye", known=args.known)  # refuses what no code asks for
+    if all(both):
+        check_eyes(args.known, ["left", "right"])
     checkpoint = resolve_checkpoint(args.checkpoint)
     # all of them before torch is imported: a wrong file is known at once, nothing is half done
     for image in both if all(both) else args.images:

@@ -13,7 +13,7 @@ outside the member countries.
 
 import csv
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -51,6 +51,7 @@ PRODUCT = ("0123456789", "1234067895", "2340178956", "3401289567", "4012395678",
            "5987604321", "6598710432", "7659821043", "8765932104", "9876543210")  # fmt: skip
 PERMUTATION = "1576283094"
 # of what the user may say, pairs that cannot both be true
+PATIENTS = {"type 1 diabetes", "type 2 diabetes"}  # all else is of an eye
 CONTRARY = (("type 1 diabetes", "type 2 diabetes"), ("macular oedema", "no macular oedema"))
 
 
@@ -76,22 +77,45 @@ class Code:
 def codes_for(concept: str, eye: str | None = None, known: Collection[str] = ()) -> list[Code]:
     """The codes that may be given for `concept` of an eye ("left", "right", "both"; None: side unknown).
 
-    `known` is what the user said and no photograph shows ("type 2 diabetes", "no macular oedema"; see `facts`).
+    `known` is what the user said and no photograph shows ("type 2 diabetes", "right: macular oedema"; see `facts`).
     [] where none is confirmed. Raises UserError for a concept or a fact that the table cannot know.
     """
     if concept not in FORM and concept not in entries():
         raise UserError(f"{concept!r} has no codes: neither of the vocabulary nor one of {', '.join(sorted(FORM))}")
-    if strange := sorted(set(known) - facts()):
+    if strange := sorted({fact for _, fact in map(of_side, known)} - facts()):
         raise UserError(f"{strange[0]!r} is nothing that a code asks for; known: {', '.join(sorted(facts()))}")
     for pair in CONTRARY:
-        if set(pair) <= set(known):
+        if any(set(pair) <= holding(known, one) for one in ("right", "left")):
             raise UserError(f"{' and '.join(pair)} cannot both be given; leave out the one that is wrong")
-    side = eye or "unspecified"
+    side, own = eye or "unspecified", holding(known, eye)
     return [
         row
         for row in table()
-        if row.concept == concept and row.laterality in ("", side) and allowed(row) and set(row.needs) <= set(known)
+        if row.concept == concept and row.laterality in ("", side) and allowed(row) and set(row.needs) <= own
     ]
+
+
+def of_side(fact: str) -> tuple[str, str]:
+    """What the user said, apart from the eye that it was said of: "right", "left", "both", or "" for none."""
+    side, colon, rest = fact.partition(":")
+    told = side.strip().lower()
+    return (told, rest.strip()) if colon and told in ("right", "left", "both") else ("", fact)
+
+
+def holding(known: Collection[str], eye: str | None) -> set[str]:
+    """The facts that hold for an eye; None: of which nobody knows the side."""
+    return {fact for side, fact in map(of_side, known) if side in ("", "both", eye)}
+
+
+def check_eyes(known: Collection[str], eyes: Sequence[str | None]) -> None:
+    """Raise UserError where the user did not say of which of two eyes a fact is, or named an eye that is not there."""
+    for side, fact in map(of_side, known):
+        if side and fact in PATIENTS:
+            raise UserError(f"{fact!r} is of the patient and of no single eye; leave out {side!r}")
+        if not side and len(eyes) > 1 and fact not in PATIENTS:
+            raise UserError(f"{fact!r}: of which eye? Say 'right: {fact}', 'left: {fact}' or 'both: {fact}'")
+        if side in ("right", "left") and side not in eyes:
+            raise UserError(f"'{side}: {fact}': the report has no {side} eye")
 
 
 def allowed(row: Code) -> bool:

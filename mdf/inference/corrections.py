@@ -6,7 +6,9 @@ are exported only where each of them was confirmed, changed or added.
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mdf.errors import UserError
@@ -19,35 +21,38 @@ from mdf.vocabulary import canonical, known, scales, written
 
 
 def export_reviews(folder: str | Path, out: str | Path, photographs: str | Path | None = None) -> list[FundusRecord]:
-    """Write the reviewed eyes of every draft in `folder` as a manifest and return its records.
+    """Write the reviewed eyes of every draft in `folder` and below it as a manifest and return its records.
 
     Args:
         out: the manifest, ending in .jsonl.
-        photographs: folder of the photographs; each must be there with the bytes that the draft was made of. None: the
-            manifest's root is `folder` and nothing is looked up.
+        photographs: folder of the photographs; each must be there or below, with the bytes that the draft was made of.
+            None: the manifest's root is `folder` and nothing is looked up.
 
     Raises UserError for a chain that was altered and where nothing was reviewed; nothing is written then.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the one that the drafts were written to")
-    records = []
-    for draft in drafts_of(folder):
-        states = read_chain(draft)
-        if len(states) > 1:
-            records += records_of(states)
-    if not records:
+    drafts = drafts_of(folder)
+    records = [record for draft in drafts for record in records_of(read_chain(draft))]
+    if not drafts:
         raise UserError(f"{folder}: no review in it confirms or changes anything; nothing was exported")
+    if not records:
+        raise UserError(
+            f"{folder}: its reviews confirm or change nothing that makes a training record; nothing was exported. "
+            "Findings make one where each that is listed was ticked or changed; those that were entered where none "
+            "were assessed have to be ticked in a further review, since a list says that there are no others"
+        )
     if photographs is not None:
-        check_photographs(records, Path(photographs))
+        records = with_photographs(records, Path(photographs))
     write_manifest(out, records, root=photographs or folder, dataset="reviews")
     return records
 
 
 def drafts_of(folder: Path) -> list[Path]:
-    """The drafts in a folder that have a review beside them."""
-    names = {match["draft"] for path in folder.glob("*.review-*.json") if (match := REVIEW.fullmatch(path.name))}
-    drafts = [folder / f"{name}.json" for name in sorted(names)]
+    """The drafts in a folder and below it that have a review beside them."""
+    reviews = ((path, REVIEW.fullmatch(path.name)) for path in folder.rglob("*.review-*.json"))
+    drafts = sorted({path.with_name(f"{match['draft']}.json") for path, match in reviews if match})
     if missing := [draft for draft in drafts if not draft.is_file()]:
         raise UserError(f"{missing[0]}: the draft of a review is missing; put it back")
     return drafts
@@ -145,11 +150,27 @@ def texts_of(eye: EyeReport, seen: set[str]) -> dict[str, str]:
     return {name: part.text for name, part in parts.items() if part and part.text and places[name] in seen}
 
 
-def check_photographs(records: Sequence[FundusRecord], folder: Path) -> None:
-    """Raise UserError where a photograph is missing or is another than the one that was reviewed."""
+def with_photographs(records: Sequence[FundusRecord], folder: Path) -> list[FundusRecord]:
+    """The records with their photographs' paths in `folder`; a report keeps the file's name and its SHA-256 alone.
+
+    Raises UserError where a photograph is missing or is another than the one that was reviewed.
+    """
+    named = defaultdict(list)
+    wanted = {record.image for record in records}
+    for path in sorted(folder.rglob("*")):
+        if path.name in wanted and path.is_file():
+            named[path.name].append(path)
+    found = []
     for record in records:
-        path = folder / record.image
-        if not path.is_file():
-            raise UserError(f"{path}: the photograph of report {record.extra['report']} is missing")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != record.extra["photograph_sha256"]:
-            raise UserError(f"{path} is another photograph than the one of report {record.extra['report']}")
+        path, report = folder / record.image, record.extra["report"]
+        if not named[record.image]:
+            raise UserError(f"{path}: the photograph of report {report} is missing, there and in every folder below")
+        own = [p for p in named[record.image] if sha256(p) == record.extra["photograph_sha256"]]
+        if not own:
+            raise UserError(f"{named[record.image][0]} is another photograph than the one of report {report}")
+        found.append(replace(record, image=own[0].relative_to(folder).as_posix()))
+    return found
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

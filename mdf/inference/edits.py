@@ -4,6 +4,7 @@ A path is that of the JSON, joined by dots: "eyes.0.lesions.2.present". What the
 where a statement comes from, cannot be edited: a statement that a person changes becomes the person's own.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from mdf.errors import UserError
-from mdf.inference.report import Change, Lesion, Origin, Urgency
+from mdf.inference.comparison import compare_eyes
+from mdf.inference.comparison import rule as by_rule
+from mdf.inference.referral import most_urgent, weight
+from mdf.inference.report import Change, Lesion, Origin, Report, Urgency, read_report
 from mdf.inference.wording import value_names
 from mdf.vocabulary import canonical, display, known
 
@@ -38,7 +42,8 @@ EDITABLE = {
 LISTS = {"eyes", "lesions", "grades", "statements", "comparison", "since"}  # compared place by place
 ADDED = {"kind", "present", "count", "band", "zones", "boxes"}  # of a lesion that a person adds
 UNGRADABLE = "U"  # the one value that may stand for an eye that cannot be graded
-STALE = "was derived before findings were changed by a person: check it"
+STALE = "was derived before {what} changed by a person: check it"
+FINDINGS, SIDE = "findings were", "the eye side was"
 
 
 def pattern(path: str) -> str:
@@ -93,11 +98,16 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[Change]:
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
             yield from differences(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))
-    elif isinstance(before, list) and isinstance(after, list) and name in LISTS and len(after) >= len(before):
+    elif isinstance(before, list) and isinstance(after, list) and name in LISTS and same_places(name, before, after):
         for i, value in enumerate(after):
             yield from differences(before[i] if i < len(before) else None, value, f"{path}.{i}")
     elif before != after:
         yield Change(path=path, before=before, after=after)
+
+
+def same_places(name: str, before: list[Any], after: list[Any]) -> bool:
+    """Whether two lists can be held against each other place by place: only lesions are added behind the last one."""
+    return len(after) == len(before) or (name == "lesions" and len(after) > len(before))
 
 
 def apply(state: Mapping[str, Any], changes: Sequence[Change]) -> dict[str, Any]:
@@ -140,15 +150,45 @@ def edited(state: Mapping[str, Any], edits: Edits) -> dict[str, Any]:
             raise UserError(f"{change.path}: {change.after!r} is not one of {', '.join(Urgency)}")
     for statement in dict.fromkeys(parent(path) for path in paths if may_change(path)):
         consequences(new, statement, {p.rpartition(".")[2] for p in paths if parent(p) == statement})
+    own = {parent(path) for path in paths} | set(edits.confirmed)
+    exchanged = any(pattern(path) == "eyes.*.laterality.eye" for path in paths)
     for i, eye in enumerate(new["eyes"]):
-        if f"eyes.{i}.laterality.eye" in paths:
-            other_side(eye, {p for p in paths if p.startswith(f"eyes.{i}.lesions.")}, i)
+        moved = f"eyes.{i}.laterality.eye" in paths and other_side(eye, paths, i)
         gradable_again(eye)
-        flag_stale(eye, i, paths, edits.confirmed)
-    if any(pattern(path).startswith("eyes.*.referral.") for path in paths) and "referral" not in map(parent, paths):
-        advice = [eye["referral"] for eye in new["eyes"] if eye["referral"]]
-        new["referral"] = max(advice, key=lambda said: list(Urgency).index(said["urgency"]))
+        below = tuple(f"eyes.{i}.{part}" for part in ("gradability.", "lesions.", "disc."))
+        if moved or any(path.startswith(below) for path in paths):
+            flag_stale(eye, i, own, SIDE if moved else FINDINGS)
+            if not exchanged:
+                flag_since(eye, new["since"], own)
+    follow(new, state, own, exchanged)
     return new
+
+
+def follow(new: dict[str, Any], state: Mapping[str, Any], own: set[str], exchanged: bool) -> None:
+    """What is said of the patient as a whole follows the eyes that a person changed, except for the statements `own`
+    that the same person changed or confirmed. `exchanged`: an eye side was changed.
+
+    Raises UserError for a value that the report does not allow.
+    """
+    before, after = report_of(state), report_of(new)
+    was, now = most_urgent(before.eyes), most_urgent(after.eyes)
+    if "referral" not in own and now != was and now is not None:
+        stands = after.referral
+        if stands is None or stands.origin != Origin.USER or stands == was or weight(now) > weight(stands):
+            new["referral"] = now.model_dump(mode="json")
+    said, due = compare_eyes(before.eyes), compare_eyes(after.eyes)
+    if said != due:
+        gone, come = [one for one in said if one not in due], [one for one in due if one not in said]
+        kept = [s for i, s in enumerate(after.comparison) if f"comparison.{i}" in own or s not in gone]
+        new["comparison"] = [one.model_dump(mode="json") for one in (*kept, *come)]
+    if exchanged and new["since"]:
+        text = "Not compared with the earlier report: an eye side was changed by a person."
+        theirs = [s for i, s in enumerate(after.since) if f"since.{i}" in own or s.origin == Origin.USER]
+        new["since"] = [one.model_dump(mode="json") for one in (*theirs, by_rule(text))]
+
+
+def report_of(state: Mapping[str, Any]) -> Report:
+    return read_report(json.dumps(state), "what they lead to")
 
 
 def own_lesion(change: Change) -> Change:
@@ -194,15 +234,36 @@ def consequences(state: dict[str, Any], statement: str, changed: set[str]) -> No
         said |= {"origin": str(Origin.USER), "evidence": [], "probability": None, "calibrated": False}
 
 
-def other_side(eye: dict[str, Any], changed: set[str], number: int) -> None:
-    """Temporal and nasal are named from the eye side: places that the machine gave are no longer known."""
-    lost = False
+def other_side(eye: dict[str, Any], changed: set[str], number: int) -> bool:
+    """Temporal and nasal are named from the eye side, and the fovea is looked for on the temporal side: places that the
+    machine gave by another side are no longer known. Whether any were taken out.
+    """
+    if eye["laterality"]["eye"] == side_of_places(eye):
+        return False
+    here, macula, lost = f"eyes.{number}.", eye["macula"], False
     for i, lesion in enumerate(eye["lesions"] or ()):
-        if lesion["zones"] and f"eyes.{number}.lesions.{i}.zones" not in changed:
+        if lesion["zones"] and f"{here}lesions.{i}.zones" not in changed:
             lesion["zones"], lesion["by_zone"], lost = None, None, True
+        if lesion["nearest_fovea"] is not None:
+            lesion["nearest_fovea"], lost = None, True
+    if macula["centre"] is not None:
+        macula["centre"], lost = None, True
+        macula["statements"] = [said for said in macula["statements"] if said["origin"] != Origin.MEASUREMENT]
+        eye["photograph"]["fields"] = None
+    if macula["nearest_exudate"] is not None and f"{here}macula.nearest_exudate" not in changed:
+        macula["nearest_exudate"], lost = None, True
     if lost:
-        text = "The eye side was changed by a person: the places of findings, which depend on it, were taken out."
+        text = "The eye side was changed by a person: the places of fovea and findings, which depend on it, are out."
         eye["flags"] = [*eye["flags"], {"text": text, "about": "laterality"}]
+    return lost
+
+
+def side_of_places(eye: Mapping[str, Any]) -> str | None:
+    """The eye side by which places were given: the disc lies nasal of the fovea. None where it cannot be told."""
+    disc, fovea = eye["disc"]["box"], eye["macula"]["centre"]
+    if disc is None or fovea is None:
+        return None
+    return "right" if (disc["left"] + disc["right"]) / 2 > fovea[0] else "left"
 
 
 def gradable_again(eye: dict[str, Any]) -> None:
@@ -218,18 +279,24 @@ def gradable_again(eye: dict[str, Any]) -> None:
         said |= {"diagnosis": None, "text": "No impression: the photograph cannot be graded."}
 
 
-def flag_stale(eye: dict[str, Any], number: int, changed: set[str], confirmed: Sequence[str]) -> None:
-    """Say of each grade, of the impression and of the referral that the findings under it have changed since, unless
-    the same person changed or confirmed it.
+def flag_stale(eye: dict[str, Any], number: int, own: set[str], what: str) -> None:
+    """Say of each grade, of the impression and of the referral that `what` is under it has changed since, unless the
+    same person changed or confirmed it: then it is one of their `own` statements.
     """
-    here = f"eyes.{number}."
-    below = tuple(here + part for part in ("gradability.", "lesions.", "disc."))
-    if not any(path.startswith(below) for path in changed):
-        return
     derived = [(f"grades.{i}", f"grades.{g['scale']}") for i, g in enumerate(eye["grades"]) if g["value"] is not None]
     derived += [(name, name) for name in ("impression", "referral") if eye[name]]
     for place, about in derived:
-        seen = here + place in confirmed or any(parent(path) == here + place for path in changed)
-        flag = {"text": f"The {about.replace('grades.', 'grade on ')} {STALE}.", "about": about}
-        if not seen and flag not in eye["flags"]:
+        text = f"The {about.replace('grades.', 'grade on ')} {STALE.format(what=what)}."
+        flag = {"text": text, "about": about}
+        if f"eyes.{number}.{place}" not in own and flag not in eye["flags"]:
+            eye["flags"] = [*eye["flags"], flag]
+
+
+def flag_since(eye: dict[str, Any], since: Sequence[Mapping[str, Any]], own: set[str]) -> None:
+    """Say that what changed in this eye since an earlier report was told by findings that have changed."""
+    side = eye["laterality"]["eye"]
+    told = [said for i, said in enumerate(since) if said["origin"] != Origin.USER and f"since.{i}" not in own]
+    if side and any(said["text"].startswith(f"{side.capitalize()} eye: ") for said in told):
+        flag = {"text": f"What changed since the earlier report {STALE.format(what=FINDINGS)}.", "about": "since"}
+        if flag not in eye["flags"]:
             eye["flags"] = [*eye["flags"], flag]

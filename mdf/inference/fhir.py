@@ -14,7 +14,7 @@ from html import escape
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from mdf.inference.codes import FORM, codes_for
+from mdf.inference.codes import FORM, check_eyes, codes_for
 from mdf.inference.fhir_check import ABSENT, ACTIVITY, BY_PERSON, CATEGORY, PARTICIPANT, UCUM, XHTML, check_bundle
 from mdf.inference.report import EyeReport, Grade, Impression, Lesion, Origin, Report, Review, Stated, Statement
 from mdf.vocabulary import display, entries
@@ -38,9 +38,10 @@ def fhir_json(report: Report, *, pdf: bytes | None = None, known: Collection[str
 def to_bundle(report: Report, *, pdf: bytes | None = None, known: Collection[str] = ()) -> Json:
     """The bundle as dict. Its URNs follow from the report's id: the same report gives the same bundle.
 
-    Raises UserError for a fact of `known` that no code asks for.
+    Raises UserError for a fact of `known` that no code asks for, and for one of which two eyes it is of is not said.
     """
     codes_for("eye", known=known)  # refuses what is not known before anything is written
+    check_eyes(known, [eye.laterality.eye for eye in report.eyes])
     writer = Writer(report, known)
     observations = [o for number, eye in enumerate(report.eyes) for o in writer.eye(number, eye)]
     observations += writer.of_both()
@@ -204,6 +205,8 @@ class Writer:
         """What is said of the two eyes together, and of the time since an earlier report."""
         for topic, statements in (("Comparison of the eyes", self.of.comparison), ("Change", self.of.since)):
             for place, s in enumerate(statements):
+                if not s.text.strip():  # a reviewer may have emptied it
+                    continue
                 side = "both" if len(self.of.eyes) == 2 else self.of.eyes[0].laterality.eye
                 value = {"valueString": s.text}
                 yield self.observation(f"{topic.split()[0].lower()}/{place}", {"text": topic}, side, s, value)

@@ -42,7 +42,9 @@ RED = ("microaneurysm", "haemorrhage")
 YELLOW = ("hard_exudate", "cotton_wool_spot")
 BASIC = (*RED, *YELLOW)  # without one of these looked at no grade of retinopathy can be given
 ADVANCED = ("venous_beading", "intraretinal_microvascular_abnormality", "neovascularisation", "preretinal_haemorrhage")
-PROLIFERATIVE = ("neovascularisation", "preretinal_haemorrhage", "vitreous_haemorrhage")
+PROLIFERATIVE = (  # fibrovascular tissue is new vessels with their scar: R3 of the NHS as preretinal fibrosis
+    "neovascularisation", "preretinal_haemorrhage", "vitreous_haemorrhage", "fibrovascular_proliferation",
+)  # fmt: skip
 OUTSIDE = ("preretinal_haemorrhage", "subretinal_haemorrhage", "disc_haemorrhage")  # of the retina's own haemorrhages
 MANY = 20  # more haemorrhages than this in a quadrant count as many
 BLOTS = 8
@@ -95,9 +97,14 @@ class Signs:
         return int(exact > MANY * 4)
 
     def quadrants(self, kind: str) -> int:
-        """In how many quadrants there is some, at least one where it is there at all."""
-        zones = {z for one in self.of(kind) for z in one.zones or ()} & set(QUADRANTS)
-        return max(len(zones), bool(self.of(kind)))
+        """In how many quadrants there is some, at least one where it is there at all; where the quadrants are not known
+        the fewest or, if `doubtful`, all.
+        """
+        found = self.of(kind)
+        if self.doubtful and any(one.zones is None for one in found):
+            return len(QUADRANTS)
+        zones = {z for one in found for z in one.zones or ()} & set(QUADRANTS)
+        return max(len(zones), bool(found))
 
 
 Verdict = tuple[str | None, list[str]]  # a value, and the steps that led to it
@@ -122,7 +129,7 @@ def icdr(signs: Signs) -> Verdict:
 
 def nhs(signs: Signs) -> Verdict:
     """Retinopathy of the NHS features-based grading of 12 May 2025."""
-    if found := signs.has(*PROLIFERATIVE, "fibrovascular_proliferation"):
+    if found := signs.has(*PROLIFERATIVE):
         return "R3A", [f"{named(found)}: proliferative"]
     crowded = signs.crowded("haemorrhage", "microaneurysm")
     number = signs.number("haemorrhage")

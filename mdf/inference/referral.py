@@ -11,9 +11,10 @@ from typing import Any
 
 from mdf.curriculum import joined, nearest_line
 from mdf.errors import UserError
+from mdf.inference.grading import ICDR, NHS
 from mdf.inference.report import EyeReport, Gradability, Grade, Impression, Lesion, Origin, Referral, Urgency
 from mdf.resources import DATA
-from mdf.vocabulary import display, is_a, known, read_yaml
+from mdf.vocabulary import OTHER, display, is_a, kind, known, read_yaml
 
 RULES = "ICO 2017"  # the default
 FILE = DATA / "referral.yaml"
@@ -38,8 +39,12 @@ class Line:
 
     @property
     def weight(self) -> tuple[int, int]:
-        """More urgent, then to be referred, then not to be said."""
-        return ORDER.index(self.urgency), {True: 2, None: 1, False: 0}[self.refer]
+        return weight(self)
+
+
+def weight(said: Line | Referral) -> tuple[int, int]:
+    """More urgent, then to be referred, then not to be said."""
+    return ORDER.index(said.urgency), {True: 2, None: 1, False: 0}[said.refer]
 
 
 @cache
@@ -115,7 +120,7 @@ def refer(
 
     `probabilities` of the diagnoses count where the photograph cannot be graded: an urgent one that is sure overrides.
     """
-    given = [line for one in lesions or () if one.present for line in of_finding(one)]
+    given = [line for one in lesions or () if one.present for line in of_finding(one, recommendations)]
     if gradability.may_grade:
         lines = [
             *of_grades(grades, rules),
@@ -145,7 +150,11 @@ def of_grades(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
         values = table()["sets"][rules]["grades"].get(grade.scale)
         if values is None:
             continue
-        for value in [grade.value] if grade.value is not None else grade.between:
+        possible = [grade.value] if grade.value is not None else grade.between
+        if sent_anyway(grade, values):
+            least, *possible = possible
+            yield line_of(values[least], values[least]["text"], f"{grade.scale} is {least} or more, {rules}")
+        for value in possible:
             if (row := values.get(value)) is None:
                 continue
             if grade.value is not None:
@@ -156,6 +165,27 @@ def of_grades(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
                 yield replace(line, refer=None)
 
 
+def sent_anyway(grade: Grade, values: Mapping[str, Any]) -> bool:
+    """Whether a grade is open, and both the lowest and the highest value that it may have are to be referred."""
+    return (
+        grade.value is None
+        and len(grade.between) > 1
+        and all(v in values and values[v]["refer"] is True for v in grade.between)
+    )
+
+
+def said_by_grade(grades: Sequence[Grade], rules: str) -> bool:
+    """Whether a grade of retinopathy says if it is to be referred: it has a value, or all that it may have say so."""
+    for grade in grades:
+        values = table()["sets"][rules]["grades"].get(grade.scale)
+        if grade.scale not in (ICDR, NHS) or values is None:
+            continue
+        sent = {values[v]["refer"] for v in grade.between if v in values}
+        if grade.value or (len(grade.between) > 1 and len(sent) == 1):
+            return True
+    return False
+
+
 def of_no_grade(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
     """That the scales by which the rules decide have no value."""
     if missing := [g.scale for g in grades if g.value is None and g.scale in table()["sets"][rules]["grades"]]:
@@ -163,27 +193,41 @@ def of_no_grade(grades: Sequence[Grade], rules: str) -> Iterable[Line]:
         yield Line(Urgency.ROUTINE, None, text, f"{joined(missing)} not given")
 
 
-def of_finding(one: Lesion) -> Iterable[Line]:
+def of_finding(one: Lesion, recommendations: Mapping[str, str]) -> Iterable[Line]:
+    """What a finding says, and a diagnosis that a person named as one."""
+    if not known(one.kind):
+        return
     rows = table()["findings"]
-    for name in rows:
-        if known(one.kind) and is_a(one.kind, name):
-            yield line_of(rows[name], rows[name]["text"], display(one.kind))
+    if lines := [line_of(rows[n], rows[n]["text"], display(one.kind)) for n in rows if is_a(one.kind, n)]:
+        yield from lines
+    elif one.origin == Origin.USER and kind(one.kind) == "diagnosis":
+        row = nearest_line(table()["diagnoses"], one.kind) or table()["other_diagnosis"]
+        yield line_of(row, advice(one.kind, row, recommendations), f"{display(one.kind)}, seen by a person")
+
+
+def advice(diagnosis: str, row: Mapping[str, Any], recommendations: Mapping[str, str]) -> str:
+    """What to do about a diagnosis: its own line or that of a broader one. The line for any other disease does not say
+    that something is urgent, so that of an urgent one is made here.
+    """
+    text = nearest_line({name: line for name, line in recommendations.items() if name != OTHER}, diagnosis)
+    when = {Urgency.IMMEDIATE: "the same day", Urgency.URGENT: "urgently"}.get(Urgency(row["urgency"]))
+    if text is None and when:
+        return f"Refer {when}: {display(diagnosis)}."
+    return text or nearest_line(recommendations, diagnosis) or recommendations["default"]
 
 
 def of_impression(
     impression: Impression | None, grades: Sequence[Grade], recommendations: Mapping[str, str], rules: str
 ) -> Iterable[Line]:
-    """What the diagnosis says; of retinopathy in diabetes the grade says it, where there is one."""
+    """What the diagnosis says; of retinopathy in diabetes its grade says it, where there is one."""
     name = impression.diagnosis if impression else None
     if name is None:
         yield line_of(table()["no_diagnosis"], recommendations["uncertain"], "no confident impression")
         return
     row = nearest_line(table()["diagnoses"], name) or table()["other_diagnosis"]
-    graded = any(g.value and g.scale in table()["sets"][rules]["grades"] for g in grades)
-    if graded and row is table()["diagnoses"][DIABETIC]:
+    if row is table()["diagnoses"][DIABETIC] and said_by_grade(grades, rules):
         return
-    text = nearest_line(recommendations, name) or recommendations["default"]
-    yield line_of(row, text, f"impression: {display(name)}")
+    yield line_of(row, advice(name, row, recommendations), f"impression: {display(name)}")
 
 
 def of_ungradable(probabilities: Mapping[str, float], recommendations: Mapping[str, str]) -> Iterable[Line]:
@@ -192,7 +236,7 @@ def of_ungradable(probabilities: Mapping[str, float], recommendations: Mapping[s
         row = nearest_line(table()["diagnoses"], name)
         urgent = row is not None and ORDER.index(Urgency(row["urgency"])) >= ORDER.index(Urgency.URGENT)
         if row is not None and urgent and p >= table()["sure"]:
-            text = nearest_line(recommendations, name) or recommendations["default"]
+            text = advice(name, row, recommendations)
             yield line_of(row, text, f"sign of {display(name)} (probability {p:.2f}) in spite of the quality")
 
 
@@ -201,7 +245,7 @@ def most_urgent(eyes: Sequence[EyeReport]) -> Referral | None:
     given = [(eye, eye.referral) for eye in eyes if eye.referral is not None]
     if not given:
         return None
-    eye, first = max(given, key=lambda pair: Line(pair[1].urgency, pair[1].refer, "", "").weight)
+    eye, first = max(given, key=lambda pair: weight(pair[1]))
     if len(eyes) == 1:
         return first.model_copy(deep=True)
     if len({one.text for _, one in given}) == 1 and len(given) == len(eyes):

@@ -31,7 +31,8 @@ def main(argv: list[str]) -> None:
     )
     review.add_argument(
         "--known", action="append", default=[], metavar="FACT",
-        help='what no photograph shows and codes in FHIR need, "type 2 diabetes" say; again for more',
+        help='what no photograph shows and codes in FHIR need, "type 2 diabetes" or "right: macular oedema" say; '
+        "again for more",
     )  # fmt: skip
     export = verbs.add_parser("export", help="write what clinicians confirmed or changed as a manifest")
     export.add_argument("folder", metavar="FOLDER", help="folder of drafts and reviews")
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
 
 def review_and_write(words: argparse.Namespace) -> None:
     """Save the review, then the reviewed report in the other forms that were asked for."""
-    from mdf.inference.codes import codes_for
+    from mdf.inference.codes import check_eyes, codes_for
     from mdf.inference.render import check_formats, write
     from mdf.inference.report import read_report
     from mdf.inference.review import read_text
@@ -59,6 +60,9 @@ def review_and_write(words: argparse.Namespace) -> None:
 
     formats = check_formats(words.format.split(",")) if words.format else []
     codes_for("eye", known=words.known)  # refuses what no code asks for
+    if words.known:
+        draft = read_report(read_text(Path(words.draft)), words.draft)
+        check_eyes(words.known, [eye.laterality.eye for eye in draft.eyes])
     pictures = []
     if words.photographs:  # of the draft: a review never changes which photograph it is about
         pictures = photographs_of(read_report(read_text(Path(words.draft)), words.draft), Path(words.photographs))

@@ -141,6 +141,8 @@ class Reports:
         said = page_edits(Path("the review"), raw)
         if not said.reviewer:
             raise UserError("a name is missing: say at the end of the draft who reviews it")
+        if not (said.changes or said.confirmed or said.comment.strip()):
+            raise UserError("nothing is changed, ticked or commented: say what you checked before you sign")
         signed = review(visit.drafts["file"], said)
         report = read_report(signed.read_text(encoding="utf-8"), "the review")
         pictures, links = visit.drafts["pictures"], files(report, visit.drafts["pictures"], signed.parent)

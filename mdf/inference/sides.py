@@ -1,7 +1,8 @@
 """Which eye a photograph shows: as it was given, by its DICOM tag, by its file's name, by the picture, in that order.
 
 Words that contradict each other are an error to be mended; a picture that contradicts what only its file says leaves
-the side open. The picture alone names the side where it is sure, and the report says that it was not given.
+the side open. The picture alone names the side where it is sure, and a file's name where the picture says nothing; the
+report says that neither was given.
 """
 
 import re
@@ -16,8 +17,11 @@ from mdf.imaging.eye_side import EyeSide
 from mdf.inference.report import Evidence, Flag, Laterality, Origin
 
 Side = Literal["left", "right"]
-WORDS = {"left": "left", "right": "right", "os": "left", "od": "right"}  # in a file's name, between other signs
+PICTURE = "places of disc, vessels and fovea in the picture"
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+SHORT = re.compile(r"(?<![^\W\d_])(os|od)(?![^\W\d_])", re.IGNORECASE)  # no letter beside it
+SIDES: dict[str, Side] = {"left": "left", "right": "right", "os": "left", "od": "right"}
+BY_NAME = "its file name"
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,20 @@ class Found:
 
 
 def named_side(name: str) -> Side | None:
-    """The eye that a file's name says, None where it names none or both: "OD_12.jpg", "patient7-left.png"."""
-    words = re.split(r"[^a-z]+", CAMEL.sub(" ", Path(name).stem).lower())
-    sides = {WORDS[word] for word in words if word in WORDS}
-    return cast(Side, sides.pop()) if len(sides) == 1 else None
+    """The eye that a file's name says, None where it names none or both: "OD_12.jpg", "patient7-left.png".
+
+    OD and OS are words of other languages and names of systems too ("todos os exames", "Mac OS 12"): in small letters
+    they count without a blank beside them alone, in capitals with a blank on one side at most.
+    """
+    stem = Path(name).stem
+    words = re.split(r"[^a-z]+", CAMEL.sub(" ", stem).lower())
+    said = [word for word in words if word in ("left", "right")]
+    for found in SHORT.finditer(stem):
+        beside = stem[: found.start()][-1:] + stem[found.end() :][:1]
+        if beside.count(" ") <= found[0].isupper():
+            said.append(found[0].lower())
+    sides = {SIDES[word] for word in said}
+    return sides.pop() if len(sides) == 1 else None
 
 
 def tagged_side(path: Path) -> Side | None:
@@ -59,7 +73,7 @@ def worded_side(path: Path, given: Side | None) -> tuple[Side | None, str]:
         clash = " but ".join(f"{who} {side}" for who, side in told.items())
         raise UserError(f"{path}: which eye is it? {clash}; correct what is wrong, nothing was written")
     who = next(iter(told), "")
-    return told.get(who), {"it was given as": "given", "its DICOM tag says": "its DICOM tag"}.get(who, "its file name")
+    return told.get(who), {"it was given as": "given", "its DICOM tag says": "its DICOM tag"}.get(who, BY_NAME)
 
 
 def choose_side(path: Path, given: Side | None, told: EyeSide, by_disc: int | None) -> Found:
@@ -73,7 +87,17 @@ def choose_side(path: Path, given: Side | None, told: EyeSide, by_disc: int | No
         evidence = [Evidence(text=f"{who}: {said}")] if not given else []
         if told.side is None or told.side == said:
             nasal = 1 if said == "right" else -1
-            return Found(Laterality(origin=Origin.USER, eye=said), nasal, [])
+            if who != BY_NAME:
+                return Found(Laterality(origin=Origin.USER, eye=said, evidence=evidence), nasal, [])
+            if told.side:
+                seen = [*evidence, Evidence(text=PICTURE)]
+                return Found(
+                    Laterality(origin=Origin.MEASUREMENT, eye=said, probability=told.confidence, evidence=seen),
+                    nasal,
+                    [],
+                )
+            text = f"The {said} eye is taken from the file's name, not given: check it."
+            return Found(Laterality(origin=Origin.RULE, eye=said, evidence=evidence), nasal, [flag(text)])
         how = f"the picture looks like a {told.side} eye (confidence {told.confidence:.2f})"
         if given:
             text = f"Given as the {said} eye, but {how}: quadrants are left out; is it mirrored or mixed up?"
@@ -93,7 +117,7 @@ def from_picture(told: EyeSide, by_disc: int | None) -> Found:
             origin=Origin.MEASUREMENT,
             eye=told.side,
             probability=told.confidence,
-            evidence=[Evidence(text="places of disc, vessels and fovea in the picture")],
+            evidence=[Evidence(text=PICTURE)],
         )
         return Found(
             laterality, nasal, [flag(f"The {told.side} eye is told from the photograph, not given: check it.")]

@@ -34,7 +34,7 @@ ORIGINS = {
 }
 FOLLOWS = {  # fields that change along with what a person changes
     "origin", "evidence", "probability", "calibrated", "flags", "because", "needs", "disagrees", "boxes", "by_zone",
-    "nearest_fovea", "band",
+    "nearest_fovea", "band", "centre", "fields", "statements", "comparison", "since",
 }  # fmt: skip
 URGENCIES = {
     Urgency.NONE: "no referral",
@@ -263,6 +263,8 @@ def eye_side(eye: EyeReport) -> str:
         return "not given, and the photograph does not tell it"
     if origin == Origin.USER:
         return f"{side}, as given"
+    if origin == Origin.RULE:
+        return f"{side}, by the file's name"
     return f"{side}, told from the photograph" + (f" ({sure(eye.laterality)})" if sure(eye.laterality) else "")
 
 

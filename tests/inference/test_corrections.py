@@ -6,9 +6,10 @@ import json
 import pytest
 
 from mdf.errors import UserError
+from mdf.inference import wording
 from mdf.inference.corrections import export_reviews
 from mdf.inference.edits import Edits
-from mdf.inference.report import Change
+from mdf.inference.report import Change, Origin
 from mdf.inference.review import fingerprint, review, state_of
 from mdf.inference.review_verb import main
 from mdf.records import Finding, read_manifest
@@ -49,6 +50,17 @@ def test_what_nobody_confirmed_or_changed_is_not_exported(tmp_path):
     assert record.diagnosis is None and record.findings is None and not record.texts
     assert record.eye is None  # told by the machine, confirmed by nobody
     assert record.grade == {"icdr": "1"}
+
+
+def test_a_side_by_the_files_name_is_nobodys_statement_until_it_is_confirmed(tmp_path):
+    report = full_report()
+    report.eyes[1].laterality.origin = Origin.RULE
+    assert wording.eye_side(report.eyes[1]) == "left, by the file's name"
+    reviewed(tmp_path, confirmed=["eyes.1.grades.0"], report=report)
+    assert exported(tmp_path)[0].eye is None
+    (tmp_path / "case.review-1.json").unlink()
+    reviewed(tmp_path, confirmed=["eyes.1.grades.0", "eyes.1.laterality"], report=report)
+    assert exported(tmp_path)[0].eye == "left"
 
 
 def test_findings_are_exported_only_where_each_of_them_was_looked_at(tmp_path):
@@ -124,6 +136,34 @@ def test_photographs_are_checked_to_be_the_ones_that_were_reviewed(tmp_path):
     (folder / "P-0017_OS.jpg").write_bytes(b"photograph")
     exported(tmp_path, photographs=folder)
     assert read_manifest(tmp_path / "out.jsonl").root == folder
+
+
+def test_reports_and_photographs_are_found_in_folders_below(tmp_path):
+    """A batch writes its reports into folders; two photographs of one name are told apart by their bytes."""
+    drafts, folder = tmp_path / "reports" / "ab", tmp_path / "photographs"
+    for name in ("one", "two"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "P-0017_OS.jpg").write_bytes(name.encode())
+    drafts.mkdir(parents=True)
+    report = full_report()
+    report.eyes[1].photograph.sha256 = hashlib.sha256(b"two").hexdigest()
+    reviewed(drafts, confirmed=["eyes.1.grades.0"], report=report)
+    (record,) = export_reviews(tmp_path / "reports", tmp_path / "out.jsonl", folder)
+    assert record.image == "two/P-0017_OS.jpg"
+    manifest = read_manifest(tmp_path / "out.jsonl")
+    assert manifest.path(manifest.records[0].image).read_bytes() == b"two"
+
+
+def test_findings_entered_where_none_were_assessed_are_a_whole_list_once_each_was_ticked(tmp_path):
+    report = full_report()
+    report.eyes[0].lesions = None
+    entered = {"kind": "haemorrhage", "present": True, "count": 3}
+    path = reviewed(tmp_path, ("eyes.0.lesions.0", None, entered), report=report)
+    with pytest.raises(UserError, match=r"nothing that makes a training record.*ticked in a further review"):
+        exported(tmp_path)
+    state = json.loads(path.read_text(encoding="utf-8"))
+    review(tmp_path / "case.json", Edits(report.id, fingerprint(state), [], ["eyes.0.lesions.0"], "Dr Müller"))
+    assert exported(tmp_path)[0].findings == (Finding("haemorrhage", count=3),)
 
 
 def test_a_photograph_whose_name_leads_elsewhere_is_refused(tmp_path):

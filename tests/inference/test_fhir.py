@@ -217,11 +217,40 @@ def test_what_the_model_wrote_never_becomes_a_code():
 
 def test_the_type_of_diabetes_is_coded_only_where_the_user_gave_it():
     assert not any(code.startswith(("E1", "H36")) for code in codes(to_bundle(full_report())))
-    bundle = to_bundle(full_report(), known=["type 1 diabetes", "no macular oedema"])
+    bundle = to_bundle(full_report(), known=["type 1 diabetes", "both: no macular oedema"])
     assert check_bundle(bundle) == []
     assert {"E10.3391", "E10.3292"} <= codes(bundle)
     with pytest.raises(UserError, match="is nothing that a code asks for"):
         to_bundle(full_report(), known=["diabetes"])
+
+
+def test_what_is_known_of_one_eye_is_coded_of_that_eye_alone():
+    bundle = to_bundle(full_report(), known=["type 2 diabetes", "Right: macular oedema", "left: no macular oedema"])
+    assert check_bundle(bundle) == []
+    assert {"E11.3311", "E11.3292"} <= codes(bundle) and not {"E11.3391", "E11.3212"} & codes(bundle)
+    left = to_bundle(full_report(), known=["type 2 diabetes", "left: no macular oedema"])
+    assert "E11.3292" in codes(left) and not any(code.startswith("E11.33") for code in codes(left))
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        (["macular oedema"], "'macular oedema': of which eye. Say 'right: macular oedema', 'left: "),
+        (["right: type 2 diabetes"], "'type 2 diabetes' is of the patient and of no single eye; leave out 'right'"),
+        (["both: macular oedema", "left: no macular oedema"], "cannot both be given"),
+        (["left: gout"], "'gout' is nothing that a code asks for"),
+    ],
+)
+def test_a_fact_without_its_eye_is_refused_where_there_are_two(known, said):
+    with pytest.raises(UserError, match=said):
+        to_bundle(full_report(), known=known)
+
+
+def test_of_one_eye_a_fact_needs_no_side_and_another_side_is_refused():
+    one = full_report().model_copy(update={"eyes": full_report().eyes[:1], "comparison": []})
+    assert "E11.3311" in codes(to_bundle(one, known=["type 2 diabetes", "macular oedema"]))
+    with pytest.raises(UserError, match="'left: macular oedema': the report has no left eye"):
+        to_bundle(one, known=["left: macular oedema"])
 
 
 def test_a_suspected_glaucoma_has_no_code_of_snomed():
@@ -305,7 +334,8 @@ def test_markup_and_control_characters_in_a_text_stay_text():
 
 def test_what_a_reviewer_emptied_is_left_out():
     report = signed(full_report())
-    report.eyes[0].disc.statements[0].text = report.eyes[0].impression.text = ""
+    report.eyes[0].disc.statements[0].text = report.eyes[0].impression.text = report.comparison[0].text = ""
+    report.since[0].text = " "
     assert check_bundle(to_bundle(report)) == []
 
 
@@ -404,7 +434,7 @@ def test_the_check_finds_a_signature_that_is_missing_or_not_taken_for_one():
 
 
 def bundles() -> list[str]:
-    pdf = {"pdf": b"%PDF-1.7", "known": ["type 2 diabetes", "no macular oedema"]}
+    pdf = {"pdf": b"%PDF-1.7", "known": ["type 2 diabetes", "both: no macular oedema"]}
     return [fhir_json(full_report()), fhir_json(dark_report()), fhir_json(signed(full_report(), 2), **pdf), of_review()]
 
 

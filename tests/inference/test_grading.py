@@ -72,7 +72,7 @@ BEADING, IRMA, NEW = "venous_beading", "intraretinal_microvascular_abnormality",
         ((there("disc_neovascularisation", 1),), "4", "R3A"),
         ((there("preretinal_haemorrhage", 1),), "4", "R3A"),
         ((there("vitreous_haemorrhage", 1),), "4", "R3A"),
-        ((there("fibrovascular_proliferation", 1),), "0", "R3A"),
+        ((there("fibrovascular_proliferation", 1),), "4", "R3A"),
         ((there("superficial_haemorrhage", 2),), "2", "R1"),
         ((there("subretinal_haemorrhage", 2),), "0", "R0"),  # none of the retina's own
         ((there(NEW, 1), there(BLEED, 21, 21, 21, 21), there(MA, 9)), "4", "R3A"),
@@ -146,6 +146,13 @@ def test_where_quadrants_are_unknown_the_whole_number_decides_if_it_can(count, m
     lesion = Lesion(kind=BLEED, present=True, origin=Origin.SCORING, count=count)
     found = graded(lesions(lesion), most=most)
     assert (found[ICDR].value, found[NHS].value) == (icdr, nhs)
+
+
+def test_beading_of_which_nobody_said_where_leaves_open_in_how_many_quadrants_it_is():
+    named = graded(lesions(Lesion(kind=BEADING, present=True, origin=Origin.USER)))
+    assert (named[ICDR].value, named[ICDR].between) == (None, ["2", "3"])
+    assert (named[NHS].value, named[NHS].between) == (None, ["R2L", "R2H"])
+    assert "in each quadrant is not known" in named[ICDR].because[0] and named[ICDR].needs[0] == "numbers by quadrant"
 
 
 def test_what_was_not_looked_for_is_named():

@@ -29,6 +29,7 @@ TEXTS = {
     "amd": "A.",
     "glaucoma": "G.",
     "pdr": "P.",
+    "other": "O.",
 }
 
 
@@ -88,7 +89,8 @@ def test_another_disease_is_referred_by_its_own_line():
     assert (found.text, found.urgency, found.refer) == ("G.", "routine", None)
     found = advice([grade("ICDR", "0"), grade("DME", "0")], name="amd")
     assert (found.text, found.refer) == ("A.", True)
-    assert advice([grade("ICDR", "0")], name="epiretinal_membrane").text == "D."
+    assert advice([grade("ICDR", "0")], name="epiretinal_membrane").text == "O."
+    assert advice([grade("ICDR", "0")], name="retinal_detachment").text == "Refer the same day: retinal detachment."
 
 
 def test_what_is_known_stands_before_what_is_missing():
@@ -113,10 +115,30 @@ def test_without_a_confident_impression_nothing_is_said_on_referral_that_the_gra
 
 
 def test_an_open_grade_goes_by_the_worse_that_it_may_be_and_is_left_to_a_person():
-    found = advice([grade("ICDR", None, between=["1", "3"]), grade("DME", "0")])
+    found = advice([grade("ICDR", None, between=["1", "3"]), grade("DME", "0")], name="normal")
     assert (found.urgency, found.refer) == ("soon", None)
     assert "if it is ICDR 3" in found.text
-    assert advice([grade("ICDR", None), grade("DME", "0")]).text == "A clinician should grade the photograph."
+    found = advice([grade("ICDR", None), grade("DME", "0")], name="normal")
+    assert found.text == "A clinician should grade the photograph."
+
+
+@pytest.mark.parametrize("name", ["diabetic_retinopathy", "normal"])
+def test_an_open_grade_all_of_whose_values_are_referred_is_referred(name):
+    found = advice([grade("ICDR", None, between=["2", "3"]), grade("DME", "0")], name=name)
+    assert (found.urgency, found.refer) == ("soon", True)
+    assert found.text.startswith("Refer; next examination in 3 to 6 months. A clinician should grade the photograph")
+    assert found.because[:2] == ["ICDR may be 3, ICO 2017", "ICDR is 2 or more, ICO 2017"]
+    assert not any("may be 2" in reason for reason in found.because)
+    half = advice([grade("NHS-FBG-M", None, between=["M1"])], name="normal", rules="NHS")  # M1, or not to be told
+    assert half.refer is None
+
+
+def test_the_impression_is_silent_only_where_the_grade_of_retinopathy_says_whether_to_refer():
+    """That there is no exudate says nothing of the retinopathy."""
+    mixed = advice([grade("ICDR", None, between=["1", "3"]), grade("DME", "0")])
+    assert (mixed.urgency, mixed.refer) == ("soon", True) and mixed.text.startswith("D. A clinician should grade")
+    assert advice([grade("ICDR", None, between=["0", "1"]), grade("DME", "0")]).refer is None
+    assert advice([grade("NHS-FBG", None, between=["R1", "R3A"]), grade("NHS-FBG-M", "M0")], rules="NHS").refer is True
 
 
 def test_what_may_be_more_urgent_does_not_take_back_a_referral_that_is_certain():
@@ -141,6 +163,33 @@ def test_urgent_signs_override_the_quality():
     blood = Lesion(kind="preretinal_haemorrhage", present=True, origin=Origin.USER)
     assert advice(gradability=DARK, lesions=[blood]).urgency == "urgent"
     assert advice([grade("ICDR", "1")], lesions=[blood]).urgency == "urgent"
+
+
+@pytest.mark.parametrize("gradability", [GOOD, DARK])
+@pytest.mark.parametrize(
+    ("sign", "urgency", "text"),
+    [
+        ("retinal_detachment", "same day", "Refer the same day: retinal detachment."),
+        ("optic_disc_oedema", "same day", "Refer the same day: optic disc oedema."),
+        ("branch_retinal_artery_occlusion", "same day", "Refer the same day: branch retinal artery occlusion."),
+        ("wet_amd", "urgent", "A."),
+        ("fibrovascular_proliferation", "urgent", "Refer urgently: fibrovascular proliferation."),
+        ("retinal_traction", "urgent", "Refer urgently: traction of the retina."),
+        ("central_retinal_vein_occlusion", "soon", "O."),
+        ("macular_hole", "routine", "O."),  # a diagnosis without a line of its own
+    ],
+)
+def test_what_a_person_names_is_as_urgent_as_the_table_says(gradability, sign, urgency, text):
+    named = Lesion(kind=sign, present=True, origin=Origin.USER)
+    found = advice([grade("ICDR", "0"), grade("DME", "0")], "normal", lesions=[named], gradability=gradability)
+    assert (found.urgency, found.refer, found.text) == (urgency, True, text)
+    if sign in ("retinal_detachment", "macular_hole"):
+        assert "seen by a person" in found.because[0]
+
+
+def test_a_sign_that_only_the_grade_speaks_of_adds_nothing_of_its_own():
+    named = Lesion(kind="microaneurysm", present=True, origin=Origin.USER)
+    assert advice([grade("ICDR", "1"), grade("DME", "0")], lesions=[named]).refer is False
 
 
 def test_of_what_is_no_retina_nothing_urgent_is_told():

@@ -92,6 +92,7 @@ def test_maps_of_each_depth_go_into_the_page_and_the_pdf(checkpoint, files, tmp_
         (("--left", "{l}"), "--left and --right go together"),
         (("--left", "{l}", "--right", "{r}", "--eye", "left"), "--left and --right go together"),
         (("{l}", "{r}", "--patient", "P"), "belong to one report"),
+        (("--left", "{l}", "--right", "{r}", "--known", "macular oedema"), "'macular oedema': of which eye?"),
         (("{l}", "--earlier", "{l}"), "cannot be read"),
         (("{l}", "--earlier", "none.json"), "cannot be read"),
         (("{letter}",), "is not a fundus photograph"),

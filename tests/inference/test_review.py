@@ -13,9 +13,11 @@ from PIL import Image
 
 from mdf.errors import UserError
 from mdf.inference import wording
+from mdf.inference.comparison import compare_eyes
 from mdf.inference.corrections import export_reviews
 from mdf.inference.edits import Edits
-from mdf.inference.report import Change, Report, read_report
+from mdf.inference.referral import most_urgent
+from mdf.inference.report import Change, Referral, Report, read_report
 from mdf.inference.review import fingerprint, read_chain, read_state, review, state_of
 from mdf.inference.review_verb import main
 from tests.inference.reports import full_report
@@ -82,7 +84,7 @@ def test_a_finding_that_is_said_to_be_absent_has_no_number_and_no_place_left(dra
 def test_what_was_derived_from_findings_that_changed_is_flagged_unless_it_was_confirmed(draft):
     report = read(review(draft, saved(draft.parent, COUNT, confirmed=["eyes.0.grades.0"])))
     about = [flag.about for flag in report.eyes[0].flags if "was derived before" in flag.text]
-    assert about == ["grades.NHS-FBG", "grades.NHS-FBG-M", "impression", "referral"]
+    assert about == ["grades.NHS-FBG", "grades.NHS-FBG-M", "impression", "referral", "since"]
     assert not report.eyes[1].flags
 
 
@@ -112,8 +114,88 @@ def test_places_that_depend_on_the_eye_side_go_with_it(draft):
     draft.write_text(one.to_json(), encoding="utf-8")
     change = {"path": "eyes.0.laterality.eye", "before": "right", "after": "left"}
     eye = read(review(draft, saved(draft.parent, change))).eyes[0]
-    assert eye.laterality.origin == "user" and not any(x.zones or x.by_zone for x in eye.lesions)
-    assert eye.flags[-1].about == "laterality"
+    assert eye.laterality.origin == "user" and not any(x.zones or x.by_zone or x.nearest_fovea for x in eye.lesions)
+    assert eye.macula.centre is None and eye.macula.nearest_exudate is None and not eye.macula.statements
+    assert eye.photograph.fields is None
+    told = {flag.about: flag.text for flag in eye.flags}
+    assert "The eye side was changed by a person" in told["laterality"]
+    assert "was derived before the eye side was changed" in told["grades.NHS-FBG-M"] and "referral" in told
+
+
+def test_a_side_that_fits_the_places_in_the_picture_leaves_them(draft):
+    """The reader says which eye it is, where the report left it open; the disc had told where its temporal side is."""
+    one = full_report().model_copy(update={"eyes": full_report().eyes[:1], "comparison": []})
+    one.eyes[0].laterality.eye = None
+    draft.write_text(one.to_json(), encoding="utf-8")
+    change = {"path": "eyes.0.laterality.eye", "before": None, "after": "right"}
+    eye = read(review(draft, saved(draft.parent, change))).eyes[0]
+    assert eye.macula == one.eyes[0].macula and eye.flags == one.eyes[0].flags
+    assert [x.zones for x in eye.lesions] == [x.zones for x in one.eyes[0].lesions]
+
+
+def drafted(path: Path, **more) -> Report:
+    """A draft whose comparison and recommendation are those that the rules make of its eyes."""
+    report = full_report()
+    for i, text in more.items():
+        report.eyes[int(i[-1])].referral = text
+    report.comparison, report.referral = compare_eyes(report.eyes), most_urgent(report.eyes)
+    path.write_text(report.to_json(), encoding="utf-8")
+    return report
+
+
+EXCHANGED = [
+    {"path": "eyes.0.laterality.eye", "before": "right", "after": "left"},
+    {"path": "eyes.1.laterality.eye", "before": "left", "after": "right"},
+]
+
+
+def test_what_is_said_of_the_patient_names_the_right_eye_after_its_sides_are_corrected(draft):
+    assert drafted(draft).referral.text.startswith("Right eye: Refer")
+    new = read(review(draft, saved(draft.parent, *EXCHANGED)))
+    assert new.referral.text.startswith("Left eye: Refer") and new.referral.because[-1].startswith("Right eye: No")
+    said = " ".join(one.text for one in new.comparison)
+    assert "Haemorrhages in the left eye only." in said and "right eye only" not in said
+    assert [one.text for one in new.since] == [
+        "Not compared with the earlier report: an eye side was changed by a person."
+    ]
+    assert len(read_chain(draft)) == 2
+
+
+def test_what_a_person_says_of_both_eyes_stays_theirs(draft):
+    report = drafted(draft)
+    text = {"path": "comparison.0.text", "before": report.comparison[0].text, "after": "Both discs are alike."}
+    advice = {"path": "referral.text", "before": report.referral.text, "after": "Left eye: to Dr X."}
+    new = read(review(draft, saved(draft.parent, *EXCHANGED, text, advice, confirmed=["comparison.1"])))
+    assert new.referral.text == "Left eye: to Dr X."
+    assert [one.text for one in new.comparison[:2]] == ["Both discs are alike.", report.comparison[1].text]
+
+
+def test_a_finding_that_is_taken_out_is_compared_no_longer(draft):
+    assert any(one.text == "Haemorrhages in the right eye only." for one in drafted(draft).comparison)
+    absent = {"path": "eyes.0.lesions.1.present", "before": True, "after": False}
+    new = read(review(draft, saved(draft.parent, absent)))
+    assert not any("Haemorrhages" in one.text for one in new.comparison) and new.comparison
+    assert len(read_chain(draft)) == 2
+
+
+def test_other_words_for_one_eye_do_not_take_back_the_referral_of_the_patient(draft):
+    advice = {"origin": "rule", "urgency": "routine", "rules": "ICO 2017"}
+    kept, sent = (Referral(refer=refer, text=text, **advice) for refer, text in ((False, "None."), (True, "Refer.")))
+    assert drafted(draft, eye_0=kept, eye_1=sent).referral.text == "Left eye: Refer."
+    reworded = {"path": "eyes.1.referral.text", "before": "Refer.", "after": "Refer to Dr X."}
+    new = read(review(draft, saved(draft.parent, reworded))).referral
+    assert (new.refer, new.text, new.because) == (True, "Left eye: Refer to Dr X.", ["Right eye: None."])
+
+
+def test_a_recommendation_that_a_person_gave_for_the_patient_yields_only_to_a_more_urgent_one(draft):
+    report = drafted(draft)
+    changes = [("referral.urgency", "soon", "urgent"), ("referral.text", report.referral.text, "Call today.")]
+    review(draft, saved(draft.parent, *({"path": p, "before": b, "after": a} for p, b, a in changes)))
+    left = report.eyes[1].referral.text
+    words = {"path": "eyes.1.referral.text", "before": left, "after": "No referral."}
+    assert read(review(draft, saved(draft.parent, words))).referral.text == "Call today."
+    worse = {"path": "eyes.1.referral.urgency", "before": "routine", "after": "same day"}
+    assert read(review(draft, saved(draft.parent, worse))).referral.text == "Left eye: No referral."
 
 
 def test_the_recommendation_for_both_follows_the_more_urgent_eye(draft):
@@ -351,7 +433,10 @@ def test_the_verb_gives_codes_that_need_what_the_user_knows(draft):
     with pytest.raises(UserError, match="is nothing that a code asks for"):
         main([*words, "gout"])
     assert not draft.with_name("case.review-1.json").exists()
-    main([*words, "type 2 diabetes", "--known", "no macular oedema"])
+    with pytest.raises(UserError, match="of which eye"):
+        main([*words, "type 2 diabetes", "--known", "no macular oedema"])
+    assert not draft.with_name("case.review-1.json").exists()
+    main([*words, "type 2 diabetes", "--known", "right: no macular oedema"])
     bundle = draft.with_name("case.review-1.fhir.json").read_text(encoding="utf-8")
     assert '"status": "final"' in bundle and "E11.3" in bundle
 

@@ -31,6 +31,14 @@ def file(tmp_path):
         ("IMG-OD-3.tif", "right"),
         ("os.dcm", "left"),
         ("patient7Left.jpg", "left"),
+        ("gl_od.jpg", "right"),
+        ("12 OD.jpg", "right"),
+        ("macula_OS_2.jpg", "left"),
+        ("Screenshot from iOS 3.png", None),
+        ("Mac OS 12.png", None),
+        ("ContosOS.jpg", None),
+        ("todos os exames.jpg", None),
+        ("OD left.jpg", None),
         ("leftover.jpg", None),
         ("model.jpg", None),
         ("left_right.jpg", None),
@@ -45,6 +53,16 @@ def test_what_is_given_goes_first(file):
     found = choose_side(file(), "left", OPEN, None)
     assert (found.laterality.eye, found.laterality.origin, found.nasal) == ("left", Origin.USER, -1)
     assert not found.flags and choose_side(file("right.png"), None, RIGHT, None).laterality.eye == "right"
+
+
+def test_a_side_by_the_files_name_alone_was_not_given_and_says_so(file):
+    found = choose_side(file("macula_OS_2.jpg"), None, OPEN, None)
+    assert (found.laterality.eye, found.laterality.origin, found.nasal) == ("left", Origin.RULE, -1)
+    assert [e.text for e in found.laterality.evidence] == ["its file name: left"]
+    assert found.flags[0].text == "The left eye is taken from the file's name, not given: check it."
+    borne_out = choose_side(file("left.png"), None, LEFT, None)
+    assert (borne_out.laterality.origin, borne_out.laterality.probability) == (Origin.MEASUREMENT, 0.97)
+    assert borne_out.laterality.evidence[0].text == "its file name: left" and not borne_out.flags
 
 
 def test_words_that_contradict_each_other_are_refused(file):
@@ -82,6 +100,10 @@ def test_a_dicom_tag_speaks_before_the_name(tmp_path):
     make(colours(), ImageLaterality="L").save_as(path)
     make(colours(), ImageLaterality="B").save_as(both)
     assert tagged_side(path) == "left"
+    path = path.rename(tmp_path / "eye.dcm")
+    tagged = choose_side(path, None, OPEN, None).laterality
+    assert tagged.origin == Origin.USER and tagged.evidence[0].text == "its DICOM tag: left"
+    path = path.rename(tmp_path / "right.dcm")
     with pytest.raises(UserError, match="its DICOM tag says left but its name says right"):
         choose_side(path, None, OPEN, None)
     with pytest.raises(UserError, match="name both eyes"):
