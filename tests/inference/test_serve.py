@@ -123,6 +123,21 @@ def test_another_name_for_this_machine_is_refused():
     assert answer("/", hosts=(), host="eye.example.org")[0] == 200  # served under a name, with a password
 
 
+def test_a_form_on_another_page_sends_nothing():
+    def sent(**headers):
+        return answer("/gradio_api/upload", body=b"photograph", **headers)[0]
+
+    assert sent() == 200  # no browser
+    own, other = "http://127.0.0.1:7860", "https://evil.example"
+    assert sent(origin=own) == sent(origin=own, sec_fetch_site="same-origin") == 200
+    assert sent(origin=other) == sent(origin="null") == sent(origin="http://127.0.0.1:8000") == 403
+    assert sent(origin=other, sec_fetch_site="cross-site") == sent(sec_fetch_site="same-site") == 403
+    proxy = {"hosts": (), "host": "10.0.0.5:7860", "origin": "https://eye.example.org"}  # a server in front
+    assert sent(**proxy, sec_fetch_site="same-origin") == sent(**proxy, x_forwarded_host="eye.example.org") == 200
+    assert sent(**proxy) == 403
+    assert answer("/", origin=other, sec_fetch_site="cross-site")[0] == 200  # a link to the page
+
+
 def test_a_message_is_small_and_names_no_address_as_a_file():
     join = "/gradio_api/queue/join"
     assert answer(join, body=b"{}" + b" " * (LARGEST_MESSAGE - 2))[0] == 200
