@@ -1,6 +1,8 @@
 """What the page's handlers do: an answer that is stopped, a photograph that is replaced, the tables of many."""
 
 import shutil
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 from PIL import Image
 
 from mdf.errors import UserError
+from mdf.inference import serve_chat
 from mdf.inference.conversation import Sampling
 from mdf.inference.serve_batch import MOST, Batch
 from mdf.inference.serve_chat import STANDARD, Chat, add, to_begin_with
 from mdf.inference.serve_room import Room
+from mdf.inference.upload import admit
 from mdf.inference.visits import Visits
 from tests.inference.talker import talker
 
@@ -71,6 +75,30 @@ def test_who_leaves_in_the_middle_leaves_nothing_behind(room, bring):
     assert visit.left and not visit.folder.exists() and not other.left
     with room.visits.model(other, "answer"):  # the model is free again
         pass
+
+
+def test_a_photograph_that_comes_while_its_visitor_leaves_is_not_kept(room, bring, monkeypatch):
+    def slow(*args):
+        room.visits.leave("key")
+        return admit(*args)
+
+    monkeypatch.setattr(serve_chat, "admit", slow)
+    with pytest.raises(UserError, match="the visit has ended"):
+        bring("key")
+    assert not list(room.visits.root.iterdir())
+
+
+def test_the_stop_of_the_chat_stops_none_of_many_photographs(room, checkpoint, tmp_path):
+    file, tables = tmp_path / "eye.png", []
+    shutil.copy(checkpoint.photograph, file)
+    thread = threading.Thread(target=lambda: tables.extend(step[1] for step in Batch(room).go("key", None, [file])))
+    with room.visits.turns:  # the chat answers
+        thread.start()
+        while not room.visits.turns.waiting:
+            time.sleep(0.001)
+        Chat(room).stop("key", None)
+    thread.join()
+    assert "1 of 1" in tables[-1] and "stopped" not in tables[-1]
 
 
 def test_a_replaced_photograph_is_removed_and_its_conversation_too(room, bring):
