@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from mdf.errors import UserError
+from mdf.imaging.eye_side import EyeSide
 from mdf.inference import serve_chat
 from mdf.inference.conversation import Sampling
 from mdf.inference.serve_batch import MOST, Batch
 from mdf.inference.serve_chat import STANDARD, Chat, add, to_begin_with
+from mdf.inference.serve_report import FORCE, make_draft
 from mdf.inference.serve_room import Room
 from mdf.inference.upload import admit
 from mdf.inference.visits import Visits
@@ -119,6 +121,20 @@ def test_the_file_tells_the_eye_and_may_not_contradict(room, bring):
     assert "/" not in str(caught.value)  # no folder of this machine is told
     assert len([p for p in room.visits.root.rglob("*") if p.is_file()]) == 1
     assert bring("key", "plain.png", 1).session.current == "photograph"
+
+
+def test_two_eyes_that_look_exchanged_are_drafted_when_that_is_ticked(room, bring, monkeypatch):
+    told = iter([EyeSide("left", 0.9), EyeSide("right", 0.9)] * 2)
+    monkeypatch.setattr("mdf.inference.draft.eye_side", lambda *args: next(told))
+    visit = bring("key", "a.png", place="right")
+    bring("key", "b.png", 1, place="left")
+    with pytest.raises(UserError) as caught:
+        make_draft(room, visit, "ICO 2017")
+    said = str(caught.value)
+    assert said.startswith("“Right eye” was given as the right eye and “Left eye” as the left, but they look exchanged")
+    assert f"or tick “{FORCE}” to go on" in said and "/" not in said and "--" not in said
+    report, _ = make_draft(room, visit, "ICO 2017", force=True)
+    assert all(any("is it mirrored or mixed up" in f.text for f in eye.flags) for eye in report.eyes)
 
 
 def test_what_is_no_retina_is_not_kept(room, tmp_path):
