@@ -46,7 +46,7 @@ def check_encoder(words: argparse.Namespace) -> None:
 def add_batch(parser: argparse._ActionsContainer) -> None:
     """Options of work on many photographs, which stops and goes on."""
     parser.add_argument("--shard", metavar="I/N", help="share of the work, 1/4 to 4/4 on four machines (default: all)")
-    parser.add_argument("--retry", action="store_true", help="try again what failed in an earlier command")
+    parser.add_argument("--retry", action="store_true", help="try again what failed or was refused earlier")
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     for file in files.values():  # before torch is imported: a wrong file is known at once
         gate(file, force=args.force)
 
-    from mdf.inference.chat import answer_once, converse, look_at, maps, refuse_file, save
+    from mdf.inference.chat import STALE, answer_once, converse, free_file, look_at, maps, refuse_file, save
     from mdf.inference.conversation import Sampling
     from mdf.inference.predictor import Predictor
     from mdf.inference.session import Session
@@ -99,8 +99,10 @@ def main(argv: list[str] | None = None) -> None:
         written = maps(session, args.maps)
         print(f"maps: {', '.join(map(str, written))}", file=sys.stderr)
         print(json.loads(written[-1].read_text(encoding="utf-8"))["unplaced"], file=sys.stderr)
+        if session.predictor.model.config.stale_masks:
+            print(STALE, file=sys.stderr)
     if save_to is not None:
-        print(f"transcript: {save(session, save_to)}", file=sys.stderr)
+        print(f"transcript: {save(session, free_file(save_to))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

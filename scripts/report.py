@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from mdf import cli
 
@@ -17,9 +18,10 @@ examples:
   python scripts/report.py review reports/l.json --edits l.edits.json        a person's corrections, signed
   python scripts/report.py export reports --out reviews.jsonl                training records of what was corrected
 
-OUT gets NAME.md, NAME.html, NAME.pdf, NAME.json, NAME.fhir.json as asked for; the name is the photograph's own. Of the
-file's metadata nothing is kept but the eye side. The form of the Markdown is prompts/report_form.md, recommendations
-by diagnosis are in prompts/recommendations.yaml of the checkpoint, those by grade in mdf/data/referral.yaml.
+OUT gets NAME.md, NAME.html, NAME.pdf, NAME.json, NAME.fhir.json as asked for; the name is the photograph's own, with a
+number where OUT has a report of another one. Of the file's metadata nothing is kept but the eye side. The form of the
+Markdown is prompts/report_form.md, recommendations by diagnosis are in prompts/recommendations.yaml of the checkpoint,
+those by grade in mdf/data/referral.yaml.
 
 With --data, OUT/reports/ holds the reports, OUT/index.html and index.csv what came of them, the most urgent first. The
 same command goes on where it was stopped, and leaves alone what is there. A photograph that is no good is listed and
@@ -120,32 +122,38 @@ def main(argv: list[str] | None = None) -> int:
     rules, earlier, signs = check_rules(args.rules), None, [canonical(name) for name in args.sign]
     if args.earlier:
         try:
-            earlier = read_report(Path(args.earlier).read_text(encoding="utf-8"), args.earlier)
+            earlier = read_report(Path(args.earlier).read_text(encoding="utf-8-sig"), args.earlier)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--earlier {args.earlier} cannot be read: {error}") from None
-    from mdf.inference.render import check_formats, write
+    from mdf.inference.render import check_formats, check_out, own_name, write
+    from mdf.inference.sides import worded_side
 
     formats = check_formats([word for word in args.format.split(",") if word])
+    check_out(args.out)
     codes_for("eye", known=args.known)  # refuses what no code asks for
     if all(both):
         check_eyes(args.known, ["left", "right"])
     checkpoint = resolve_checkpoint(args.checkpoint)
     # all of them before torch is imported: a wrong file is known at once, nothing is half done
-    for image in both if all(both) else args.images:
-        gate(image, force=args.force)
+    groups = [both] if all(both) else [[image] for image in args.images]
+    sides: list[Any] = ["left", "right"] if all(both) else [args.eye]
+    for group in groups:
+        for image, side in zip(group, sides, strict=True):
+            gate(image, force=args.force)
+            worded_side(Path(image), side)
+    used: set[str] = set()
+    names = [own_name(args.out, group, used) for group in groups]
 
     from mdf.inference.draft import draft
     from mdf.inference.predictor import Predictor
 
     predictor = Predictor(checkpoint, args.device)
-    groups = [both] if all(both) else [[image] for image in args.images]
-    used: set[str] = set()
-    for group in groups:
+    for group, name in zip(groups, names, strict=True):
         photographs = [predictor.read(image, force=args.force) for image in group]
         report, pictures = draft(
             predictor,
             photographs,
-            eyes=["left", "right"] if all(both) else [args.eye],
+            eyes=sides,
             rules=rules,
             patient=args.patient,
             earlier=earlier,
@@ -153,19 +161,9 @@ def main(argv: list[str] | None = None) -> int:
             force=args.force,
             maps=args.maps,
         )
-        name, own = own_name([Path(i).stem for i in group], used), {"form": predictor.form, "known": args.known}
-        print(*write(report, pictures, Path(args.out), formats, name, **own), sep="\n")
+        own = {"form": predictor.form, "known": args.known}
+        print(*write(report, pictures, args.out, formats, name, **own), sep="\n")
     return 0
-
-
-def own_name(stems: list[str], used: set[str]) -> str:
-    """The name of a report's files, with a number where photographs of two folders have one name."""
-    name = whole = "_".join(dict.fromkeys(stems))
-    number = 2
-    while name in used:
-        name, number = f"{whole}-{number}", number + 1
-    used.add(name)
-    return name
 
 
 if __name__ == "__main__":

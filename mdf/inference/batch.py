@@ -5,7 +5,9 @@ OUT/index.1-of-4.jsonl has a line for each item that process 1 of 4 is through w
 
     done     its result is whole in OUT
     refused  its photographs can be read, but a person has to decide: no retina, eye sides that contradict each other
-    failed   something cannot be read, or broke; it is tried again where that is asked for
+    failed   something cannot be read, or broke
+
+What was refused or failed is tried again where that is asked for.
 
 The latest line of an item counts, whichever process wrote it, so that the next command may share the rest among more
 processes or fewer. A result is written before its line: what a killed process had begun is done again.
@@ -216,7 +218,7 @@ class Outcome:
         bad = [*self.of(FAILED).values(), *self.of(REFUSED).values()]
         lines += [f"  {line['status']}: {line['id']}: {line.get('reason', '')}" for line in bad[:SHOWN]]
         lines += [f"  … and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
-        lines += ["--retry tries again what failed"] if self.of(FAILED) else []
+        lines += ["--retry tries again what failed or was refused, once it is mended"] if bad else []
         return "\n".join(lines)
 
 

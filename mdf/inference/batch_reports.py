@@ -12,7 +12,7 @@ from typing import Any
 
 from mdf import __version__
 from mdf.errors import UserError
-from mdf.inference.batch import DONE, FAILED, REFUSED, Ledger, Line, Outcome, Shard, left, work_through
+from mdf.inference.batch import DONE, FAILED, REFUSED, Ledger, Line, Outcome, Shard, left, read_lines, work_through
 from mdf.inference.draft import draft
 from mdf.inference.gate import NoRetina
 from mdf.inference.predictor import Photograph, Predictor
@@ -77,6 +77,7 @@ class BatchReports:
     """The reports of the photographs of `manifest` in the folder `out`; arguments as of `plan`."""
 
     predictor: Predictor
+    before: dict[str, Line]  # what came of the visits in earlier commands
 
     def __init__(
         self,
@@ -101,10 +102,13 @@ class BatchReports:
         self.ledger.begin(len(self.visits))
 
     def make(self, load: Callable[[], Predictor], *, retry: bool = False) -> Outcome:
-        """Do this process's share of what is left; `retry` does again what failed. `load` gives the predictor."""
+        """Do this process's share of what is left; `retry` does again what failed or was refused, since a person may
+        have mended it. `load` gives the predictor.
+        """
+        self.before = read_lines(self.out)
 
         def again(line: Line) -> bool:
-            return retry and line["status"] == FAILED
+            return retry and line["status"] != DONE
 
         if left(self.visits, self.ledger, again):
             self.predictor = load()
@@ -142,6 +146,11 @@ class BatchReports:
         if not good:
             return line
         sides = [record.eye or self.eye for record, _ in good]
+        records = tuple(record for record, _ in good)
+        name = (visit if not bad else Visit(records[0].id, records)).name  # one eye's report is not the pair's
+        before = self.before.get(visit.id, {})
+        if before.get("report") == f"{REPORTS}/{name}":  # of the same photographs: a person may have reviewed it
+            return line | {key: before[key] for key in ("report", "urgency", "eyes")}
         try:
             report, pictures = draft(
                 self.predictor,
@@ -154,8 +163,6 @@ class BatchReports:
             )
         except UserError as error:
             raise UserError(self.short(error)) from None
-        records = tuple(record for record, _ in good)
-        name = (visit if not bad else Visit(records[0].id, records)).name  # one eye's report is not the pair's
         place = self.out / REPORTS / name
         write(report, pictures, place.parent, self.formats, place.name, form=self.predictor.form)
         eyes = [eye_line(record, eye) for record, eye in zip(records, report.eyes, strict=True)]

@@ -10,12 +10,13 @@ def many(args: argparse.Namespace) -> int:
     from mdf.inference.batch import choose_shard, share_machine
     from mdf.inference.gate import resolve_checkpoint
     from mdf.inference.referral import check_rules
-    from mdf.inference.render import check_formats
+    from mdf.inference.render import check_formats, check_out
     from mdf.inference.worklist import read_photographs
 
     if args.images or args.left or args.right or args.earlier or args.patient or args.sign or args.known:
         raise UserError("--data goes without photographs, --left, --right, --earlier, --patient, --sign and --known")
     rules, formats = check_rules(args.rules), check_formats([word for word in args.format.split(",") if word])
+    check_out(args.out)
     shard, checkpoint = choose_shard(args.shard), resolve_checkpoint(args.checkpoint)
     photographs = read_photographs(args.data, args.data_root, whole=True, leave_out=args.out)
 

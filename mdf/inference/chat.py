@@ -1,10 +1,12 @@
 """A conversation in the terminal, about one photograph or several in turn."""
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +36,25 @@ HELP = """\
   /reset                            forget what was said about this photograph
   /quit"""
 
+STALE = "The masks are left out: they are stale, the encoder trained on after their decoder."
+
 
 def refuse_file(path: str | Path) -> Path:
-    """Raises UserError for a transcript that would replace something or has no folder to go to."""
+    """Raises UserError for a transcript that would replace something or has no folder that it can be written into."""
     path = Path(path)
     if path.exists():
         raise UserError(f"{path} is there already; name a file that is not")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent} is no folder; make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path.parent} may not be written into; name a file elsewhere")
     return path
+
+
+def free_file(path: Path) -> Path:
+    """The file for a transcript at the end, with a number where one of its name came to be meanwhile."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return next(one for one in chain([path], names) if not one.exists())
 
 
 def save(session: Session, path: str | Path) -> Path:
@@ -98,11 +110,11 @@ def converse(
                 elif line:
                     with interruptible() as stop:
                         tell(session.ask(line, say=speak, stop=stop))
-            except UserError as error:
+            except (UserError, OSError) as error:  # a file that cannot be written, say: the conversation is not lost
                 print(f"error: {error}")
     finally:
         if save_to is not None:
-            print(f"transcript: {save(session, save_to)}")
+            print(f"transcript: {save(session, free_file(save_to))}")
 
 
 def command(session: Session, line: str, *, force: bool = False) -> None:
@@ -130,6 +142,8 @@ def command(session: Session, line: str, *, force: bool = False) -> None:
             tell(session.again(say=speak, stop=stop))
     elif word == "maps":
         print("\n".join(map(str, maps(session, rest))))
+        if session.predictor.model.config.stale_masks:
+            print(STALE)
     elif word == "point":
         tell_point(session)
     elif word == "save":

@@ -140,9 +140,9 @@ def explain(
 
     mean.png and depth_N.png: where the adapters looked, for the whole answer and for each word; gradient.png: which
     patches speak for the answer, the encoder's too; overlay.png and masks.png: the mean map, and what the U-Net draws,
-    in the photograph's own pixels; maps.json: the colours of the masks, words, shares that went to nothing, and the
-    maps themselves. Files of these names are replaced. Raises UserError for a model without adapters and an answer
-    without words.
+    in the photograph's own pixels (none where the masks are stale); maps.json: the colours of the masks, words, shares
+    that went to nothing, and the maps themselves. Files of these names are replaced. Raises UserError for a model
+    without adapters and an answer without words.
     """
     model, image, out = predictor.model, photograph.image, Path(out)
     if not model.fusion.layers:
@@ -182,8 +182,10 @@ def explain(
     page(image, frame, title, said, speaks, tiles).save(out / "gradient.png")
     mean = whole.mean(0).numpy()
     Image.fromarray(heat(image, frame.place(mean), float(mean.max()))).save(out / "overlay.png")
-    masks = predictor.masks(photograph)
-    Image.fromarray(draw_masks(image, frame, masks)).save(out / "masks.png")
+    masks = {} if model.config.stale_masks else predictor.masks(photograph)
+    (out / "masks.png").unlink(missing_ok=True)  # of another answer
+    if masks:
+        Image.fromarray(draw_masks(image, frame, masks)).save(out / "masks.png")
     values = {
         "question": question,
         "answer": answer,
@@ -197,7 +199,8 @@ def explain(
         "maps": rounded(maps.maps.numpy()),
     }
     write_text(out / "maps.json", json.dumps(values) + "\n")
-    return [*written, *(out / name for name in ("gradient.png", "overlay.png", "masks.png", "maps.json"))]
+    names = ("gradient.png", "overlay.png", *(("masks.png",) if masks else ()), "maps.json")
+    return [*written, *(out / name for name in names)]
 
 
 def diagnosis_map(model: Any, image: np.ndarray, diagnosis: str) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The model card of an export, written from the run's own files; what they do not tell is "not measured".
 
-No path of this machine and no patient or photograph id gets into it. Groups of fewer than SMALLEST photographs are not
-broken down, since a rare combination can name a person.
+No path of this machine and no patient or photograph id gets into it. Groups of fewer than SMALLEST photographs are
+neither counted nor broken down, since a rare combination can name a person; the table of the splits says how many there
+are of each.
 """
 
 import json
@@ -220,9 +221,13 @@ def shared_patients(records: Sequence[FundusRecord]) -> str:
 
 
 def counted(values: Iterable[Any]) -> str:
-    """Each value with how often it occurs."""
+    """Each value with how often it occurs, those of few photographs without their number and by name: even an order
+    would tell which of them is rarest.
+    """
     counts = Counter(NOT_RECORDED if v in (None, "") else str(v) for v in values)
-    return ", ".join(f"{value} ({n:,})" for value, n in counts.most_common()) or NOT_RECORDED
+    many = [f"{value} ({n:,})" for value, n in counts.most_common() if n >= SMALLEST]
+    few = [f"{value} (fewer than {SMALLEST})" for value, n in sorted(counts.items()) if n < SMALLEST]
+    return ", ".join([*many, *few]) or NOT_RECORDED
 
 
 def preprocessing(model: Any) -> str:

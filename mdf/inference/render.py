@@ -3,8 +3,11 @@
 Everything is made before anything is written, and each file is whole or not there.
 """
 
+import hashlib
 import io
+import os
 from collections.abc import Collection, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +15,7 @@ from PIL import Image
 
 from mdf.errors import UserError
 from mdf.files import write_bytes
-from mdf.inference.report import Report
+from mdf.inference.report import Report, read_report
 
 if TYPE_CHECKING:
     from mdf.inference.pictures import Pictures
@@ -62,6 +65,52 @@ def check_formats(formats: Sequence[str]) -> list[str]:
     if not formats:
         raise UserError(f"name at least one format of {', '.join(FORMATS)}")
     return list(dict.fromkeys(formats))
+
+
+def check_out(out: str | Path) -> None:
+    """Raise UserError where nothing can be written into the folder for results, which need not be there yet: it is
+    asked before a model is loaded and works for nothing.
+    """
+    out = Path(out)
+    place = next(p for p in (out, *out.absolute().parents) if os.path.lexists(p))
+    if not place.is_dir():
+        raise UserError(f"--out {out}: {place} is no folder; name another")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"--out {out}: {place} may not be written into; name another folder")
+
+
+def own_name(out: str | Path, images: Sequence[str | Path], used: set[str]) -> str:
+    """The name of the files of a report on `images`: theirs, with a number where it is that of other photographs, in
+    this command (`used`, to which it is added) or in the folder `out`. A draft of the same ones is written anew.
+
+    Raises UserError where that was reviewed: a signed review rests on its draft.
+    """
+    out, whole = Path(out), "_".join(dict.fromkeys(Path(image).stem for image in images))
+    for name in chain([whole], (f"{whole}-{number}" for number in count(2))):
+        if name not in used and drafts(out, name, images):
+            break
+    used.add(name)
+    return name
+
+
+def drafts(out: Path, name: str, images: Sequence[str | Path]) -> bool:
+    """Whether the files OUT/NAME.* are drafts on `images`, or not there. Raises UserError where one was reviewed."""
+    from mdf.inference.review import reviews_of
+
+    path = out / f"{name}.json"
+    reviews = reviews_of(path)
+    if not reviews and not any((out / f"{name}{ending}").exists() for ending in FORMATS.values()):
+        return True
+    try:
+        report = read_report(path.read_text(encoding="utf-8-sig"), str(path))
+    except (OSError, UnicodeDecodeError, UserError):  # without its JSON nobody can tell whose it is
+        return False
+    known = sorted(eye.photograph.sha256 for eye in report.eyes)
+    if report.reviews or known != sorted(hashlib.sha256(Path(image).read_bytes()).hexdigest() for image in images):
+        return False
+    if reviews:
+        raise UserError(f"{path} has been reviewed ({reviews[-1].name}) and stays as it is; choose another --out")
+    return True
 
 
 def made(

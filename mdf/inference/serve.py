@@ -72,8 +72,23 @@ def block_settings() -> dict[str, Any]:
     return {"title": "mdf", "analytics_enabled": False, "delete_cache": (600, 600), "fill_width": True}
 
 
-def launch_settings(host: str, port: int, password: str | None = None) -> dict[str, Any]:
-    """Arguments of `launch`: what Gradio offers beyond the page itself is off."""
+def blocked_paths(uploads: str) -> list[str]:
+    """Home and the working folder, which Gradio then never serves from; not where they hold the folder of uploads,
+    since it would refuse every upload as well.
+    """
+
+    def spelt(path: str) -> set[Path]:  # Gradio makes the letters small before it follows links
+        small = Path(path.lower())
+        return {small, small.resolve(), Path(str(Path(path).resolve()).lower())}
+
+    def holds_uploads(folder: str) -> bool:
+        return any(one.is_relative_to(other) for one in spelt(uploads) for other in spelt(folder))
+
+    return [folder for folder in (str(Path.home()), os.getcwd()) if not holds_uploads(folder)]
+
+
+def launch_settings(host: str, port: int, password: str | None = None, *, uploads: str = "") -> dict[str, Any]:
+    """Arguments of `launch`: what Gradio offers beyond the page itself is off. `uploads` is the folder of uploads."""
     from starlette.middleware import Middleware
 
     hosts = LOOPBACK if host in LOOPBACK else ()
@@ -84,7 +99,7 @@ def launch_settings(host: str, port: int, password: str | None = None) -> dict[s
         "auth": None if password is None else door(password),
         "auth_message": page.BANNER,
         "allowed_paths": [],
-        "blocked_paths": [str(Path.home()), os.getcwd()],
+        "blocked_paths": blocked_paths(uploads or tempfile.gettempdir()),
         "max_file_size": MAX_BYTES,
         "enable_monitoring": False,
         "strict_cors": True,
@@ -187,7 +202,7 @@ def serve(
     blocks = build(room)
     try:
         try:
-            _, address, _ = blocks.launch(**launch_settings(host, port, password), **look())
+            _, address, _ = blocks.launch(**launch_settings(host, port, password, uploads=temporary), **look())
         except OSError as error:
             raise UserError(f"--host {host} --port {port}: {error}") from None
         print(f"{page.BANNER}\n\nThe page is at {address} (Ctrl-C ends it)", flush=True)

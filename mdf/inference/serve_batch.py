@@ -26,7 +26,7 @@ def row(room: Room, visit: Visit, file: Path) -> tuple[str, ...]:
     finally:
         file.unlink(missing_ok=True)
     try:
-        with room.visits.model(visit, "one of many"):
+        with room.visits.model(visit, "one of many", apart=True):
             photograph = room.predictor.read(path, force=True)
             quality = photograph.quality
             if not quality.is_retina or quality.gradable == "not":

@@ -1,5 +1,6 @@
 """The shelf of photographs beside all tabs, and the tab of the conversation."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,8 +47,14 @@ def add(room: Room, key: str | None, file: Any, place: str) -> tuple[Visit, str]
             raise
     finally:
         uploaded.unlink(missing_ok=True)
-    with room.visits.model(visit, "photograph read"):
-        photograph = room.predictor.read(path, force=True)
+    try:
+        with room.visits.model(visit, "photograph read"):
+            photograph = room.predictor.read(path, force=True)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        if visit.left:  # `admit` made its folder anew
+            shutil.rmtree(visit.folder, ignore_errors=True)
+        raise
     if not photograph.quality.is_retina:
         path.unlink()
         because = f" ({'; '.join(photograph.quality.reasons)})" if photograph.quality.reasons else ""

@@ -7,9 +7,9 @@ strings because Gradio's own templates are made so; nothing may come from, or go
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from mdf.inference.tries import Tries
 
@@ -82,11 +82,27 @@ class Guard:
         host = headers.get("host", "").rsplit(":", 1)[0].strip("[]").lower()
         if self.hosts and host not in self.hosts:
             return 403, "this machine is not called that"
+        if scope["method"] == "POST" and from_elsewhere(headers):
+            return 403, "only the page itself may send something"
         if any(part.replace(" ", "") in path.replace(" ", "") for part in FETCHES):
             return 403, "nothing is fetched from other places"
         if ".." in path.split("/") or "=.." in path:
             return 403, "no such file"
         return None
+
+
+def from_elsewhere(headers: Mapping[str, str]) -> bool:
+    """Whether a browser sends this for another site's page, as a form there can without being asked.
+
+    Browsers say so themselves, also through a server in front that calls this one by another name; those that do not
+    (old ones, and all where neither HTTPS nor this machine is talked to) name the page's own address.
+    """
+    if "sec-fetch-site" in headers:
+        return headers["sec-fetch-site"] not in ("same-origin", "none")
+    if "origin" not in headers:  # no browser
+        return False
+    page = urlsplit(headers["origin"].lower()).netloc
+    return page not in [headers[name].lower() for name in ("host", "x-forwarded-host") if name in headers]
 
 
 async def whole(receive: Any) -> tuple[bytes | None, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from mdf.errors import UserError
 from mdf.inference import serve_html as page
 from mdf.inference.serve_room import Room, failure, wire
+from mdf.inference.session import TITLES
 from mdf.inference.upload import harmless
 from mdf.inference.visits import Visit
 
@@ -28,12 +29,15 @@ EDITS = """() => {
 EYES = ("right", "left")
 LARGEST_REPORT = 5_000_000  # bytes of an earlier report
 FORMATS = {"html": "Page (HTML)", "pdf": "PDF", "json": "Data (JSON)", "fhir": "FHIR bundle"}
+FORCE = "Draft both eyes though they look exchanged or alike"
 HINT = '<p class="mdf-hint">Of the right and the left eye on the shelf, or else of the photograph talked about.</p>'
 
 
-def make_draft(room: Room, visit: Visit, rules: str) -> tuple[Any, list[Any]]:
+def make_draft(room: Room, visit: Visit, rules: str, force: bool = False) -> tuple[Any, list[Any]]:
     """Report and pictures of the right and the left eye on the shelf, or of the photograph that is talked about, with
-    what changed since the earlier report that was brought.
+    what changed since the earlier report that was brought. `force` as of `check_pair`.
+
+    Raises UserError, in the words of the page, where two photographs cannot be a right and a left eye.
     """
     from mdf.inference.draft import draft
 
@@ -44,7 +48,13 @@ def make_draft(room: Room, visit: Visit, rules: str) -> tuple[Any, list[Any]]:
         photographs = [room.predictor.read(places[p].photograph.path, force=True) for p in wanted]
         eyes: list[Any] = [p if p in EYES else None for p in wanted]
         earlier = visit.drafts.get("earlier")
-        return draft(room.predictor, photographs, eyes=eyes, rules=rules, earlier=earlier, maps=True)
+        try:
+            return draft(room.predictor, photographs, eyes=eyes, rules=rules, earlier=earlier, force=force, maps=True)
+        except UserError as error:
+            said = str(error).replace("--force", f"tick “{FORCE}”")
+            for place, photograph in zip(wanted, photographs, strict=True):
+                said = said.replace(str(photograph.path), f"“{TITLES[place]}”")
+            raise UserError(said) from None
 
 
 def framed(report: Any, pictures: Sequence[Any]) -> str:
@@ -112,9 +122,9 @@ class Reports:
         told = f"Earlier report of {report.created:%Y-%m-%d}, {eyes}, {signed}."
         return None, f'<p class="mdf-hint">{escape(told)}</p>', page.status("The next draft says what changed.")
 
-    def draft(self, key: str | None, data: Any, rules: str) -> tuple[Any, ...]:
+    def draft(self, key: str | None, data: Any, rules: str, force: bool = False) -> tuple[Any, ...]:
         visit = self.room.visits.of(key)
-        report, pictures = make_draft(self.room, visit, rules)
+        report, pictures = make_draft(self.room, visit, rules, force)
         folder = visit.folder / report.id
         folder.mkdir(mode=0o700)
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
@@ -122,6 +132,7 @@ class Reports:
         return (
             framed(report, pictures),
             files(report, pictures, folder),
+            False,  # of the next two eyes it has to be said anew
             page.status("A draft. Check it, change it, sign it."),
         )
 
@@ -160,6 +171,7 @@ def build(room: Room, line: Any) -> None:
     with gr.Row():
         rules = gr.Dropdown(list(rule_sets()), value=RULES, label="Rules of referral", elem_id="rules", scale=2)
         make = gr.Button("Draft a report", variant="primary", elem_id="make-draft", scale=1)
+    force = gr.Checkbox(label=FORCE, value=False, elem_id="force")
     with gr.Accordion("Compare with an earlier report", open=False, elem_id="before"):
         file = gr.File(label="Its JSON, as mdf wrote it", file_types=[".json"], height=110, elem_id="earlier")
         known = gr.HTML("", elem_id="earlier-told")
@@ -171,5 +183,5 @@ def build(room: Room, line: Any) -> None:
     how: dict[str, Any] = {"concurrency_id": "light", "concurrency_limit": 8}
     wire(file.upload, reports.earlier, [file], [file, known], line, emptied=2, **how)
     wire(none.click, lambda key, data: reports.earlier(key, data, None), [], [file, known], line, **how)
-    wire(make.click, reports.draft, [rules], [frame, links], line)
+    wire(make.click, reports.draft, [rules, force], [frame, links, force], line)
     wire(sign.click, reports.sign, [edits], [frame, links], line, js=EDITS)

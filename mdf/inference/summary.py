@@ -19,6 +19,7 @@ from mdf.files import write_text
 from mdf.inference.batch import DONE, FAILED, REFUSED, Line, read_lines, read_plan
 from mdf.inference.gate import BANNER
 from mdf.inference.report import Urgency
+from mdf.inference.worklist import PAIRED
 from mdf.vocabulary import display
 
 ROWS = 1000  # of a table in the page; a browser shows ten thousand, a person reads none of them
@@ -44,12 +45,31 @@ def write_summary(out: str | Path, left: int | None = None) -> Path:
     if plan.get("made") != "reports":
         raise UserError(f"{out} holds no reports; give the folder that was named with --data … --out")
     with FileLock(out / ".batch.lock"):  # whoever writes last has seen the lines of all
-        lines = read_lines(out)
-        rows = sorted((row for line in lines.values() for row in rows_of(line)), key=order)
+        lines = latest(read_lines(out).values())
+        rows = sorted((row for line in lines for row in line), key=order)
         write_text(out / "index.csv", to_csv(rows))
         return render(
             "summary.html", out, content(rows, max(0, plan["items"] - len(lines)) if left is None else left, plan)
         )
+
+
+def latest(lines: Iterable[Line]) -> list[list[dict[str, Any]]]:
+    """The rows of each item that has any. A photograph that got or lost a fellow eye from one command to the next is in
+    the lines of two items: its newer row counts, and a report before what says that there is none.
+    """
+    seen: set[str] = set()
+    reported: set[str] = set()
+    found = []
+    for line in sorted(lines, key=lambda line: line["at"], reverse=True):
+        rows = []
+        for row in rows_of(line):
+            names = [row["photograph"]] if row["status"] == DONE else row["photograph"].split(PAIRED)
+            if not (reported if row["status"] == DONE else seen).issuperset(names):
+                rows.append(row)
+        seen |= {row["photograph"] for row in rows}
+        reported |= {row["photograph"] for row in rows if row["status"] == DONE}
+        found += [rows] if rows else []
+    return found
 
 
 def rows_of(line: Line) -> list[dict[str, Any]]:

@@ -91,20 +91,22 @@ class Visits:
             return visit
 
     @contextmanager
-    def model(self, visit: Visit, what: str) -> Iterator[threading.Event]:
+    def model(self, visit: Visit, what: str, *, apart: bool = False) -> Iterator[threading.Event]:
         """The model for this visitor alone, in turn; yields what the visitor sets to stop. The log says who, what and
-        how long, and nothing of what was asked or answered.
+        how long, and nothing of what was asked or answered. `apart`: done beside a conversation, whose stop neither
+        ends it nor is taken back by it.
         """
         asked = time.monotonic()
-        visit.stop.clear()
+        stop = threading.Event() if apart else visit.stop
+        stop.clear()
         with self.turns:
             if visit.left:
                 raise UserError("the visit has ended")
-            if visit.stop.is_set():
+            if stop.is_set():
                 raise UserError("stopped before it began")
             start = time.monotonic()
             try:
-                yield visit.stop
+                yield stop
             finally:
                 visit.used = time.monotonic()
                 log.info(

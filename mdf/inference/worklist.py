@@ -24,6 +24,7 @@ STARTS = (  # of files with another ending or none; BMP's and PPM's two letters 
 SIGNS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 NAME = 60  # characters of a file's name that stand in that of its report
 SHOWN = 5
+PAIRED = " + "  # between the ids of a pair in its own
 
 
 def read_photographs(
@@ -152,7 +153,7 @@ def visits(records: Sequence[FundusRecord]) -> dict[str, Visit]:
         sides = {record.eye: record for record in group}
         if len(group) == 2 and sides.keys() == {"left", "right"}:
             pair = (sides["left"], sides["right"])
-            found.append(Visit(" + ".join(record.id for record in pair), pair))
+            found.append(Visit(PAIRED.join(record.id for record in pair), pair))
         else:
             several += len(group) > 1
             found += [Visit(record.id, (record,)) for record in group]

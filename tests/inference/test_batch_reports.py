@@ -177,6 +177,37 @@ def test_both_eyes_of_a_patient_go_into_one_report(checkpoint, folder, tmp_path,
     assert "leave out --eye" in capsys.readouterr().err
 
 
+def test_what_was_refused_is_tried_again_once_it_is_mended(checkpoint, folder, tmp_path, capsys):
+    eyes = {side: next(r for r in checkpoint.manifest.records if r.eye == side) for side in ("right", "left")}
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for side, record in eyes.items():
+        shutil.copy(checkpoint.manifest.path(record.image), data / f"{side}.png")
+    shutil.copy(folder / "noise.png", data / "noise.png")
+
+    def listed(wrong):
+        """A photograph alone, given as the eye `wrong`, and a pair of which one is no retina."""
+        alone = FundusRecord(id="alone", image="right.png", eye=wrong)
+        pair = [FundusRecord(id=f"p {s}", image=i, patient="p", eye=s)
+                for s, i in (("left", "left.png"), ("right", "noise.png"))]  # fmt: skip
+        write_manifest(data / "m.jsonl", [alone, *pair], root=data, dataset="clinic")
+        return data / "m.jsonl"
+
+    assert make(checkpoint, listed("left"), out) == 0
+    assert "--retry tries again" in capsys.readouterr().out
+    found = rows(out)
+    assert {name: row["status"] for name, row in found.items()} == {
+        "alone": "refused", "p left": "done", "p right": "refused",
+    }  # fmt: skip
+    assert "its name says right" in found["alone"]["reason"]
+    kept = out / f"{found['p left']['report']}.json"
+    before = kept.read_bytes()
+    assert make(checkpoint, listed("right"), out, "--retry") == 0
+    found = rows(out)
+    assert found["alone"]["status"] == "done" and found["p right"]["status"] == "refused"
+    assert kept == out / f"{found['p left']['report']}.json" and kept.read_bytes() == before  # may be reviewed
+
+
 def test_the_page_counts_what_the_lines_say(made):
     page = Page(made / "index.html")
     assert BANNER in page.text and "Draft reports of 7 photographs" in page.text

@@ -1,5 +1,6 @@
 """Conversations about photographs: what is remembered, left out, stopped, said again and kept apart."""
 
+import errno
 import os
 import signal
 import threading
@@ -244,6 +245,35 @@ def test_wrong_words_are_said_and_the_conversation_goes_on(session, tmp_path, ca
 def test_maps_of_the_last_answer(session, tmp_path, capsys):
     talk(session, DIAGNOSIS, f"/maps {tmp_path / 'maps'}")
     assert (tmp_path / "maps" / "mean.png").is_file() and "mean.png" in capsys.readouterr().out
+
+
+def test_stale_masks_are_left_out_and_that_is_said(session, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(session.predictor.model.config, "stale_masks", True)
+    talk(session, DIAGNOSIS, f"/maps {tmp_path / 'maps'}")
+    out = capsys.readouterr().out
+    assert "The masks are left out" in out and "masks.png" not in out and (tmp_path / "maps" / "mean.png").is_file()
+
+
+def test_a_place_that_cannot_be_written_ends_no_conversation(session, tmp_path, capsys, monkeypatch):
+    def full(*args, **how):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr("mdf.inference.explain.explain", full)
+    with monkeypatch.context() as closed:
+        closed.setattr("mdf.inference.chat.os.access", lambda path, mode: False)
+        talk(session, DIAGNOSIS, f"/save {tmp_path / 't.md'}", f"/maps {tmp_path}", "Are there drusen?")
+    out = capsys.readouterr().out
+    assert f"error: {tmp_path} may not be written into" in out and "No space left" in out
+    assert len(session.conversation.answers) == 2
+
+
+def test_a_transcript_whose_name_was_taken_meanwhile_gets_a_number(session, tmp_path, capsys):
+    (tmp_path / "t-2.md").write_text("mine")
+    file = tmp_path / "t.md"
+    talk(session, DIAGNOSIS, f"/save {file}", "Are there drusen?", save_to=file)
+    assert f"transcript: {tmp_path / 't-3.md'}" in capsys.readouterr().out
+    assert "Are there drusen?" in (tmp_path / "t-3.md").read_text() and "drusen" not in file.read_text()
+    assert (tmp_path / "t-2.md").read_text() == "mine"
 
 
 def test_a_transcript_is_a_draft_and_is_written_only_when_asked(session, tmp_path, monkeypatch):

@@ -39,6 +39,14 @@ def test_maps_of_an_answer(checkpoint, predictor, tmp_path):
     assert total == pytest.approx(np.ones((4, 4)), abs=1e-3)
 
 
+def test_stale_masks_are_not_drawn(checkpoint, predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr(predictor.model.config, "stale_masks", True)
+    (tmp_path / "masks.png").write_bytes(b"of an earlier answer")
+    written = explain(predictor, predictor.read(checkpoint.photograph, force=True), QUESTION, "No.", tmp_path)
+    assert "masks.png" not in [f.name for f in written] and not (tmp_path / "masks.png").exists()
+    assert json.loads((tmp_path / "maps.json").read_text())["colours"] == {}
+
+
 def test_the_brightest_place_of_an_overlay_is_that_of_the_map():
     image = np.full((90, 120, 3), 100, dtype=np.uint8)
     values = np.zeros((90, 120))

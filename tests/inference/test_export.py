@@ -20,6 +20,7 @@ from mdf.models.fusion import MDFModel
 from mdf.records import FundusRecord, to_jsonl
 from mdf.tiles import TILES, cross_attention_mask
 from mdf.training.run_folder import RunFolder, environment
+from mdf.vocabulary import display
 from tests.scripts import run as run_here
 from tests.tiny import tiny_config
 from tests.tiny_mllama import tiny_mllama_config
@@ -296,6 +297,20 @@ class TestCard:
         from mdf.inference.model_card import subgroups
 
         assert "fewer than 10 | not shown" in subgroups(found)
+
+    def test_small_groups_are_not_counted(self):
+        from mdf.inference.model_card import data
+
+        rare = {11: ("glaucoma", "one"), 12: ("amd", "one"), 13: ("amd", "one")}
+        kinds = [rare.get(i, ("normal", "clinic")) for i in range(14)]
+        records = [
+            FundusRecord(id=f"e{i}", image=f"{i}.png", split="train", diagnosis=(kind,), source=source, license="CC0")
+            for i, (kind, source) in enumerate(kinds)
+        ]
+        text = data(Run(data={"data": (records, {})}))
+        few = f"{display('amd')} (fewer than 10), {display('glaucoma')} (fewer than 10)"
+        assert f"Diagnoses: {display('normal')} (11), {few}." in text and "Licences: CC0 (14)." in text
+        assert "Sources: clinic (11), one (fewer than 10)." in text
 
     def test_a_separator_within_a_text_ends_no_line(self, tmp_path):
         records = [FundusRecord("1", "1.png", texts={"en": "normal\u2028fundus"})]

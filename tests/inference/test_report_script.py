@@ -47,6 +47,58 @@ def test_photographs_of_one_name_from_two_folders_do_not_overwrite_each_other(ch
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"r.json", "r-2.json"}
 
 
+def test_the_report_of_another_patient_is_never_overwritten(checkpoint, files, tmp_path, capsys):
+    out, other = tmp_path / "out", tmp_path / "r.jpg"
+    other.write_bytes((files / "l.jpg").read_bytes())
+    args = ("--checkpoint", checkpoint.run, "--format", "json", "--out", out)
+    assert run("report.py", *args, files / "r.jpg") == 0
+    first = (out / "r.json").read_bytes()
+    for _ in range(2):  # a draft is written anew
+        assert run("report.py", *args, other) == 0
+        assert {path.name for path in out.iterdir()} == {"r.json", "r-2.json"}
+    assert (out / "r.json").read_bytes() == first
+    (out / "r-2.review-1.json").write_bytes((out / "r-2.json").read_bytes())
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    assert run("report.py", *args, files / "r.jpg", other) == 2
+    assert "r-2.json has been reviewed (r-2.review-1.json)" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_an_eye_that_its_name_contradicts_is_known_before_anything_is_written(checkpoint, files, tmp_path, capsys):
+    wrong = tmp_path / "2_left.jpg"
+    wrong.write_bytes((files / "l.jpg").read_bytes())
+    args = ("--checkpoint", checkpoint.run, files / "r.jpg", wrong, "--eye", "right", "--out", tmp_path / "out")
+    assert run("report.py", *args) == 2
+    assert "but its name says left" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_the_model_works(
+    checkpoint, files, tmp_path, capsys, monkeypatch
+):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    args = ("--checkpoint", checkpoint.run, "--format", "json", "--out")
+    for words in ((files / "l.jpg",), ("--data", files)):
+        for out in (file, file / "below"):
+            assert run("report.py", *args, out, *words) == 2
+            assert f"{file} is no folder" in capsys.readouterr().err
+        with monkeypatch.context() as closed:
+            closed.setattr("mdf.inference.render.os.access", lambda path, mode: False)
+            assert run("report.py", *args, tmp_path / "new", *words) == 2
+        assert f"{tmp_path} may not be written into" in capsys.readouterr().err
+    assert file.read_text() == "mine" and not (tmp_path / "new").exists()
+
+
+def test_an_earlier_report_may_begin_with_a_byte_order_mark(checkpoint, files, tmp_path):
+    from tests.inference.reports import full_report
+
+    (tmp_path / "before.json").write_text(full_report().to_json(), encoding="utf-8-sig")  # as editors on Windows save
+    args = ("--checkpoint", checkpoint.run, files / "r.jpg", "--eye", "right", "--out", tmp_path, "--format", "json")
+    assert run("report.py", *args, "--earlier", tmp_path / "before.json") == 0
+    assert json.loads((tmp_path / "r.json").read_text())["since"]
+
+
 def test_the_verbs_that_look_at_no_photograph_start_without_torch(tmp_path):
     """They read and write text; torch alone takes seconds to start."""
     from tests.inference.reports import full_report
@@ -79,8 +131,8 @@ def test_maps_of_each_depth_go_into_the_page_and_the_pdf(checkpoint, files, tmp_
     pypdf = pytest.importorskip("pypdf", reason="reads the PDF back")
     text = "".join(p.extract_text() for p in pypdf.PdfReader(tmp_path / "r.pdf").pages)
     assert "Depth 1, stride 2" in text and "no proof of what it saw there" in " ".join(text.split())
-    assert run("report.py", *args, "--format", "html") == 0
-    assert "data-map=" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert run("report.py", *args, "--format", "html") == 0  # without its JSON nobody can tell whose r.html is
+    assert "data-map=" not in (tmp_path / "r-2.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import asyncio
 import builtins
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,19 +20,44 @@ from tests.scripts import run
 
 def test_every_setting_is_the_safe_one():
     pytest.importorskip("starlette", reason="comes with the extra web")
-    found = serve.launch_settings("127.0.0.1", 7860)
+    found = serve.launch_settings("127.0.0.1", 7860, uploads="/nowhere/uploads")
     safe = {
         "server_name": "127.0.0.1", "share": False, "allowed_paths": [], "max_file_size": MAX_BYTES,
         "enable_monitoring": False, "strict_cors": True, "ssr_mode": False, "mcp_server": False, "pwa": False,
         "run_history": False, "footer_links": [], "show_error": False, "inbrowser": False, "auth": None,
     }  # fmt: skip
-    assert {name: found[name] for name in safe} == safe and found["blocked_paths"]
+    assert {name: found[name] for name in safe} == safe
+    assert found["blocked_paths"] == [str(Path.home()), os.getcwd()]
     kwargs = found["app_kwargs"]
     assert kwargs["openapi_url"] is kwargs["docs_url"] is kwargs["redoc_url"] is None
     (guard,) = kwargs["middleware"]
     assert guard.cls is Guard and guard.kwargs["hosts"] == serve.LOOPBACK
     assert serve.block_settings()["analytics_enabled"] is False and serve.block_settings()["delete_cache"] == (600, 600)
     assert MAX_BYTES == 25_000_000
+
+
+@pytest.mark.parametrize(
+    ("home", "here", "uploads", "blocked"),
+    [
+        ("/home/me", "/srv/mdf", "/tmp/uploads", ["/home/me", "/srv/mdf"]),
+        ("/home/me", "/", "/tmp/uploads", ["/home/me"]),  # as a service is started
+        ("/home/Me", "/srv/mdf", "/home/me/tmp/uploads", ["/srv/mdf"]),  # small letters, as Gradio compares
+        ("/", "/tmp", "/tmp/uploads", []),
+        ("/home/me", "/tmp/upload", "/tmp/uploads", ["/home/me", "/tmp/upload"]),
+    ],
+)
+def test_what_is_blocked_never_holds_the_uploads(monkeypatch, home, here, uploads, blocked):
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(serve.os, "getcwd", lambda: here)
+    assert serve.blocked_paths(uploads) == blocked
+
+
+def test_gradio_takes_an_upload_below_the_working_folder(monkeypatch, tmp_path):
+    allowed = pytest.importorskip("gradio.utils", reason="comes with the extra web").is_allowed_file
+    monkeypatch.chdir(tmp_path)
+    uploads = tmp_path / "tmp" / "uploads"
+    blocked = serve.blocked_paths(str(uploads))
+    assert allowed(uploads / "eye.png", blocked, [], [uploads]) == (True, "created")
 
 
 def test_a_password_is_asked_for_where_others_can_reach_the_page(monkeypatch):
@@ -94,6 +121,21 @@ def test_another_name_for_this_machine_is_refused():
     assert answer("/", host="evil.example:7860")[0] == 403  # a page that makes its own name point here
     assert answer("/", host="localhost")[0] == answer("/", host="[::1]:7860")[0] == 200
     assert answer("/", hosts=(), host="eye.example.org")[0] == 200  # served under a name, with a password
+
+
+def test_a_form_on_another_page_sends_nothing():
+    def sent(**headers):
+        return answer("/gradio_api/upload", body=b"photograph", **headers)[0]
+
+    assert sent() == 200  # no browser
+    own, other = "http://127.0.0.1:7860", "https://evil.example"
+    assert sent(origin=own) == sent(origin=own, sec_fetch_site="same-origin") == 200
+    assert sent(origin=other) == sent(origin="null") == sent(origin="http://127.0.0.1:8000") == 403
+    assert sent(origin=other, sec_fetch_site="cross-site") == sent(sec_fetch_site="same-site") == 403
+    proxy = {"hosts": (), "host": "10.0.0.5:7860", "origin": "https://eye.example.org"}  # a server in front
+    assert sent(**proxy, sec_fetch_site="same-origin") == sent(**proxy, x_forwarded_host="eye.example.org") == 200
+    assert sent(**proxy) == 403
+    assert answer("/", origin=other, sec_fetch_site="cross-site")[0] == 200  # a link to the page
 
 
 def test_a_message_is_small_and_names_no_address_as_a_file():

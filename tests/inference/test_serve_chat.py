@@ -1,6 +1,8 @@
 """What the page's handlers do: an answer that is stopped, a photograph that is replaced, the tables of many."""
 
 import shutil
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +10,14 @@ import pytest
 from PIL import Image
 
 from mdf.errors import UserError
+from mdf.imaging.eye_side import EyeSide
+from mdf.inference import serve_chat
 from mdf.inference.conversation import Sampling
 from mdf.inference.serve_batch import MOST, Batch
 from mdf.inference.serve_chat import STANDARD, Chat, add, to_begin_with
+from mdf.inference.serve_report import FORCE, make_draft
 from mdf.inference.serve_room import Room
+from mdf.inference.upload import admit
 from mdf.inference.visits import Visits
 from tests.inference.talker import talker
 
@@ -73,6 +79,30 @@ def test_who_leaves_in_the_middle_leaves_nothing_behind(room, bring):
         pass
 
 
+def test_a_photograph_that_comes_while_its_visitor_leaves_is_not_kept(room, bring, monkeypatch):
+    def slow(*args):
+        room.visits.leave("key")
+        return admit(*args)
+
+    monkeypatch.setattr(serve_chat, "admit", slow)
+    with pytest.raises(UserError, match="the visit has ended"):
+        bring("key")
+    assert not list(room.visits.root.iterdir())
+
+
+def test_the_stop_of_the_chat_stops_none_of_many_photographs(room, checkpoint, tmp_path):
+    file, tables = tmp_path / "eye.png", []
+    shutil.copy(checkpoint.photograph, file)
+    thread = threading.Thread(target=lambda: tables.extend(step[1] for step in Batch(room).go("key", None, [file])))
+    with room.visits.turns:  # the chat answers
+        thread.start()
+        while not room.visits.turns.waiting:
+            time.sleep(0.001)
+        Chat(room).stop("key", None)
+    thread.join()
+    assert "1 of 1" in tables[-1] and "stopped" not in tables[-1]
+
+
 def test_a_replaced_photograph_is_removed_and_its_conversation_too(room, bring):
     visit = bring("key", "a.png", place="right")
     first = visit.session.conversation.photograph.path
@@ -91,6 +121,20 @@ def test_the_file_tells_the_eye_and_may_not_contradict(room, bring):
     assert "/" not in str(caught.value)  # no folder of this machine is told
     assert len([p for p in room.visits.root.rglob("*") if p.is_file()]) == 1
     assert bring("key", "plain.png", 1).session.current == "photograph"
+
+
+def test_two_eyes_that_look_exchanged_are_drafted_when_that_is_ticked(room, bring, monkeypatch):
+    told = iter([EyeSide("left", 0.9), EyeSide("right", 0.9)] * 2)
+    monkeypatch.setattr("mdf.inference.draft.eye_side", lambda *args: next(told))
+    visit = bring("key", "a.png", place="right")
+    bring("key", "b.png", 1, place="left")
+    with pytest.raises(UserError) as caught:
+        make_draft(room, visit, "ICO 2017")
+    said = str(caught.value)
+    assert said.startswith("“Right eye” was given as the right eye and “Left eye” as the left, but they look exchanged")
+    assert f"or tick “{FORCE}” to go on" in said and "/" not in said and "--" not in said
+    report, _ = make_draft(room, visit, "ICO 2017", force=True)
+    assert all(any("is it mirrored or mixed up" in f.text for f in eye.flags) for eye in report.eyes)
 
 
 def test_what_is_no_retina_is_not_kept(room, tmp_path):

@@ -86,6 +86,27 @@ def test_of_very_many_the_page_shows_the_first_and_the_table_all(out, monkeypatc
     assert len((out / "index.csv").read_text().splitlines()) == 9
 
 
+def test_a_photograph_stands_once_whatever_fellow_it_got_or_lost(tmp_path):
+    def shown(*lines):
+        lines = [{**one, "at": f"2026-01-0{day}"} for day, one in enumerate(lines, 1)]
+        (tmp_path / "batch.json").write_text(json.dumps({**PLAN, "items": 1}))
+        (tmp_path / "index.1-of-1.jsonl").write_text("".join(json.dumps(one) + "\n" for one in reversed(lines)))
+        assert "not made yet" not in Page(write_summary(tmp_path)).text
+        with (tmp_path / "index.csv").open(newline="") as stream:
+            return {(r["photograph"], r["status"], r["urgency"], r["report"]) for r in csv.DictReader(stream)}
+
+    alone, pair = line("a", eye("a", "urgent")), line("a + b", eye("a"), eye("b"))
+    both = {("a", "done", "none", "reports/00/a + b-0"), ("b", "done", "none", "reports/00/a + b-0")}
+    assert shown(alone, pair) == both
+    urgent = ("a", "done", "urgent", "reports/00/a-0")
+    assert shown(pair, alone) == {urgent, ("b", "done", "none", "reports/00/a + b-0")}
+    refused = line("a + b", status="refused", reason="which eye is it?")
+    assert shown(alone, refused) == {urgent, ("a + b", "refused", "", "")}  # no report is hidden by none
+    assert shown(refused, alone, line("b", eye("b"))) == {urgent, ("b", "done", "none", "reports/00/b-0")}
+    bad = line("a", status="failed", bad=[{"photograph": "a", "status": "failed", "reason": "damaged"}])
+    assert shown(bad, pair) == both
+
+
 def test_a_folder_of_something_else_is_refused(out):
     (out / "batch.json").write_text(json.dumps({**PLAN, "made": "embeddings"}))
     with pytest.raises(UserError, match="holds no reports"):

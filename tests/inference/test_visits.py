@@ -144,6 +144,23 @@ def test_stopped_while_waiting_is_stopped(visits):
     assert raised == ["stopped before it began"]
 
 
+def test_what_is_done_beside_a_conversation_has_a_stop_of_its_own(visits):
+    visit, done = visits.of("key"), []
+
+    def beside():
+        with visits.model(visit, "one of many", apart=True) as stop:
+            done.append((visit.stop.is_set(), stop.is_set()))
+
+    with visits.model(visit, "answer"):
+        visit.stop.set()  # before the other one asks for its turn, and while it waits
+        thread = threading.Thread(target=beside)
+        thread.start()
+        while not visits.turns.waiting:
+            time.sleep(0.001)
+    thread.join()
+    assert done == [(True, False)]
+
+
 def test_the_log_tells_nothing_of_what_a_visitor_brought(visits, predictor, checkpoint, tmp_path, caplog):
     caplog.set_level("INFO", logger="mdf.serve")
     secret = tmp_path / "Jane Doe.png"
