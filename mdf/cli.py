@@ -66,12 +66,13 @@ def run(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+            said, code = f"{error.filename}: may not be read or written; change its permissions, or name another", 2
+        elif error.errno == errno.ENOSPC:
+            said = f"the disk is full ({error}). The last whole checkpoint is untouched; free space, then --resume."
+            code = 1
+        else:
             raise
-        print(
-            f"error: the disk is full ({error}). The last whole checkpoint is untouched; free space, then --resume.",
-            file=sys.stderr,
-        )
-        code = 1
+        print(f"error: {said}", file=sys.stderr)
     sys.stdout.flush()
     sys.exit(code)

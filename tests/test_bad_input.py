@@ -10,7 +10,9 @@ Covered elsewhere, and not again here:
   tests/test_package.py                    unknown options of every script
 """
 
+import errno
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -19,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mdf import cli
 from mdf.batches import FundusDataset
 from mdf.config import DialogueConfig
 from mdf.errors import UserError
@@ -246,3 +249,18 @@ def test_a_config_that_is_no_config(tmp_path, capsys):
         path.write_bytes(content)
         assert run("train.py", "--config", path) == 2
         assert_said(capsys)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_what_may_not_be_written_is_named(number, tmp_path, capsys):
+    place = tmp_path / "out"
+
+    def write() -> None:
+        raise OSError(number, os.strerror(number), str(place))  # tests may run as a user who may write everywhere
+
+    with pytest.raises(SystemExit) as left:
+        cli.run(write)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: {place}: may not be read or written; change its permissions, or name another\n"
+    )
