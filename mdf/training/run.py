@@ -70,7 +70,7 @@ def train(cfg: Config, *, resume: bool = False) -> int:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"error: {explain(error, cfg, accelerator.device)}", file=sys.stderr, flush=True)
+        print(f"error: {explain(error, cfg, accelerator.device, launch)}", file=sys.stderr, flush=True)
         return FAILED
     finally:
         finish(accelerator)
