@@ -208,8 +208,8 @@ def savings(cfg: Config, name: str, *, cuda: bool, sharded: bool = False) -> dic
     elif s.optimizer == "adamw_8bit" and cuda and not sharded:
         found["optimizer"] = f"{name}.optimizer=paged_adamw_8bit (its moments in the host's memory where need be)"
     if text and language.mode == "full":
-        more = "its own weights stay frozen" if sharded else "then language.quantize=nf4 is possible too"
-        found["lora"] = f"{name}.parts.language.mode=lora ({more})"
+        then = "its own weights stay frozen" if sharded else "then language.quantize=nf4 is possible too"
+        found["lora"] = f"{name}.parts.language.mode=lora ({then})"
     if text and cfg.dialogue.max_length > 256:
         found["length"] = f"dialogue.max_length={cfg.dialogue.max_length // 2} (fewer questions a conversation)"
     step = cfg.fusion.unet_step
