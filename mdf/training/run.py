@@ -22,7 +22,7 @@ from mdf.training.guard import Unsound
 from mdf.training.launch import Launch, check_launch, launched
 from mdf.training.loop import Stage
 from mdf.training.out_of_memory import explain, is_out_of_memory
-from mdf.training.run_folder import RunFolder, environment
+from mdf.training.run_folder import RunFolder, environment, weights_sha256
 from mdf.training.saving import plain, promote, refuse_other_steps
 from mdf.training.stages import Task
 from mdf.training.standing import Collapsed, Standing
@@ -189,6 +189,7 @@ class Run:
             gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             processes=self.accelerator.num_processes,
             threads=torch.get_num_threads(),
+            start_from=weights_sha256(self.cfg.run.start_from) if self.cfg.run.start_from else None,
         )
 
     def log(self, line: dict[str, Any]) -> None:

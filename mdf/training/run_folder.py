@@ -1,5 +1,6 @@
 """The folder of a run: what it holds, who may write into it, and what it says about where it came from."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -157,6 +158,15 @@ def environment(manifests: dict[str, Manifest], preprocessing_hash: str, **more:
         "preprocessing": preprocessing_hash,
         **more,
     }
+
+
+def weights_sha256(checkpoint: str | Path | None) -> str | None:
+    """Which weights a checkpoint holds: SHA-256 of its model.safetensors; None where it is not there."""
+    try:
+        with (Path(checkpoint or "") / "model.safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def git_commit() -> str | None:
