@@ -28,6 +28,7 @@ from mdf.training.stages import Task
 from mdf.training.standing import Collapsed, Standing
 from mdf.training.start import first_model, next_model
 from mdf.training.trackers import Trackers, finish, tracking
+from mdf.training.unchanged import refuse_other_data
 
 STOPPED, FAILED = 143, 1  # exit codes: SIGTERM after saving; no sound step, a collapse, or no memory
 
@@ -137,8 +138,15 @@ class Run:
         with accelerator.local_main_process_first(), quiet(not self.main):
             manifests = load_manifests(cfg)
         start = stages.index(state["stage"]) if state else 0
+        done = state is not None and (state["step"] == state["total"] or state["standing"]["ended"])
+        failure = None
+        try:
+            if state:
+                refuse_other_data(cfg, self.folder, manifests, stages[start + done :], done=done)
+        except UserError as error:
+            failure = error
+        agree(accelerator, failure, {"SHA-256 of the data": {stage: m.sha256 for stage, m in manifests.items()}})
         if state:
-            done = state["step"] == state["total"] or state["standing"]["ended"]
             best = state["standing"]["best"]
             if done and best["step"] is None:  # no step of a collapsed stage was good, but the run is to go on
                 best = {"step": state["step"]}
