@@ -186,7 +186,8 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class DialogueConfig:
-    prompts: str | None = None  # folder of prompt files; null = the ones that come with mdf
+    # folder of prompt files; null = those of run.start_from where all of it is taken, else the ones that come with mdf
+    prompts: str | None = None
     # weight of each kind of question when a conversation is put together; beside these there are eye, size, distance,
     # find, grade, severity, explain, differential, refer, follow_up, unknown and unrecorded (docs/data.md)
     questions: dict[str, float] = field(

@@ -64,8 +64,8 @@ def grid_main(argv: Sequence[str]) -> int:
     from pathlib import Path
 
     from mdf.errors import UserError
-    from mdf.training.grid import Runner, plan, refuse_others, scripts, slots, threads_each
-    from mdf.training.grid_file import START, cells_of, read_grid
+    from mdf.training.grid import Runner, evaluations, plan, refuse_others, scripts, slots, threads_each
+    from mdf.training.grid_file import cells_of, read_grid
 
     if args.jobs < 0:
         raise UserError("--jobs must be at least 1")
@@ -84,13 +84,8 @@ def grid_main(argv: Sequence[str]) -> int:
         return 0
     from mdf.evaluation.grid_table import write_table
 
-    folders: dict[str, dict[int, Path]] = {row: {} for row in grid.rows}
-    for cell in cells:
-        if cell.row != START:
-            folders[cell.row][cell.seed] = cell.folder / "evaluation"
-
     def after(failed: dict[str, str]) -> None:
-        write_table(folders, grid.metrics, failed, out)
+        write_table(evaluations(cells, grid.evaluate), grid.metrics, failed, out)
 
     code = Runner(cells, grid, scripts(Path(__file__).parent), places, after).run()
     print(f"\n{(out / 'table.md').read_text(encoding='utf-8')}\nwritten to {out / 'table.md'} and table.json")

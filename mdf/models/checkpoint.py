@@ -172,10 +172,15 @@ def read_config(kind: type["MDFConfig"], folder: Path) -> "MDFConfig":
 
 
 def load(
-    kind: type["MDFModel"], folder: Path, dtype: torch.dtype = torch.float32, quantize: str | None = None
+    kind: type["MDFModel"],
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    quantize: str | None = None,
+    language: dict[str, Any] | None = None,
 ) -> "MDFModel":
     """The model of a checkpoint directory, its language model quantised as it was trained, or as `quantize` says.
 
+    `language`: settings of the language model to have instead of the checkpoint's, which no weight depends on.
     Raises UserError, loads nothing, where tensors are missing or too many, or the base is another one.
     """
     config = read_config(kind.config_class, folder)
@@ -187,15 +192,16 @@ def load(
     if bases["language"].get("inside"):
         config.mdf["language"]["model"] = str(folder / BASE)
     settle_bits(config, folder, bases["language"].get("quantize", "none"), quantize, trained_in_full=bool(own_language))
+    config.mdf["language"] = {**config.mdf["language"], **(language or {})}
     lm = config.sections()[3]
-    language, _ = load_language(lm, torch.float32 if own_language else dtype)
+    base, _ = load_language(lm, torch.float32 if own_language else dtype)
     expected = bases["language"].get("fingerprint")
-    if expected and fingerprint(language) != expected:
+    if expected and fingerprint(base) != expected:
         raise UserError(
             f"language.model {lm.model!r} is not the one this checkpoint was trained on "
-            f"(fingerprint {fingerprint(language)}, trained on {expected}); nothing was loaded"
+            f"(fingerprint {fingerprint(base)}, trained on {expected}); nothing was loaded"
         )
-    model = kind(config, language=language, load_bases=False)  # encoder and U-Net are filled from model.safetensors
+    model = kind(config, language=base, load_bases=False)  # encoder and U-Net are filled from model.safetensors
     if own_language:
         model.of_base = set()
     if config.lora:

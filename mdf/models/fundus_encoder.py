@@ -171,7 +171,12 @@ class FundusEncoder(nn.Module):
         return frozenset(fixed | locked), modules
 
     def settle(self, cfg: EncoderConfig) -> None:
-        """Take up how the towers train, which weights do not depend on: what is locked, and gradient checkpointing."""
+        """Take up how the towers train, which weights do not depend on: what is locked, and gradient checkpointing.
+
+        Raises UserError where a setting counts layers that a tower does not have.
+        """
+        for tower, count, rank in towers.settings(cfg):
+            depth.check(depth.layers(self)[tower], tower, count, rank, cfg.layer_decay)
         self.fixed, self.locked = self._lock(cfg)
         if cfg.gradient_checkpointing != self.checkpointing:
             towers.set_checkpointing(self.clip, cfg.gradient_checkpointing, cfg.image or cfg.model)

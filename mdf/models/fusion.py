@@ -150,15 +150,17 @@ class MDFModel(PreTrainedModel, FusedGenerationMixin, AnsweringMixin):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         quantize: str | None = None,
+        language: dict[str, Any] | None = None,
         **_: Any,
     ) -> "MDFModel":  # type: ignore[override]
         """Read a checkpoint directory; every tensor is filled from it or from its named base, or nothing is loaded.
 
-        `quantize` (none, nf4, int8) loads the language model otherwise than it was trained, with a warning.
+        `quantize` (none, nf4, int8) loads the language model otherwise than it was trained, with a warning; `language`
+        has settings of it that no weight depends on, instead of the checkpoint's: attention, lora_dropout.
         """
         from mdf.models.checkpoint import load
 
-        return load(cls, Path(folder), dtype, quantize).to(device).eval()
+        return load(cls, Path(folder), dtype, quantize, language).to(device).eval()
 
     def part_of(self, name: str) -> str:
         """The part that a parameter belongs to: encoder, unet, fusion or language."""

@@ -113,16 +113,21 @@ def suited(
     return kept
 
 
+def chosen(cfg: Config, task: Task, manifest: Manifest, split: str, prompts: Prompts, say: Say) -> list[FundusRecord]:
+    """The records that a stage trains on ("train") or is judged by ("val"), of all that the manifest has of them."""
+    what = {"train": "training", "val": "validation"}[split]
+    found = suited(weighted(manifest, split, data_of(cfg, task)), task, cfg, prompts, what, say)
+    return some_of(found, task, cfg) if split == "val" else found
+
+
 def stage_data(cfg: Config, task: Task, manifest: Manifest, prompts: Prompts, say: Say) -> StageData:
     """Training and validation records of a stage. Raises UserError where nothing is left or a file is missing."""
     masks = cfg.unet.masks if task.wants_masks else ()
     found: dict[str, list[FundusRecord]] = {}
-    for split, what in (("train", "training"), ("val", "validation")):
-        records = weighted(manifest, split, data_of(cfg, task))
-        found[split] = suited(records, task, cfg, prompts, what, say)
-        if split == "val":
-            found[split] = some_of(found[split], task, cfg)
-        elif not found[split]:
+    for split in ("train", "val"):
+        found[split] = chosen(cfg, task, manifest, split, prompts, say)
+        if split == "train" and not found[split]:
+            records = weighted(manifest, split, data_of(cfg, task))
             raise UserError(
                 f"{task.name}: none of the {len(records)} training photographs has what {', '.join(task.weights)} "
                 f"needs; take {task.name} out of run.stages or give it other {task.name}.data"

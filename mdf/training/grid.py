@@ -19,7 +19,8 @@ from mdf.files import write_text
 from mdf.training.grid_file import START, Cell, EvaluateConfig, GridConfig
 from mdf.training.progress import duration
 from mdf.training.run import STOPPED, stop_signal
-from mdf.training.saving import read_state, recover
+from mdf.training.run_folder import weights_sha256
+from mdf.training.saving import other_steps, read_state, recover
 
 DONE = "cell.json"  # in the folder of a cell that is trained and evaluated: what was asked of it
 Commands = tuple[Sequence[str], Sequence[str]]  # what starts scripts/train.py, and scripts/evaluate.py
@@ -59,10 +60,10 @@ def request(cell: Cell, asked: EvaluateConfig) -> list[str]:
     return [] if cell.row == START else words_of(cell, asked)
 
 
-def record(cell: Cell) -> dict:
-    """What DONE of a cell holds; {} where it is not done."""
+def record(cell: Cell, name: str = DONE) -> dict:
+    """What a JSON file in the folder of a cell holds; {} where it is not there, of DONE: where the cell is not done."""
     try:
-        return json.loads((cell.folder / DONE).read_text(encoding="utf-8"))
+        return json.loads((cell.folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
@@ -72,21 +73,62 @@ def is_done(cell: Cell, asked: EvaluateConfig) -> bool:
     return record(cell).get("evaluate") == request(cell, asked)
 
 
-def refuse_others(cells: Sequence[Cell]) -> None:
-    """Raise UserError where the folder of a cell holds a run with other settings, before anything runs."""
-    found = []
+def evaluations(cells: Sequence[Cell], asked: EvaluateConfig) -> dict[str, dict[int, Path]]:
+    """{row: {seed: folder of its evaluation}} of the cells that were evaluated as it is `asked`, and of no others:
+    what an earlier call asked for may be of other photographs.
+    """
+    found: dict[str, dict[int, Path]] = {cell.row: {} for cell in cells if cell.row != START}
     for cell in cells:
+        if cell.row != START and is_done(cell, asked):
+            found[cell.row][cell.seed] = cell.folder / "evaluation"
+    return found
+
+
+def refuse_others(cells: Sequence[Cell]) -> None:
+    """Raise UserError where the folder of a cell holds a run with other settings, or one that went on from another
+    start, before anything runs.
+    """
+    found: dict[str, str] = {}
+    for cell in cells:  # starts come first
         recover(cell.folder / "last")
+        lines = []
         try:
-            read_state(cell.folder / "last", cell.cfg)
+            state = read_state(cell.folder / "last", cell.cfg)
+            if state:
+                lines = other_steps(state, cell.cfg, state["processes"])
         except UserError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.startswith("  ")]
-            found.append(f"{cell.folder}: {'; '.join(lines) or error}")
+            lines = [line.strip() for line in str(error).splitlines() if line.startswith("  ")] or [str(error)]
+        if cell.start is not None and begun(cell):
+            if cell.start.name in found:
+                lines.append(f"went on from {cell.start.name}")
+            elif not begun(cell.start):
+                lines.append(f"went on from a {cell.start.name} that is not there any more")
+            elif not is_from(cell, cell.start):
+                lines.append(f"went on from another {cell.start.name} than the one that is there")
+        if lines:
+            found[cell.name] = f"{cell.folder}: {'; '.join(lines)}"
     if found:
         raise UserError(
-            "these runs of the grid were trained with other settings:\n  " + "\n  ".join(found) + "\n"
-            "Set them back, write the grid into another folder with --out, or remove these runs"
+            "these runs of the grid were trained with other settings, or went on from others:\n  "
+            + "\n  ".join(found.values())
+            + "\nSet them back, write the grid into another folder with --out, or remove these runs"
         )
+
+
+def begun(cell: Cell) -> bool:
+    """Whether there is anything of a cell that the next call would go on from or leave alone."""
+    return (cell.folder / "last").is_dir() or (cell.folder / DONE).is_file()
+
+
+def is_from(cell: Cell, start: Cell) -> bool:
+    """Whether a run went on from the weights that its start has now.
+
+    Where an older mdf trained it, it does not say; then it did if an older mdf trained the start, too.
+    """
+    had, key = record(cell, "environment.json"), "start_from"
+    if key in had:
+        return had[key] == weights_sha256(start.folder / "best")
+    return key not in record(start, "environment.json")
 
 
 def steps_of(cell: Cell, commands: Commands, asked: EvaluateConfig) -> list[list[str]]:
@@ -195,6 +237,7 @@ class Runner:
             waiting.remove(cell)
             log = cell.folder.parent / "logs" / f"{cell.name}.log"
             job = Job(cell, steps_of(cell, self.commands, asked), environment, log, fresh=not cell.folder.exists())
+            (cell.folder / DONE).unlink(missing_ok=True)  # what it says is about to be replaced
             job.start()
             running[number] = job
             self.say(f"{cell.name}: started, {log}")

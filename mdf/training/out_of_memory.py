@@ -15,6 +15,7 @@ from torch import nn
 
 from mdf.checking import CONTRASTS
 from mdf.config import Config, StageConfig
+from mdf.training.launch import Launch
 from mdf.training.stages import Task, stage_of
 
 SAID = (  # how torch, CUDA, the C library and Metal say it, where the type of the error does not
@@ -106,7 +107,7 @@ def place_of(error: BaseException) -> Place:
     return place
 
 
-def explain(error: BaseException, cfg: Config, device: torch.device) -> str:
+def explain(error: BaseException, cfg: Config, device: torch.device, launch: Launch | None = None) -> str:
     """The message: where it happened, what the memory holds, what to change first, and what is safe."""
     place = place_of(error)
     name = place.task.name if place.task else cfg.run.stages[0]
@@ -117,7 +118,8 @@ def explain(error: BaseException, cfg: Config, device: torch.device) -> str:
     lines = [f"{name}, {when}: {what} ran out in {place}{wanted}."]
     if place.model is not None:
         lines.append(held(place.model, device))
-    settings = remedies(cfg, name, place, cuda=device.type == "cuda")[:3]
+    sharded = launch is not None and launch.sharding != "none"
+    settings = remedies(cfg, name, place, cuda=device.type == "cuda", sharded=sharded)[:3]
     if settings:
         lines += ["Change in this order, until it fits:", *(f"  {i}. {text}" for i, text in enumerate(settings, 1))]
     if len(settings) < 3:
@@ -165,17 +167,20 @@ FIRST = {  # what comes before that order, by the part that was computing
 }
 
 
-def remedies(cfg: Config, name: str, place: Place, *, cuda: bool) -> list[str]:
+def remedies(cfg: Config, name: str, place: Place, *, cuda: bool, sharded: bool = False) -> list[str]:
     """Settings of the stage that would save memory and are not yet at their end, the first to change first."""
-    possible = savings(cfg, name, cuda=cuda)
+    possible = savings(cfg, name, cuda=cuda, sharded=sharded)
     first = FIRST.get(place.part, ())
     if place.validating and "text" in stage_of(cfg, name).losses:
         first = ("samples", *first)
     return [possible[key] for key in dict.fromkeys((*first, *ORDER)) if key in possible]
 
 
-def savings(cfg: Config, name: str, *, cuda: bool) -> dict[str, str]:
-    """Everything in this configuration that can be made to take less memory: a setting and what it costs."""
+def savings(cfg: Config, name: str, *, cuda: bool, sharded: bool = False) -> dict[str, str]:
+    """Everything in this configuration that can be made to take less memory: a setting and what it costs.
+
+    Nothing of few bits is proposed where the model is `sharded` over processes, which refuses it.
+    """
     s: StageConfig = stage_of(cfg, name)
     losses = {loss for loss, weight in s.losses.items() if weight > 0}
     text, contrast = "text" in losses, bool(losses & set(CONTRASTS))
@@ -196,14 +201,15 @@ def savings(cfg: Config, name: str, *, cuda: bool) -> dict[str, str]:
         )
     if (contrast or parts.encoder.mode != "frozen") and not cfg.encoder.gradient_checkpointing:
         found["encoder checkpointing"] = "encoder.gradient_checkpointing=true (the same gradient, about 30 % more time)"
-    if text and language.mode != "full" and cfg.language.quantize == "none":
+    if text and language.mode != "full" and cfg.language.quantize == "none" and not sharded:
         found["quantize"] = "language.quantize=nf4 (QLoRA: its frozen weights in 4 bits)"
-    if s.optimizer == "adamw" and cuda:
+    if s.optimizer == "adamw" and cuda and not sharded:
         found["optimizer"] = f"{name}.optimizer=adamw_8bit (the optimiser's moments in a quarter of the memory)"
-    elif s.optimizer == "adamw_8bit":
+    elif s.optimizer == "adamw_8bit" and cuda and not sharded:
         found["optimizer"] = f"{name}.optimizer=paged_adamw_8bit (its moments in the host's memory where need be)"
     if text and language.mode == "full":
-        found["lora"] = f"{name}.parts.language.mode=lora (then language.quantize=nf4 is possible too)"
+        then = "its own weights stay frozen" if sharded else "then language.quantize=nf4 is possible too"
+        found["lora"] = f"{name}.parts.language.mode=lora ({then})"
     if text and cfg.dialogue.max_length > 256:
         found["length"] = f"dialogue.max_length={cfg.dialogue.max_length // 2} (fewer questions a conversation)"
     step = cfg.fusion.unet_step

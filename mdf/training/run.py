@@ -22,12 +22,13 @@ from mdf.training.guard import Unsound
 from mdf.training.launch import Launch, check_launch, launched
 from mdf.training.loop import Stage
 from mdf.training.out_of_memory import explain, is_out_of_memory
-from mdf.training.run_folder import RunFolder, environment
+from mdf.training.run_folder import RunFolder, environment, weights_sha256
 from mdf.training.saving import plain, promote, refuse_other_steps
 from mdf.training.stages import Task
 from mdf.training.standing import Collapsed, Standing
 from mdf.training.start import first_model, next_model
 from mdf.training.trackers import Trackers, finish, tracking
+from mdf.training.unchanged import refuse_other_data
 
 STOPPED, FAILED = 143, 1  # exit codes: SIGTERM after saving; no sound step, a collapse, or no memory
 
@@ -70,7 +71,7 @@ def train(cfg: Config, *, resume: bool = False) -> int:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"error: {explain(error, cfg, accelerator.device)}", file=sys.stderr, flush=True)
+        print(f"error: {explain(error, cfg, accelerator.device, launch)}", file=sys.stderr, flush=True)
         return FAILED
     finally:
         finish(accelerator)
@@ -137,8 +138,15 @@ class Run:
         with accelerator.local_main_process_first(), quiet(not self.main):
             manifests = load_manifests(cfg)
         start = stages.index(state["stage"]) if state else 0
+        done = state is not None and (state["step"] == state["total"] or state["standing"]["ended"])
+        failure = None
+        try:
+            if state:
+                refuse_other_data(cfg, self.folder, manifests, stages[start + done :], done=done)
+        except UserError as error:
+            failure = error
+        agree(accelerator, failure, {"SHA-256 of the data": {stage: m.sha256 for stage, m in manifests.items()}})
         if state:
-            done = state["step"] == state["total"] or state["standing"]["ended"]
             best = state["standing"]["best"]
             if done and best["step"] is None:  # no step of a collapsed stage was good, but the run is to go on
                 best = {"step": state["step"]}
@@ -189,6 +197,7 @@ class Run:
             gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             processes=self.accelerator.num_processes,
             threads=torch.get_num_threads(),
+            start_from=weights_sha256(self.cfg.run.start_from) if self.cfg.run.start_from else None,
         )
 
     def log(self, line: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The folder of a run: what it holds, who may write into it, and what it says about where it came from."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -83,15 +84,13 @@ class RunFolder:
         self.metrics.write_text("")
         save_config(self.cfg, self.path / "config.yaml")
         self.write("environment.json", json.dumps(environment, indent=1) + "\n")
-        written: list[Manifest] = []
-        last = list(manifests.values())[-1]
         for stage, manifest in manifests.items():
-            if any(manifest is m for m in written):
+            path = self.data_file(stage, manifests)
+            if path.exists():
                 continue
-            name = "data.jsonl" if manifest is last else f"data-{stage}.jsonl"
             meta = manifest.meta
             write_manifest(
-                self.path / name,
+                path,
                 manifest.records,
                 root=manifest.root,
                 dataset=meta.get("dataset") or self.cfg.data.name,
@@ -99,7 +98,12 @@ class RunFolder:
                 split_seed=meta.get("split_seed", self.cfg.run.seed),
                 split=meta.get("split"),
             )
-            written.append(manifest)
+
+    def data_file(self, stage: str, manifests: dict[str, Manifest]) -> Path:
+        """Where the photographs of a stage are written down as they were when the run began."""
+        own, last = manifests[stage], list(manifests.values())[-1]
+        first = next(name for name, manifest in manifests.items() if manifest is own)
+        return self.path / ("data.jsonl" if own is last else f"data-{first}.jsonl")
 
     def write(self, name: str, text: str) -> None:
         """Write one small file of the run."""
@@ -157,6 +161,15 @@ def environment(manifests: dict[str, Manifest], preprocessing_hash: str, **more:
         "preprocessing": preprocessing_hash,
         **more,
     }
+
+
+def weights_sha256(checkpoint: str | Path | None) -> str | None:
+    """Which weights a checkpoint holds: SHA-256 of its model.safetensors; None where it is not there."""
+    try:
+        with (Path(checkpoint or "") / "model.safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def git_commit() -> str | None:

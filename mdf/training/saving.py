@@ -218,18 +218,33 @@ def read_state(last: Path, cfg: Config) -> dict[str, Any] | None:
 
 
 def refuse_other_steps(saved: dict[str, Any], cfg: Config, processes: int) -> None:
-    """Raise UserError where a step of what is still to be trained would hold other photographs than it did.
+    """Raise UserError where a step would hold other photographs than it did, see `other_steps`."""
+    if lines := other_steps(saved, cfg, processes):
+        raise UserError(
+            "--resume: a step has to hold the photographs that it held (batch_size · processes · accumulation), and "
+            "a loss that compares photographs as many at a time:\n  " + "\n  ".join(lines)
+        )
+
+
+def other_steps(saved: dict[str, Any], cfg: Config, processes: int) -> list[str]:
+    """A line for each stage a step of which would hold other photographs than it did, or was said to have.
 
     A step is batch_size · processes · accumulation photographs, however it is cut. Losses that compare photographs see
-    batch_size · processes of them at a time, which then has to stay, too.
+    batch_size · processes of them at a time, which then has to stay, too. A stage that is done keeps its own numbers,
+    with whatever number of processes it was trained.
     """
-    lines = []
-    for name in cfg.run.stages[cfg.run.stages.index(saved["stage"]) :]:
+    lines, current = [], cfg.run.stages.index(saved["stage"])
+    for place, name in enumerate(cfg.run.stages):
         before, stage = saved["config"][name], getattr(cfg, name)
         had = before["batch_size"], saved["processes"], before["accumulation"]
         has = stage.batch_size, processes, stage.accumulation
         compared = any(weight > 0 and loss in CONTRASTS for loss, weight in stage.losses.items())
         if math.prod(had) == math.prod(has) and (not compared or had[2] == has[2]):
+            continue
+        if place < current:
+            if (had[0], had[2]) != (has[0], has[2]):
+                way = f"is done, set {name}.batch_size={had[0]} {name}.accumulation={had[2]}"
+                lines.append(f"{name}: {product(*had)} then, {product(*has)} now; {way}")
             continue
         size = had[0] * had[1] if compared else math.prod(had)
         shares = [f"{name}.accumulation={had[2]}"] if compared and had[2] != has[2] else []
@@ -242,11 +257,7 @@ def refuse_other_steps(saved: dict[str, Any], cfg: Config, processes: int) -> No
             shares += [f"{name}.accumulation=1"] if not compared and has[2] != 1 else []
             way = f"set {' '.join(shares)}"
         lines.append(f"{name}: {product(*had)} then, {product(*has)} now; {way}")
-    if lines:
-        raise UserError(
-            "--resume: a step has to hold the photographs that it held (batch_size · processes · accumulation), and "
-            "a loss that compares photographs as many at a time:\n  " + "\n  ".join(lines)
-        )
+    return lines
 
 
 def product(batch_size: int, processes: int, accumulation: int) -> str:

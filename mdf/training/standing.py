@@ -1,5 +1,6 @@
 """Where a stage stands after its validations: which was the best, how long ago, whether its embeddings collapsed."""
 
+import math
 from typing import Any
 
 from mdf.config import StageConfig
@@ -25,17 +26,24 @@ class Standing:
         self.collapsed: str | None = None  # what happened to them
         self.known = False  # whether the validation before said so already
         self.ended = False  # whether `patience` is at its end
+        self.unknown = False  # whether the last validation's score is not a number
 
     def judge(self, found: dict[str, float], step: int, *, last: bool) -> bool:
         """Take in a validation after `step`; whether it is the best so far. A tie keeps the earlier.
 
         Without validation photographs (`found` is {}) that is the `last` step. A collapsed one is never the best of a
-        stage that stops on a collapse.
+        stage that stops on a collapse. One whose score is not a number is the best only as long as there is no other.
         """
         self.known = self.collapsed is not None
         self.collapsed, self.widest = collapse(self.widest, found), widest(self.widest, found)
         score = score_of(found, self.by) if found else None
-        better = last if score is None else self.best["score"] is None or score > self.best["score"]
+        self.unknown = score is not None and math.isnan(score)
+        if score is None:
+            better = last
+        elif self.unknown:  # nothing is greater or less than it, so that as a score it would stay the best for ever
+            score, better = None, self.best["step"] is None
+        else:
+            better = self.best["score"] is None or score > self.best["score"]
         if self.stops:
             better = False
         if better:
@@ -52,6 +60,11 @@ class Standing:
     def news(self, step: int) -> list[str]:
         """What a user should know after a validation, beyond its numbers."""
         lines = []
+        if self.unknown:
+            lines.append(
+                f"{self.name}, step {step}: WARNING: the validation's {self.by} is not a number, so any other is "
+                "better; a validation photograph may be damaged, or the learning rate too high"
+            )
         if self.collapsed:
             what = f"still: {self.collapsed}" if self.known else f"{self.collapsed}. {advice(self.name)}"
             lines.append(f"{self.name}, step {step}: COLLAPSE: {what}")
@@ -79,3 +92,5 @@ class Standing:
         """Go back to what `state` returned, or to the part of it that an older mdf saved."""
         for name, value in state.items():
             setattr(self, name, value)
+        if self.best["score"] is not None and math.isnan(self.best["score"]):  # of an older mdf
+            self.best = {**self.best, "score": None}

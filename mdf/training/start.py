@@ -7,13 +7,15 @@ from typing import Any
 import torch
 
 from mdf.config import Config
+from mdf.dialogue import Prompts
 from mdf.errors import UserError
 from mdf.files import read_json
 from mdf.models import checkpoint as saved
 from mdf.models import unet_weights, zoo
 from mdf.models.checkpoint import read_config
 from mdf.models.fusion import PARTS, MDFModel, preprocessing_of
-from mdf.models.language import checkpoint_layers, weights_dtype
+from mdf.models.language import bare, checkpoint_layers, weights_dtype
+from mdf.models.photographs import refuse_sizes
 from mdf.models.quantization import refuse_missing
 from mdf.trained_on import TrainedOn
 from mdf.training.launch import yes
@@ -51,7 +53,9 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
     # go on over whole weights, which is said, and be merged after that
     whole = cfg.language.quantize == "none"
     bits = cfg.language.quantize if whole or not trained.lora else None
-    given = MDFModel.from_pretrained(cfg.run.start_from, dtype=weights_dtype(cfg, dtype), quantize=bits)
+    given = MDFModel.from_pretrained(
+        cfg.run.start_from, dtype=weights_dtype(cfg, dtype), quantize=bits, language=of_language(cfg)
+    )
     wanted = sections(cfg)
     lora = any(getattr(cfg, stage).parts.language.mode == "lora" for stage in cfg.run.stages)
     had = {part: asdict(section) for part, section in zip(PARTS, given.config.sections(), strict=True)}
@@ -69,8 +73,11 @@ def first_model(cfg: Config, diagnoses: tuple[str, ...], dtype: torch.dtype) -> 
         model.config.stale_masks = given.config.stale_masks
         model.trained_on = given.trained_on
         return model
+    refuse_sizes(cfg, bare(given.language))
     given.config.mdf = wanted
     given.encoder.settle(cfg.encoder)
+    if cfg.dialogue.prompts:
+        given.processor.prompts = Prompts(Path(cfg.dialogue.prompts))
     given.processor.diagnoses = diagnoses
     given.processor.questions = cfg.dialogue.kinds
     if cfg.language.gradient_checkpointing:
@@ -122,11 +129,16 @@ def refuse_other(cfg: Config, wrong: list[str], shown: dict[str, Any]) -> None:
 def next_model(cfg: Config, checkpoint: Path, dtype: torch.dtype) -> MDFModel:
     """The model of a checkpoint of this run, ready to train on."""
     refuse(cfg)
-    model = MDFModel.from_pretrained(checkpoint, dtype=weights_dtype(cfg, dtype))
+    model = MDFModel.from_pretrained(checkpoint, dtype=weights_dtype(cfg, dtype), language=of_language(cfg))
     model.encoder.settle(cfg.encoder)
     if cfg.language.gradient_checkpointing:
         checkpoint_layers(model.language)
     return model
+
+
+def of_language(cfg: Config) -> dict[str, Any]:
+    """How the language model trains: no weight depends on it, and it has to be known when it is loaded."""
+    return {name: getattr(cfg.language, name) for name in ("attention", "lora_dropout", "gradient_checkpointing")}
 
 
 def refuse(cfg: Config) -> None:

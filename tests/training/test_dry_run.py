@@ -85,6 +85,8 @@ def test_weights_that_are_not_at_hand_leave_the_rest_to_look_at(tiny, capsys):
 def test_a_recipe_is_a_configuration_that_loads(recipe):
     cfg = load_config(recipe, [])
     assert cfg.run.stages == ("align",) and cfg.align.batch_size >= 128
+    own = {"flair": {"label_aware": 1.0}, "ret_clip": {"patient": 1.0}, "mm_fundus_clip": {"contrastive": 1.0}}
+    assert cfg.align.losses == own[recipe], "and none of the configuration that it extends"
 
 
 @pytest.mark.slow

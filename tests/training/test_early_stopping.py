@@ -1,6 +1,7 @@
 """What best/ is chosen by, when a stage ends early, and what a run does whose embeddings collapse."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -54,6 +55,19 @@ def test_without_patience_a_stage_runs_to_its_end_and_the_last_step_is_no_early_
     late.judge(quality(0.5), 1, last=False)
     late.judge(quality(0.5), 2, last=True)
     assert not late.ended
+
+
+def test_a_validation_that_is_no_number_is_worse_than_any_other():
+    one = standing("loss", patience=3)
+    values = [math.nan, math.nan, 2.0, math.nan, 1.0]
+    found = []
+    for step, value in enumerate(values, 1):
+        found.append(one.judge({"val_loss": value}, step, last=False))
+        assert ("is not a number" in "".join(one.news(step))) is math.isnan(value)
+    assert found == [True, False, True, False, True] and one.best == {"score": -1.0, "step": 5}
+    older = standing("loss")
+    older.restore({"by": "loss", "best": {"score": math.nan, "step": 5}})
+    assert older.judge({"val_loss": 2.0}, 6, last=False)
 
 
 def test_a_standing_goes_through_json():

@@ -5,6 +5,7 @@ What is run here stands in for the scripts where only the order of things matter
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -16,13 +17,13 @@ import yaml
 from mdf.config import load_config
 from mdf.errors import ConfigError, UserError
 from mdf.resources import bundled
-from mdf.training.grid import DONE, Runner, is_done, plan, record, request, slots
+from mdf.training.grid import DONE, Runner, evaluations, is_done, plan, record, request, slots
 from mdf.training.grid_file import GridConfig, cells_of, read_grid
 from mdf.training.saving import plain
 from tests.scripts import run, start
 
 TRAIN = """
-import pathlib, sys, time, yaml
+import hashlib, json, pathlib, sys, time, yaml
 run = yaml.safe_load(open(sys.argv[sys.argv.index("--config") + 1]))["run"]
 folder = pathlib.Path(run["dir"]) / run["name"]
 with (folder.parent / "order.txt").open("a") as file:
@@ -32,12 +33,19 @@ if (folder.parent / "slow").exists():
 if (folder.parent / f"bad-{run['name']}").exists():
     sys.exit("error: there is no such photograph")
 (folder / "best").mkdir(parents=True, exist_ok=True)
+learnt = folder.parent / "learnt.txt"
+(folder / "best" / "model.safetensors").write_text(learnt.read_text() if learnt.exists() else "weights")
+start = run["start_from"]
+start = start and hashlib.sha256((pathlib.Path(start) / "model.safetensors").read_bytes()).hexdigest()
+(folder / "environment.json").write_text(json.dumps({"start_from": start}))
 """
 EVALUATE = """
 import json, pathlib, sys
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 out = pathlib.Path(words["--out"])
-out.mkdir(parents=True)
+if (out.parent.parent / f"bad-evaluation-{out.parent.name}").exists():
+    sys.exit("error: the photographs cannot be read")
+out.mkdir(parents=True, exist_ok=True)
 value = {"one": 0.5, "two": 0.75}[out.parent.name.split("-")[0]]
 (out / "metrics.json").write_text(json.dumps({"classification": {"accuracy": value}, "limit": words["--limit"]}))
 """
@@ -104,9 +112,6 @@ def test_the_order_is_starts_then_rows_and_a_second_call_has_nothing_to_do(runne
     assert again.run() == 0 and len(order(tmp_path)) == 6
     assert said == ["6 of 6 runs are done already"]
     other, _ = runner(seeds=[0, 1], evaluate={"limit": 3})  # asked for other photographs: evaluated anew
-    for cell in other.cells[2:]:
-        (cell.folder / "evaluation" / "metrics.json").unlink()
-        (cell.folder / "evaluation").rmdir()
     assert other.run() == 0
     assert json.loads((tmp_path / "out" / "one-s0" / "evaluation" / "metrics.json").read_text())["limit"] == "3"
 
@@ -152,17 +157,96 @@ def test_a_stopped_grid_says_so_and_goes_on(runner, tmp_path):
     assert record(again.cells[0])["seconds"] is None, "of a resumed run the time is not known"
 
 
+def saved(cell, **changes):
+    """Have the folder of a cell hold a run of its settings but for `changes` of its last stage."""
+    stage = cell.cfg.run.stages[-1]
+    other = replace(cell.cfg, **{stage: replace(getattr(cell.cfg, stage), **changes)})
+    state = {"format": 2, "config": plain(other), "standing": {"best": {}, "ended": False}, "stage": stage, "step": 1}
+    (cell.folder / "last" / "trainer_state").mkdir(parents=True)
+    (cell.folder / "last" / "trainer_state" / "state.json").write_text(
+        json.dumps({**state, "total": 1, "processes": 1})
+    )
+
+
 def test_a_run_that_was_trained_otherwise_is_not_taken_for_this_one(runner, tmp_path):
     first, _ = runner()
-    cell = first.cells[1]
-    state = cell.folder / "last" / "trainer_state"
-    state.mkdir(parents=True)
-    other = replace(cell.cfg, fuse=replace(cell.cfg.fuse, steps=7))
-    saved = {"format": 2, "config": plain(other), "standing": {"best": {}, "ended": False}, "stage": "fuse", "step": 1}
-    (state / "state.json").write_text(json.dumps({**saved, "total": 7}))
+    saved(first.cells[1], steps=7)
     with pytest.raises(UserError, match=r"fuse\.steps: 7 in the run, 30 now"):
         first.run()
     assert not (tmp_path / "out" / "order.txt").exists()
+
+
+def test_a_done_run_whose_steps_held_other_photographs_is_not_taken_for_this_one(runner, tmp_path):
+    first, _ = runner()
+    assert first.run() == 0
+    for cell in first.cells:
+        saved(cell)
+    assert runner()[0].run() == 0
+    for settings, name, said in (
+        (["fuse.batch_size=64"], "one-s0", r"fuse: 4 · 1 · 1 = 4 then, 64 · 1 · 1 = 64 now"),
+        (["fuse.accumulation=16"], "two-s0", r"fuse: 2 · 1 · 1 = 2 then, 2 · 1 · 16 = 32 now"),
+        (["align.accumulation=2"], "start-s0", r"align: 32 · 1 · 1 = 32 then, 32 · 1 · 2 = 64 now"),
+        (["segment.batch_size=4"], "start-s0", r"segment: 8 .*; is done, set segment\.batch_size=8"),
+    ):
+        with pytest.raises(UserError, match=rf"{name}: {said}"):
+            runner(common=["fuse.steps=30", *settings])[0].run()
+    other, _ = runner(common=["fuse.steps=30", "segment.batch_size=4", "segment.accumulation=2"])
+    assert other.run() == 0, "the same photographs a step, otherwise cut"
+    assert len(order(tmp_path)) == 3
+
+
+def test_rows_of_a_start_that_was_trained_anew_are_refused_by_name(runner, tmp_path):
+    first, _ = runner()
+    assert first.run() == 0
+    begin, one, two = (cell.folder for cell in first.cells)
+    weights = begin / "best" / "model.safetensors"
+    weights.write_text("trained anew")
+    with pytest.raises(UserError) as caught:
+        runner()[0].run()
+    another = "went on from another start-s0 than the one that is there"
+    assert f"{one}: {another}" in str(caught.value) and f"{two}: {another}" in str(caught.value)
+    assert "write the grid into another folder with --out, or remove these runs" in str(caught.value)
+    weights.write_text("weights")
+    assert runner()[0].run() == 0, "the same weights"
+    begin.rename(tmp_path / "away")
+    with pytest.raises(UserError, match=rf"(?s){one}: went on from a start-s0 that is not there any more.*{two}: "):
+        runner()[0].run()
+    shutil.rmtree(one)
+    shutil.rmtree(two)
+    assert runner()[0].run() == 0 and len(order(tmp_path)) == 6
+
+
+def test_rows_are_named_together_with_a_start_of_other_settings(runner, tmp_path):
+    first, _ = runner()
+    assert first.run() == 0
+    saved(first.cells[0], steps=7)
+    with pytest.raises(
+        UserError, match=r"start-s0: align\.steps: 7 in the run, 60 now\n.*one-s0: went on from start-s0"
+    ):
+        runner()[0].run()
+
+
+def test_runs_of_an_older_mdf_stay_as_long_as_their_start_is_of_one_too(runner, tmp_path):
+    first, _ = runner()
+    assert first.run() == 0
+    begin, one, _ = (cell.folder / "environment.json" for cell in first.cells)
+    one.write_text("{}")
+    with pytest.raises(UserError, match=r"one-s0: went on from another start-s0") as caught:
+        runner()[0].run()
+    assert "two-s0" not in str(caught.value)
+    begin.write_text("{}")
+    assert runner()[0].run() == 0 and len(order(tmp_path)) == 3
+
+
+def test_the_table_holds_only_what_was_evaluated_as_it_is_asked_now(runner, tmp_path):
+    first, _ = runner(evaluate={"limit": 9})
+    assert first.run() == 0
+    (tmp_path / "out" / "bad-evaluation-one-s0").touch()
+    again, _ = runner()
+    assert again.run() == 1 and list(again.failed) == ["one-s0"]
+    two = tmp_path / "out" / "two-s0" / "evaluation"
+    assert evaluations(again.cells, again.grid.evaluate) == {"one": {}, "two": {0: two}}
+    assert evaluations(again.cells, first.grid.evaluate) == {"one": {}, "two": {}}, "a failed one may be of either"
 
 
 def test_the_plan_names_every_run_its_steps_and_what_is_known_of_its_time(runner):

@@ -10,12 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mdf.config import PartConfig, save_config
+from mdf.config import PartConfig, load_config, save_config
 from mdf.losses.text import text_loss
 from mdf.models.fusion import MDFModel
+from mdf.training.launch import Launch, conflicts
 from mdf.training.out_of_memory import Place, explain, is_out_of_memory, place_of, remedies
 from mdf.training.run import train
 from mdf.training.saving import STATE
+from mdf.training.start import refuse
 from tests.conftest import REPO
 from tests.training.test_loop import crash, stop_at
 
@@ -105,8 +107,6 @@ def test_the_settings_are_those_of_this_configuration_in_an_order_that_fits_the_
 
 
 def test_every_setting_that_is_proposed_can_be_set(tiny, tmp_path):
-    from mdf.config import load_config
-
     cfg = tiny(**{"unet.size": 128, "fuse.ema": 0.9, "align.ema": 0.9, "encoder.size": 128})
     save_config(cfg, tmp_path / "cfg.yaml")
     for stage in cfg.run.stages:
@@ -114,6 +114,31 @@ def test_every_setting_that_is_proposed_can_be_set(tiny, tmp_path):
         assert proposed
         for text in proposed:
             load_config(str(tmp_path / "cfg.yaml"), text.partition(" (")[0].split())
+
+
+@pytest.mark.parametrize(
+    ("launch", "cuda", "settings"),
+    [
+        (Launch(8, "fsdp2"), True, {"fuse.parts.language": PartConfig("full")}),
+        (Launch(8, "fsdp2"), True, {}),
+        (Launch(8, "zero3"), True, {"language.quantize": "none"}),
+        (Launch(), True, {"fuse.optimizer": "adamw_8bit"}),
+        (Launch(), False, {"fuse.optimizer": "adamw_8bit"}),
+    ],
+)
+def test_nothing_is_proposed_that_this_launch_or_device_refuses(tiny, tmp_path, monkeypatch, launch, cuda, settings):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr("mdf.training.start.refuse_missing", lambda what: None)  # of bitsandbytes, which can be fetched
+    monkeypatch.setattr("mdf.training.launch.find_spec", lambda name: name)
+    cfg = tiny(**{"run.stages": ("fuse",), "unet.size": 128, **settings})
+    save_config(cfg, tmp_path / "cfg.yaml")
+    for part in ("the optimiser", "backward", "language"):
+        proposed = remedies(cfg, "fuse", Place(part), cuda=cuda, sharded=launch.sharding != "none")
+        assert len(proposed) >= 3
+        for text in proposed:
+            changed = load_config(str(tmp_path / "cfg.yaml"), text.partition(" (")[0].split())
+            assert list(conflicts(changed, launch)) == [], text
+            refuse(changed)
 
 
 LIMITED = """

@@ -177,3 +177,12 @@ def test_a_step_keeps_its_photographs_however_it_is_cut(tiny, stage, processes, 
     else:
         with pytest.raises(UserError, match=re.escape(way)):
             refuse_other_steps(state, now, processes)
+
+
+def test_a_stage_that_is_done_keeps_the_step_that_it_was_trained_with(tiny):
+    """On whatever number of processes: what is said of it has to stay true."""
+    cfg = tiny(**{"segment.batch_size": 8})
+    state = {"stage": "fuse", "processes": 2, "config": plain(cfg)}
+    refuse_other_steps(state, tiny(**{"segment.batch_size": 8, "fuse.batch_size": 8}), 1)
+    with pytest.raises(UserError, match=r"segment: 8 · 2 · 1 = 16 then.*is done, set segment\.batch_size=8"):
+        refuse_other_steps(state, tiny(**{"segment.batch_size": 5, "fuse.batch_size": 8}), 1)
