@@ -105,7 +105,8 @@ def open_page(browser, address):
         page = context.new_page()
         page.set_default_timeout(WAIT)
         page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: errors.append(str(e)))
+        # a stream that is read while its page is closed is aborted
+        page.on("pageerror", lambda e: errors.append(str(e)) if "AbortError" not in str(e) else None)
         page.on("request", lambda r: places.add(r.url.split("/")[2] if "//" in r.url else r.url.split(":")[0]))
         page.goto(address)
         page.wait_for_selector("#question textarea")
