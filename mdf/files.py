@@ -1,15 +1,29 @@
 """Files that are whole or not there."""
 
+import hashlib
 import json
 import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from mdf.errors import UserError
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def numbered(name: str) -> Iterator[str]:
+    """NAME, NAME-2, NAME-3 and so on, for whoever looks for one that is not taken."""
+    yield name
+    yield from (f"{name}-{number}" for number in count(2))
 
 
 def write_text(path: Path, text: str) -> None:

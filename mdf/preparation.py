@@ -144,15 +144,19 @@ def split(
     from mdf.datasets.resplit import Request, resplit
     from mdf.records import read_manifest, write_manifest
 
-    if draws == 1 and (fold is not None or not folds):  # else its name stands in the names of several
+    if draws == 1 and (fold is not None or not folds):  # known before photographs are compared for minutes
         keep([manifest], out)
     found = read_manifest(manifest, data_root)
     request = Request(
         val, test, seed, folds, fold, tuple(hold_out), few_shot, draws, redraw, patients_only, workers
     )  # fmt: skip
-    for addition, records, how in resplit(found, request):
-        path = f"{out.removesuffix('.jsonl')}{addition}.jsonl" if addition else out
+    made = {
+        f"{out.removesuffix('.jsonl')}{addition}.jsonl" if addition else out: (records, how)
+        for addition, records, how in resplit(found, request)
+    }
+    for path in made:
         keep([manifest], path)
+    for path, (records, how) in made.items():
         write_manifest(
             path, records, root=found.root, dataset=found.meta.get("dataset") or Path(manifest).stem,
             release=found.meta.get("release"), split_seed=how.get("seed"), split=how,

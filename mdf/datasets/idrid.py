@@ -5,7 +5,6 @@ record with all that the parts know. A lesion for which a photograph has no mask
 Part B's `Risk of macular edema` is `grade.dme` of 0 to 2. A photograph that is for the test in any part stays so.
 """
 
-import hashlib
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from mdf.datasets.common import image_files, read_rows, to_grade, unpacked
 from mdf.datasets.guide import Guide
 from mdf.errors import UserError
+from mdf.files import sha256
 from mdf.records import FundusRecord
 from mdf.vocabulary import from_grade
 
@@ -128,7 +128,7 @@ def same_files(root: Path, records: list[FundusRecord]) -> list[list[FundusRecor
     groups: dict[tuple[int, str], list[FundusRecord]] = defaultdict(list)
     for size, alike in sizes.items():
         for r in alike:
-            digest = hashlib.sha256((root / r.image).read_bytes()).hexdigest() if len(alike) > 1 else ""
+            digest = sha256(root / r.image) if len(alike) > 1 else ""
             groups[size, digest].append(r)
     return sorted(groups.values(), key=lambda twins: twins[0].id)
 

@@ -3,7 +3,6 @@
 Shapes: none; this is about names and files. Probes and few shots themselves: `mdf.evaluation.embedding_tasks`.
 """
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from mdf.errors import UserError
 from mdf.evaluation.compare import cell, flatten, read_metrics
 from mdf.evaluation.few_shot import METHODS, SHOTS
 from mdf.evaluation.parse import to_candidate
-from mdf.files import write_text
+from mdf.files import sha256, write_text
 from mdf.records import FundusRecord, Manifest, group_of
 from mdf.vocabulary import kind
 
@@ -57,11 +56,15 @@ def common_classes(
     return classes
 
 
+def of_shared_patients(judged: Sequence[FundusRecord], learnt: Sequence[FundusRecord]) -> list[str]:
+    """Ids of the judged photographs whose patient is known, and learnt from."""
+    groups = {group_of(r) for r in learnt}
+    return [r.id for r in judged if r.patient and group_of(r) in groups]
+
+
 def refuse_torn_patients(judged: Sequence[FundusRecord], learnt: Sequence[FundusRecord]) -> None:
     """Raise UserError where a patient of one manifest is learnt from and judged."""
-    groups = {group_of(r) for r in learnt}
-    shared = [r.id for r in judged if group_of(r) in groups]
-    if shared:
+    if shared := of_shared_patients(judged, learnt):
         raise UserError(
             f"{len(shared)} of the {len(judged)} photographs judged are of a patient of the train or val split "
             f"({shared[0]} …): a probe that learns from those knows the patient. `prepare.py split` keeps patients "
@@ -76,8 +79,7 @@ def refuse_shared(
     the same file, or two files with the same bytes. Copies that were written anew are not found; `prepare.py validate`
     finds them in a merged manifest.
     """
-    learnt_groups = {group_of(r) for r in learnt}
-    patients = [r.id for r in judged if r.patient and group_of(r) in learnt_groups]
+    patients = of_shared_patients(judged, learnt)
     places = [Path(manifest.path(r.image)).resolve() for r in judged]
     copies = copied(places, [source.path(r.image).resolve() for r in learnt])
     files = [r.id for r, path in zip(judged, places, strict=True) if path in copies]
@@ -104,8 +106,7 @@ def copied(paths: Sequence[Path], others: Sequence[Path]) -> set[Path]:
 
     def content(path: Path) -> str:
         if path not in known:
-            with path.open("rb") as file:
-                known[path] = hashlib.file_digest(file, "sha256").hexdigest()
+            known[path] = sha256(path)
         return known[path]
 
     here = [path for path in paths if path.is_file()]

@@ -12,6 +12,7 @@ from typing import Any
 
 from mdf import __version__
 from mdf.errors import UserError
+from mdf.files import sha256
 from mdf.inference.batch import DONE, FAILED, REFUSED, Ledger, Line, Outcome, Shard, left, read_lines, work_through
 from mdf.inference.draft import draft
 from mdf.inference.gate import NoRetina
@@ -66,8 +67,7 @@ def digest(checkpoint: Path) -> str:
     for file in sorted(checkpoint.rglob("*")):
         name = file.relative_to(checkpoint)
         if file.is_file() and name.parts[0] != "trainer_state":
-            with file.open("rb") as stream:
-                total.update(f"{name.as_posix()} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            total.update(f"{name.as_posix()} {sha256(file)}\n".encode())
     folder = checkpoint.resolve()
     run = folder.parent.name if folder.name in ("best", "last") else folder.name
     return f"{run} {total.hexdigest()[:16]}"

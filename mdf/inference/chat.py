@@ -6,12 +6,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from mdf.errors import UserError
-from mdf.files import write_text
+from mdf.files import numbered, write_text
 from mdf.inference.conversation import Answer
 from mdf.inference.gate import BANNER
 from mdf.inference.session import (
@@ -53,8 +52,8 @@ def refuse_file(path: str | Path) -> Path:
 
 def free_file(path: Path) -> Path:
     """The file for a transcript at the end, with a number where one of its name came to be meanwhile."""
-    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
-    return next(one for one in chain([path], names) if not one.exists())
+    names = (path.with_name(f"{name}{path.suffix}") for name in numbered(path.stem))
+    return next(one for one in names if not one.exists())
 
 
 def save(session: Session, path: str | Path) -> Path:

@@ -4,7 +4,6 @@ What nobody confirmed stays out. Findings are a whole: a record that lists some 
 are exported only where each of them was confirmed, changed or added.
 """
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mdf.errors import UserError
+from mdf.files import sha256
 from mdf.inference.edits import EDITABLE, get, pattern
 from mdf.inference.report import EyeReport, Origin, Report, read_report
 from mdf.inference.review import REVIEW, State, read_chain
@@ -170,7 +170,3 @@ def with_photographs(records: Sequence[FundusRecord], folder: Path) -> list[Fund
             raise UserError(f"{named[record.image][0]} is another photograph than the one of report {report}")
         found.append(replace(record, image=own[0].relative_to(folder).as_posix()))
     return found
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

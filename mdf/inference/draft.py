@@ -3,7 +3,6 @@
 The quality gate comes first: of a photograph that can barely or not be graded nothing is said but that, and what to do.
 """
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,6 +15,7 @@ from mdf import __version__
 from mdf.errors import UserError
 from mdf.evaluation.facts import read_facts
 from mdf.evaluation.operating_point import OperatingPoint
+from mdf.files import sha256
 from mdf.imaging.eye_side import EyeSide, eye_side
 from mdf.imaging.field import Field, find_field
 from mdf.imaging.frame import Frame
@@ -132,7 +132,7 @@ def look(predictor: Predictor, photograph: Photograph, given: Side | None) -> Lo
         told = EyeSide(None, 0.5)  # rules about disc and vessels say nothing where these are not seen
     return Looked(
         photograph=photograph,
-        sha256=hashlib.sha256(photograph.path.read_bytes()).hexdigest(),
+        sha256=sha256(photograph.path),
         field=found,
         told=told,
         side=choose_side(photograph.path, given, told, nasal_side(masks, inside)),
@@ -371,8 +371,7 @@ def layers(looked: Looked, measured: Measured, answers: Answers, assessed: bool)
 @lru_cache(maxsize=8)
 def fingerprint(weights: Path) -> str:
     """16 hexadecimal digits of the file of a checkpoint's own weights."""
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256(weights)[:16]
 
 
 def software(predictor: Predictor, point: OperatingPoint | None) -> form.Software:

@@ -3,18 +3,16 @@
 Everything is made before anything is written, and each file is whole or not there.
 """
 
-import hashlib
 import io
 import os
 from collections.abc import Collection, Sequence
-from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mdf.errors import UserError
-from mdf.files import write_bytes
+from mdf.files import numbered, sha256, write_bytes
 from mdf.inference.report import Report, read_report
 
 if TYPE_CHECKING:
@@ -86,7 +84,7 @@ def own_name(out: str | Path, images: Sequence[str | Path], used: set[str]) -> s
     Raises UserError where that was reviewed: a signed review rests on its draft.
     """
     out, whole = Path(out), "_".join(dict.fromkeys(Path(image).stem for image in images))
-    for name in chain([whole], (f"{whole}-{number}" for number in count(2))):
+    for name in numbered(whole):
         if name not in used and drafts(out, name, images):
             break
     used.add(name)
@@ -106,7 +104,7 @@ def drafts(out: Path, name: str, images: Sequence[str | Path]) -> bool:
     except (OSError, UnicodeDecodeError, UserError):  # without its JSON nobody can tell whose it is
         return False
     known = sorted(eye.photograph.sha256 for eye in report.eyes)
-    if report.reviews or known != sorted(hashlib.sha256(Path(image).read_bytes()).hexdigest() for image in images):
+    if report.reviews or known != sorted(sha256(Path(image)) for image in images):
         return False
     if reviews:
         raise UserError(f"{path} has been reviewed ({reviews[-1].name}) and stays as it is; choose another --out")

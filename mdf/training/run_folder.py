@@ -1,6 +1,5 @@
 """The folder of a run: what it holds, who may write into it, and what it says about where it came from."""
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -14,7 +13,7 @@ from typing import Any
 
 from mdf.config import Config, save_config
 from mdf.errors import UserError
-from mdf.files import read_lines
+from mdf.files import read_lines, sha256
 from mdf.records import Manifest, write_manifest
 from mdf.resources import PACKAGE
 from mdf.training.saving import read_state, recover, sync
@@ -166,8 +165,7 @@ def environment(manifests: dict[str, Manifest], preprocessing_hash: str, **more:
 def weights_sha256(checkpoint: str | Path | None) -> str | None:
     """Which weights a checkpoint holds: SHA-256 of its model.safetensors; None where it is not there."""
     try:
-        with (Path(checkpoint or "") / "model.safetensors").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(Path(checkpoint or "") / "model.safetensors")
     except OSError:
         return None
 

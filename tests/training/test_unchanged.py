@@ -144,6 +144,8 @@ def test_a_run_that_does_not_know_its_data_goes_on(listed):
     cfg = listed()
     made = begun(cfg)
     with_change(cfg, add("train"))
+    with pytest.raises(UserError, match="align, to train on: 1 new"):
+        refuse_other_data(cfg, made, load_manifests(cfg), ("align",))
     path = made.path / "environment.json"
     facts = json.loads(path.read_text())
     del facts["data_sha256"]
