@@ -175,6 +175,7 @@ def test_what_a_command_reads_is_not_written_over(
     assert run("prepare.py", *words) == 2
     assert "which would be lost; name a new one" in capsys.readouterr().err
     assert all(Path(name).read_text() == before for name in names)
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == sorted(names)  # nor is a first fold written
 
 
 def test_preparing_data_loads_no_torch():
